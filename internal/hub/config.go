@@ -1,0 +1,161 @@
+package hub
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/alecthomas/units"
+
+	"github.com/thalweg/thalweg/internal/federate"
+	"github.com/thalweg/thalweg/internal/pipeline"
+	"github.com/thalweg/thalweg/internal/store"
+)
+
+// Config of the process at the centre.
+type Config struct {
+	// Name of this hub in logs, metrics and pages. Default: site.
+	Name string `yaml:"name"`
+	// Which of the 64 parts of the sites this hub takes, as in 0-31,40. Hubs with equal parts are replicas.
+	Parts Parts `yaml:"parts"`
+
+	Store store.Config `yaml:",inline"`
+
+	// The /federate endpoint.
+	Federate federate.Config `yaml:"federate"`
+	// Selectors of the series that are taken, as in /federate. Empty: everything is taken.
+	Match []string `yaml:"match"`
+	// What one site may use. More is refused, counted and logged; the other sites are not affected.
+	Limits Limits `yaml:"limits"`
+	// Sites that are treated differently, by name.
+	Sites map[string]Site `yaml:"sites"`
+	// Refuse sites that are not listed in sites.
+	StrictSites bool `yaml:"strict_sites"`
+}
+
+// Limits bound what one site may use at a hub.
+type Limits struct {
+	// Series alive at a time.
+	Series int `yaml:"series"`
+	// Sources (such as scrape targets) alive at a time.
+	Sources int `yaml:"sources"`
+	// Decoded size of one frame.
+	FrameBytes units.Base2Bytes `yaml:"frame_bytes"`
+	// Permits 0 in the other limits, which means no limit then.
+	AllowUnlimited bool `yaml:"allow_unlimited"`
+}
+
+// Site is how a hub treats one site.
+type Site struct {
+	// Selectors of the series that are taken from this site, in addition to the hub's own. Empty: no further rule.
+	Match []string `yaml:"match"`
+	// Limits of this site. An absent key means the hub's limit.
+	Limits SiteLimits `yaml:"limits"`
+	// The site is listed as missing on pages and in metrics while no rows come. False: it may be absent for long.
+	Expected bool `yaml:"expected"`
+}
+
+// SiteLimits replace those of the hub where they are set.
+type SiteLimits struct {
+	// Series alive at a time.
+	Series *int `yaml:"series"`
+	// Sources alive at a time.
+	Sources *int `yaml:"sources"`
+	// Decoded size of one frame.
+	FrameBytes *units.Base2Bytes `yaml:"frame_bytes"`
+}
+
+// DefaultConfig is what an absent key means.
+func DefaultConfig() Config {
+	return Config{
+		Parts:    AllParts,
+		Store:    store.DefaultConfig(),
+		Federate: federate.DefaultConfig(),
+		Limits:   DefaultLimits(),
+	}
+}
+
+// DefaultLimits is what an absent key of limits means.
+func DefaultLimits() Limits {
+	return Limits{Series: 1_000_000, Sources: 10_000, FrameBytes: 8 * units.MiB}
+}
+
+// UnmarshalYAML decodes over the defaults.
+func (c *Config) UnmarshalYAML(unmarshal func(any) error) error {
+	*c = DefaultConfig()
+	type plain Config
+	return unmarshal((*plain)(c))
+}
+
+// UnmarshalYAML decodes over the defaults.
+func (l *Limits) UnmarshalYAML(unmarshal func(any) error) error {
+	*l = DefaultLimits()
+	type plain Limits
+	return unmarshal((*plain)(l))
+}
+
+// UnmarshalYAML decodes over the defaults.
+func (s *Site) UnmarshalYAML(unmarshal func(any) error) error {
+	*s = Site{Expected: true}
+	type plain Site
+	return unmarshal((*plain)(s))
+}
+
+// Validate reports everything that is wrong, each error beginning with the key. Names of sites are not its business.
+func (c *Config) Validate() error {
+	errs := []error{c.Store.Validate()}
+	if c.Parts == 0 {
+		errs = append(errs, errors.New("parts: names no part"))
+	}
+	if err := c.Federate.Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("federate.%w", err))
+	}
+	_, err := pipeline.ParseMatch(c.Match)
+	errs = append(errs, err, c.Limits.validate("limits."))
+	for _, name := range slices.Sorted(maps.Keys(c.Sites)) {
+		site := c.Sites[name]
+		for i, selector := range site.Match {
+			if _, err := pipeline.ParseSelector(selector); err != nil {
+				errs = append(errs, fmt.Errorf("sites.%s.match[%d]: %w", name, i, err))
+			}
+		}
+		limits := c.SiteLimits(name)
+		errs = append(errs, limits.validate("sites."+name+".limits."))
+	}
+	if c.StrictSites && len(c.Sites) == 0 {
+		errs = append(errs, errors.New("strict_sites: would refuse everybody, sites is empty"))
+	}
+	return errors.Join(errs...)
+}
+
+// SiteLimits returns the limits of a site.
+func (c *Config) SiteLimits(site string) Limits {
+	l, s := c.Limits, c.Sites[site].Limits
+	if s.Series != nil {
+		l.Series = *s.Series
+	}
+	if s.Sources != nil {
+		l.Sources = *s.Sources
+	}
+	if s.FrameBytes != nil {
+		l.FrameBytes = *s.FrameBytes
+	}
+	return l
+}
+
+func (l *Limits) validate(prefix string) error {
+	var errs []error
+	check := func(key string, value int64) {
+		switch {
+		case value < 0:
+			errs = append(errs, fmt.Errorf("%s%s: %d is negative", prefix, key, value))
+		case value == 0 && !l.AllowUnlimited:
+			errs = append(errs, fmt.Errorf("%s%s: 0 means no limit, which needs hub.limits.allow_unlimited: true", prefix, key))
+		}
+	}
+	check("series", int64(l.Series))
+	check("sources", int64(l.Sources))
+	check("frame_bytes", int64(l.FrameBytes))
+	return errors.Join(errs...)
+}
