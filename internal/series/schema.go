@@ -17,6 +17,7 @@ type Schema struct {
 	columns []Column
 	array   *array // holds columns, shared along the chain
 	hash    uint64 // of all columns, by way of the parent's
+	mixed   bool   // some columns are not floats
 }
 
 // array is the memory of a chain of schemas. A schema sees its own prefix of it; only the longest may append.
@@ -30,6 +31,9 @@ func (s *Schema) Column(i int) *Column { return &s.columns[i] }
 
 // Columns returns all columns. They are shared and read-only.
 func (s *Schema) Columns() []Column { return s.columns }
+
+// FloatsOnly reports whether no column holds histograms.
+func (s *Schema) FloatsOnly() bool { return !s.mixed }
 
 // Parent is the schema this one grew from; nil for the empty schema.
 func (s *Schema) Parent() *Schema { return s.parent }
@@ -87,7 +91,7 @@ func (c *Catalog) Extend(parent *Schema, columns []Column) *Schema {
 	} else {
 		taken = false
 	}
-	s := &Schema{parent: parent, hash: hash}
+	s := &Schema{parent: parent, hash: hash, mixed: parent.mixed || mixed(columns)}
 	if n := parent.Len(); len(parent.array.columns) == n && parent != c.empty {
 		s.array = parent.array
 	} else {
@@ -109,6 +113,15 @@ func (c *Catalog) forget(hash uint64, p weak.Pointer[Schema]) {
 	if c.schemas[hash] == p {
 		delete(c.schemas, hash)
 	}
+}
+
+func mixed(columns []Column) bool {
+	for i := range columns {
+		if columns[i].Kind != Float {
+			return true
+		}
+	}
+	return false
 }
 
 func equalColumns(a, b []Column) bool {

@@ -1,6 +1,7 @@
 package series
 
 import (
+	"slices"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -126,6 +127,15 @@ func (r *Row) Whole() bool { return r.Columns == nil }
 
 // Has reports whether a whole row has column i.
 func (r *Row) Has(i int) bool { return r.Present == nil || r.Present[i>>6]&(1<<(i&63)) != 0 }
+
+// Place returns where column c stands in Values; in a partial row that does not list it, where it would stand.
+func (r *Row) Place(c uint32) int {
+	if r.Columns == nil {
+		return int(c)
+	}
+	i, _ := slices.BinarySearch(r.Columns, c)
+	return i
+}
 
 // Samples counts the samples of the row.
 func (r *Row) Samples() int {

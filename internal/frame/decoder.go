@@ -1,0 +1,366 @@
+package frame
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/thalweg/thalweg/internal/series"
+)
+
+// DecoderConfig bounds what a decoder takes from the other side. Zero values mean the defaults.
+type DecoderConfig struct {
+	// Catalog makes the schemas; hubs share one over all sites. Required.
+	Catalog *series.Catalog
+	// MaxBody bounds the uncompressed body of a frame, in bytes. Default 8 MiB.
+	MaxBody int
+	// MaxColumns bounds the columns held for all sources together, and those of the schemas. Default 4 million.
+	MaxColumns int
+	// MaxSources bounds the sources. Default 100,000.
+	MaxSources int
+}
+
+// Handler takes what a frame holds, in its order. Nil functions ignore. Rows are valid until Row returns.
+type Handler struct {
+	Row      func(*series.Row)
+	Forget   func(*series.Source)
+	Loss     func(Loss)
+	Origin   func([]Fact)
+	Refusals func([]Refusal)
+	// Trace is told of every block before it is decoded, for dump.
+	Trace func(kind string, bytes int)
+}
+
+// MismatchError means that a delta applies to another state than the decoder's. Nothing was decoded and the state is
+// unchanged; a keyframe helps.
+type MismatchError struct {
+	Frame ID
+	Base  uint64
+	// Have is the frame the decoder is behind; its zero value before any.
+	Have ID
+}
+
+func (e *MismatchError) Error() string {
+	if e.Have == (ID{}) {
+		return fmt.Sprintf("decode frame %s: it applies to frame %d and no keyframe came before", e.Frame, e.Base)
+	}
+	return fmt.Sprintf("decode frame %s: it applies to frame %d, this state is after %s", e.Frame, e.Base, e.Have)
+}
+
+// LimitError means that a frame asks for more than the decoder's configuration allows.
+type LimitError struct {
+	What  string
+	Limit int
+}
+
+func (e *LimitError) Error() string { return fmt.Sprintf("more than %d %s", e.Limit, e.What) }
+
+// Decoder follows the frames of one lane. It is not safe for concurrent use.
+type Decoder struct {
+	cfg     DecoderConfig
+	zstd    *zstd.Decoder
+	have    ID
+	body    []byte
+	builder labels.ScratchBuilder
+
+	sources map[uint64]*decoderSource
+	schemas map[uint64]*decoderSchema
+	// known outlives keyframes, so that what did not change keeps its address.
+	known   map[string]*series.Source
+	columns int // over sources and schemas, against MaxColumns
+}
+
+type decoderSource struct {
+	source     *series.Source
+	schema     *decoderSchema
+	values     []float64
+	columns    []column
+	present    []uint64
+	allPresent bool
+	starts     []series.StartAt
+	histograms map[uint32]*histogramState
+	exemplars  map[uint32]exemplarState
+
+	// next is where the next range of an unfinished row begins; -1 between rows.
+	next     int
+	list     []uint32  // columns of a partial row
+	partial  []float64 // its values
+	row      series.Row
+	flagsRow byte // rowPartial of the unfinished row
+}
+
+type decoderSchema struct {
+	schema  *series.Schema // nil until the last block of it came
+	parent  *decoderSchema
+	columns []series.Column // own ones, while it is incomplete
+	forked  bool            // it has a child already
+}
+
+// NewDecoder returns a decoder that waits for a keyframe.
+func NewDecoder(cfg DecoderConfig) *Decoder {
+	if cfg.Catalog == nil {
+		panic("BUG: frame.NewDecoder: no catalog")
+	}
+	setDefault(&cfg.MaxBody, 8<<20)
+	setDefault(&cfg.MaxColumns, 4_000_000)
+	setDefault(&cfg.MaxSources, 100_000)
+	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxMemory(uint64(cfg.MaxBody)), zstd.WithDecoderMaxWindow(max(uint64(cfg.MaxBody), zstd.MinWindowSize)))
+	if err != nil {
+		panic("BUG: frame.NewDecoder: " + err.Error())
+	}
+	d := &Decoder{cfg: cfg, zstd: z, builder: labels.NewScratchBuilder(16), known: map[string]*series.Source{}}
+	d.reset()
+	return d
+}
+
+func setDefault(v *int, to int) {
+	if *v == 0 {
+		*v = to
+	}
+}
+
+// Have is the frame whose state the decoder is in; its zero value means that it needs a keyframe.
+func (d *Decoder) Have() ID { return d.have }
+
+// Applies reports whether Decode would take a frame with this header.
+func (d *Decoder) Applies(h *Header) bool {
+	return h.Kind == Keyframe || d.have == ID{h.Epoch, h.Base}
+}
+
+// Sources counts the sources with state.
+func (d *Decoder) Sources() int { return len(d.sources) }
+
+func (d *Decoder) reset() {
+	// Addresses survive one keyframe without a row, and are forgotten then.
+	known := make(map[string]*series.Source, len(d.sources))
+	for _, s := range d.sources {
+		known[s.source.Key] = s.source
+	}
+	if len(known) > 0 {
+		d.known = known
+	}
+	d.have = ID{}
+	d.sources = make(map[uint64]*decoderSource, len(d.sources))
+	d.schemas = map[uint64]*decoderSchema{0: {schema: d.cfg.Catalog.Empty(), forked: true}}
+	d.columns = 0
+}
+
+// Reset makes the decoder wait for a keyframe.
+func (d *Decoder) Reset() { d.reset() }
+
+// Decode verifies a frame, applies it, and hands what it holds to h. A *MismatchError leaves the state as it was. Any
+// other error means that the frame is damaged, hostile or beyond the limits: the decoder waits for a keyframe then,
+// and rows handed out before the error are valid.
+func (d *Decoder) Decode(b []byte, h Handler) (Header, error) {
+	header, err := Verify(b)
+	if err != nil {
+		return header, err
+	}
+	if !d.Applies(&header) {
+		return header, &MismatchError{Frame: header.ID, Base: header.Base, Have: d.have}
+	}
+	body := b[header.bodyOffset():]
+	if header.Flags&FlagZstd != 0 {
+		if d.body, err = d.decompress(body); err != nil {
+			d.reset()
+			return header, fmt.Errorf("decode frame %s: %w", header.ID, err)
+		}
+		body = d.body
+	} else if len(body) > d.cfg.MaxBody {
+		d.reset()
+		return header, fmt.Errorf("decode frame %s: %w", header.ID, &LimitError{"bytes in a frame", d.cfg.MaxBody})
+	}
+	if header.Kind == Keyframe {
+		d.reset()
+	}
+	if err := d.blocks(body, &header, &h); err != nil {
+		d.reset()
+		return header, fmt.Errorf("decode frame %s: %w", header.ID, err)
+	}
+	d.have = header.ID
+	return header, nil
+}
+
+func (d *Decoder) decompress(src []byte) ([]byte, error) {
+	var h zstd.Header
+	if err := h.Decode(src); err != nil {
+		return d.body, fmt.Errorf("read zstd header: %w", err)
+	}
+	if !h.HasFCS {
+		return d.body, errors.New("zstd frame does not tell its size")
+	}
+	if h.FrameContentSize > uint64(d.cfg.MaxBody) {
+		return d.body, &LimitError{"bytes in a frame", d.cfg.MaxBody}
+	}
+	body, err := d.zstd.DecodeAll(src, d.body[:0])
+	if err != nil {
+		return d.body, fmt.Errorf("decompress: %w", err)
+	}
+	if len(body) != int(h.FrameContentSize) {
+		return body, fmt.Errorf("decompressed to %d bytes, zstd header says %d", len(body), h.FrameContentSize)
+	}
+	return body, nil
+}
+
+// blocks applies the blocks of a body.
+func (d *Decoder) blocks(body []byte, header *Header, h *Handler) error {
+	rows := uint32(0)
+	outer := reader{b: body}
+	for len(outer.b) > 0 {
+		offset := len(body) - len(outer.b)
+		kind := blockKind(outer.byte())
+		r := reader{b: outer.bytes()}
+		if outer.err != nil {
+			return fmt.Errorf("%s block at offset %d: %w", kind, offset, outer.err)
+		}
+		if h.Trace != nil {
+			h.Trace(kind.String(), len(r.b))
+		}
+		done, err := d.block(kind, &r, h)
+		if err == nil {
+			err = r.end()
+		}
+		if err != nil {
+			return fmt.Errorf("%s block at offset %d: %w", kind, offset, err)
+		}
+		if done {
+			rows++
+		}
+	}
+	if rows != header.Rows {
+		return fmt.Errorf("it completes %d rows, its header says %d", rows, header.Rows)
+	}
+	return nil
+}
+
+// block applies one block and reports whether it completed a row.
+func (d *Decoder) block(kind blockKind, r *reader, h *Handler) (bool, error) {
+	switch kind {
+	case blockSource:
+		return false, d.source(r)
+	case blockSchema:
+		return false, d.schema(r)
+	case blockRow:
+		return d.row(r, h)
+	case blockEnd:
+		return true, d.endSource(r, h)
+	case blockForget:
+		s := d.take(r)
+		if r.err == nil && h.Forget != nil {
+			h.Forget(s.source)
+		}
+	case blockLoss:
+		if l := readLoss(r); r.err == nil && h.Loss != nil {
+			h.Loss(l)
+		}
+	case blockOrigin:
+		if facts := readOrigin(r); r.err == nil && h.Origin != nil {
+			h.Origin(facts)
+		}
+	case blockRefusals:
+		if refusals := readRefusals(r); r.err == nil && h.Refusals != nil {
+			h.Refusals(refusals)
+		}
+	default:
+		if kind&skippable == 0 {
+			return false, errors.New("this version does not know it and may not skip it")
+		}
+		r.b = nil
+	}
+	return false, nil
+}
+
+func (d *Decoder) source(r *reader) error {
+	id := r.uvarint()
+	key := r.string()
+	interval := r.uvarint()
+	ls := makeLabels(&d.builder, readLabelPairs(r, nil))
+	if r.err != nil {
+		return r.err
+	}
+	if _, ok := d.sources[id]; ok {
+		return fmt.Errorf("source %d is defined already", id)
+	}
+	if len(d.sources) >= d.cfg.MaxSources {
+		return &LimitError{"sources", d.cfg.MaxSources}
+	}
+	if interval > math.MaxInt64/uint64(time.Millisecond) {
+		return fmt.Errorf("interval of source %q is %d ms", key, interval)
+	}
+	source := d.known[key]
+	if source == nil || source.Interval.Milliseconds() != int64(interval) || !labels.Equal(source.Labels, ls) {
+		source = newSource(key, ls, interval)
+	}
+	d.sources[id] = &decoderSource{source: source, schema: d.schemas[0], next: -1}
+	return nil
+}
+
+func (d *Decoder) schema(r *reader) error {
+	id, parentID := r.uvarint(), r.uvarint()
+	more := r.bounded(2, "continuation")
+	n := r.count(minColumn)
+	if r.err == nil && (n == 0 || id == 0) {
+		r.failf("schema %d grows by %d columns", id, n)
+	}
+	columns := readColumns(r, n, &d.builder)
+	if r.err != nil {
+		return r.err
+	}
+	parent := d.schemas[parentID]
+	if parent == nil || parent.schema == nil {
+		return fmt.Errorf("schema %d grows from %d, which is not there", id, parentID)
+	}
+	s := d.schemas[id]
+	charge := n
+	switch {
+	case s == nil:
+		s = &decoderSchema{parent: parent}
+		if parent.forked { // a second child takes a copy of all columns
+			charge += parent.schema.Len()
+		}
+		parent.forked = true
+		d.schemas[id] = s
+	case s.schema != nil || s.parent != parent:
+		return fmt.Errorf("schema %d is defined already", id)
+	}
+	if d.columns += charge; d.columns > d.cfg.MaxColumns {
+		return &LimitError{"columns", d.cfg.MaxColumns}
+	}
+	s.columns = append(s.columns, columns...)
+	if more == 0 {
+		s.schema = d.cfg.Catalog.Extend(parent.schema, s.columns)
+		s.columns = nil
+	}
+	return nil
+}
+
+// take removes the source that a block names from the state.
+func (d *Decoder) take(r *reader) *decoderSource {
+	id := r.uvarint()
+	s := d.sources[id]
+	if s == nil {
+		r.failf("source %d is not there", id)
+		return nil
+	}
+	d.columns -= len(s.columns)
+	delete(d.sources, id)
+	return s
+}
+
+func (d *Decoder) endSource(r *reader, h *Handler) error {
+	s := d.take(r)
+	t := r.varint()
+	if r.err != nil {
+		return r.err
+	}
+	delete(d.known, s.source.Key)
+	if h.Row != nil {
+		h.Row(&series.Row{Source: s.source, Schema: s.schema.schema, T: t, End: true})
+	}
+	return nil
+}

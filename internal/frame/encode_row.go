@@ -1,0 +1,259 @@
+package frame
+
+import (
+	"encoding/binary"
+	"math"
+	"math/bits"
+	"slices"
+
+	"github.com/thalweg/thalweg/internal/series"
+)
+
+// worstColumn bounds the bytes that one column of a row takes: a token, a value, its share of presence or list.
+const worstColumn = 16
+
+// appendRow emits a row, in ranges of columns if it does not fit a block.
+func (e *Encoder) appendRow(dst [][]byte, s *encoderSource, row *series.Row, now int64) [][]byte {
+	n := len(row.Values)
+	x := extras{histograms: row.Histograms, exemplars: row.Exemplars}
+	for first := 0; ; {
+		end, part := x.cut(row, first, n, e.cfg.MaxBody/2)
+		flags := byte(0)
+		if first > 0 || end < n {
+			flags |= rowRange
+		}
+		if end < n {
+			flags |= rowMore
+		}
+		dst = e.emit(dst, blockRow, e.encodeRange(s, row, first, end, flags, part), now)
+		if first = end; first >= n {
+			return dst
+		}
+	}
+}
+
+// extras is what is left of a row's sparse parts while it is cut into ranges.
+type extras struct {
+	histograms []series.HistogramAt
+	exemplars  []series.ExemplarAt
+}
+
+// cut returns where a range that begins at place first ends so that its block stays below limit, and takes off x what
+// belongs to it. A range has at least one place.
+func (x *extras) cut(row *series.Row, first, n, limit int) (end int, part extras) {
+	end = min(n, first+max(limit/worstColumn, 1))
+	size := (end - first) * worstColumn
+	for i := range x.histograms {
+		place := row.Place(x.histograms[i].Column)
+		if place >= end {
+			break
+		}
+		if size += histogramSize(&x.histograms[i]); size > limit {
+			end = max(place, first+1)
+			break
+		}
+	}
+	for i := range x.exemplars {
+		place := row.Place(x.exemplars[i].Column)
+		if place >= end {
+			break
+		}
+		if size += exemplarSize(&x.exemplars[i]); size > limit {
+			end = max(place, first+1)
+			break
+		}
+	}
+	h := 0
+	for h < len(x.histograms) && row.Place(x.histograms[h].Column) < end {
+		h++
+	}
+	m := 0
+	for m < len(x.exemplars) && row.Place(x.exemplars[m].Column) < end {
+		m++
+	}
+	part = extras{x.histograms[:h], x.exemplars[:m]}
+	x.histograms, x.exemplars = x.histograms[h:], x.exemplars[m:]
+	return end, part
+}
+
+// encodeRange writes the places first to end of a row: columns of a whole row, elements of the list of a partial one.
+func (e *Encoder) encodeRange(s *encoderSource, row *series.Row, first, end int, flags byte, x extras) []byte {
+	if row.Columns != nil {
+		flags |= rowPartial
+	} else if row.Present != nil {
+		flags |= rowPresence
+	}
+	if len(x.histograms) > 0 {
+		flags |= rowHistograms
+	}
+	if len(x.exemplars) > 0 {
+		flags |= rowExemplars
+	}
+	if flags&rowMore == 0 && s.startsChanged(row) {
+		flags |= rowStarts
+	}
+	p := binary.AppendUvarint(e.payload[:0], s.id)
+	p = binary.AppendUvarint(p, e.schemas[row.Schema])
+	p = appendVarint(p, row.T)
+	p = append(p, flags)
+	switch {
+	case flags&rowPartial != 0:
+		p = appendColumnList(p, row.Columns[first:end])
+	case flags&rowRange != 0:
+		p = binary.AppendUvarint(p, uint64(first))
+		p = binary.AppendUvarint(p, uint64(end-first))
+	}
+	if flags&rowPresence != 0 {
+		p = appendPresence(p, row.Present, first, end)
+	}
+	p = e.appendValues(p, s, row, first, end)
+	if flags&rowHistograms != 0 {
+		p = s.appendHistograms(p, x.histograms)
+	}
+	if flags&rowExemplars != 0 {
+		p = s.appendExemplars(p, x.exemplars, row.T)
+	}
+	if flags&rowStarts != 0 {
+		p = appendStarts(p, row.Starts)
+		s.keepStarts(row)
+	}
+	return p
+}
+
+func appendColumnList(dst []byte, columns []uint32) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(columns)))
+	next := uint32(0)
+	for _, c := range columns {
+		dst = binary.AppendUvarint(dst, uint64(c-next))
+		next = c + 1
+	}
+	return dst
+}
+
+// appendPresence writes the lengths of alternate runs of present and absent columns, the first of them present.
+func appendPresence(dst []byte, present []uint64, first, end int) []byte {
+	bit, start := uint64(1), first
+	for i := first; i < end; i++ {
+		if present[i>>6]>>(i&63)&1 != bit {
+			dst = binary.AppendUvarint(dst, uint64(i-start))
+			bit, start = 1-bit, i
+		}
+	}
+	return binary.AppendUvarint(dst, uint64(end-start))
+}
+
+// appendValues codes the float columns of a range: tokens first, then what they need.
+func (e *Encoder) appendValues(dst []byte, s *encoderSource, row *series.Row, first, end int) []byte {
+	tokens, residue := e.tokens[:0], e.residue[:0]
+	var (
+		run  byte // 0: none yet
+		way  byte
+		like int64 // delta of the last column that has one
+	)
+	floats := row.Schema.FloatsOnly()
+	for i := first; i < end; i++ {
+		at := i
+		if row.Columns != nil {
+			at = int(row.Columns[i])
+		} else if !row.Has(i) {
+			continue
+		}
+		if !floats && row.Schema.Column(at).Kind != series.Float {
+			continue
+		}
+		var w byte
+		if c := &s.columns[at]; math.Float64bits(row.Values[i]) != c.bits {
+			w, residue = c.encode(residue, row.Values[i], &like)
+		}
+		if w == way && run > 0 && run < maxRun {
+			run++
+			continue
+		}
+		if run > 0 {
+			tokens = append(tokens, way<<5|(run-1))
+		}
+		way, run = w, 1
+	}
+	if run > 0 {
+		tokens = append(tokens, way<<5|(run-1))
+	}
+	e.tokens, e.residue = tokens, residue
+	dst = binary.AppendUvarint(dst, uint64(len(tokens)))
+	dst = append(dst, tokens...)
+	return append(dst, residue...)
+}
+
+// encode chooses the way to a value that differs from the last one, appends what the way needs, and brings the state
+// forward.
+func (c *column) encode(dst []byte, v float64, like *int64) (byte, []byte) {
+	last := c.bits
+	c.bits = math.Float64bits(v)
+	if c.power != powerNone {
+		if scaled, ok := scale(v, c.power); ok {
+			delta, before := scaled-c.scaled, c.delta
+			c.scaled, c.delta = scaled, delta
+			match := *like
+			*like = delta
+			switch {
+			case delta == before:
+				return wayStep, dst
+			case delta == match:
+				return wayLike, dst
+			case abs(delta-before) < abs(delta):
+				return wayTurn, appendVarint(dst, delta-before)
+			}
+			return wayDelta, appendVarint(dst, delta)
+		}
+	}
+	if scaled, power, ok := scaleAny(v); ok {
+		c.scaled, c.delta, c.power = scaled, 0, power
+		return wayInt, appendVarint(append(dst, byte(power)), scaled)
+	}
+	c.scaled, c.delta, c.power = 0, 0, powerNone
+	return wayXOR, appendXOR(dst, last^c.bits)
+}
+
+// appendXOR writes non-zero bits without their trailing and leading zero bytes.
+func appendXOR(dst []byte, x uint64) []byte {
+	trailing := bits.TrailingZeros64(x) / 8
+	x >>= 8 * trailing
+	length := (bits.Len64(x) + 7) / 8
+	dst = append(dst, byte(trailing<<4|length))
+	for range length {
+		dst = append(dst, byte(x))
+		x >>= 8
+	}
+	return dst
+}
+
+func abs(v int64) int64 {
+	if v < 0 {
+		return -v
+	}
+	return v
+}
+
+// startsChanged reports whether the row's start timestamps must be written. Those of partial rows always are.
+func (s *encoderSource) startsChanged(row *series.Row) bool {
+	if row.Columns != nil {
+		return len(row.Starts) > 0
+	}
+	return !slices.Equal(s.starts, row.Starts)
+}
+
+func (s *encoderSource) keepStarts(row *series.Row) {
+	if row.Columns == nil {
+		s.starts = append(s.starts[:0], row.Starts...)
+	}
+}
+
+func appendStarts(dst []byte, starts []series.StartAt) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(starts)))
+	next, ms := uint32(0), int64(0)
+	for _, s := range starts {
+		dst = binary.AppendUvarint(dst, uint64(s.Column-next))
+		dst = appendVarint(dst, s.Ms-ms)
+		next, ms = s.Column+1, s.Ms
+	}
+	return dst
+}

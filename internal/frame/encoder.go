@@ -1,0 +1,304 @@
+package frame
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/thalweg/thalweg/internal/series"
+)
+
+// DefaultMaxBody is where an encoder closes a frame unless it is told less, in bytes before compression.
+const DefaultMaxBody = 512 << 10
+
+// minMaxBody leaves room for one block of each kind.
+const minMaxBody = 4 << 10
+
+// EncoderConfig is what an encoder needs to know at birth.
+type EncoderConfig struct {
+	// Epoch must be random and new.
+	Epoch Epoch
+	// Predecessor is the last frame in the outbox when the epoch began; zero if there is none.
+	Predecessor Predecessor
+	// MaxBody closes a frame before its uncompressed body grows beyond it, in bytes; rows are split by columns where
+	// they do not fit. Only a single series whose labels or histogram alone are larger makes a larger frame.
+	// 0 means DefaultMaxBody.
+	MaxBody int
+	// Facts stand in every keyframe.
+	Facts []Fact
+}
+
+// Encoder makes the frames of one epoch. It is not safe for concurrent use. Frames that it returns are new memory and
+// belong to the caller.
+type Encoder struct {
+	cfg  EncoderConfig
+	zstd *zstd.Encoder
+
+	last         Header // of the last sealed frame; its zero value before the first
+	kind         Kind   // of the frame under construction
+	wantKeyframe bool
+	body         []byte
+	rows         uint32
+	pending      []byte // blocks that head the next frame: losses, refusals
+
+	sources    map[*series.Source]*encoderSource
+	nextSource uint64
+	schemas    map[*series.Schema]uint64 // ids start at 1; 0 is the empty schema
+	nextSchema uint64
+
+	payload, residue, tokens, compressed []byte // scratch
+}
+
+// encoderSource is what a decoder will know of a source too.
+type encoderSource struct {
+	id         uint64
+	schema     *series.Schema
+	columns    []column
+	starts     []series.StartAt
+	histograms map[uint32]*histogramState
+	exemplars  map[uint32]exemplarState
+	lastT      int64 // of the last row, by the encoder's clock
+}
+
+// NewEncoder begins an epoch; its first frame is a keyframe.
+func NewEncoder(cfg EncoderConfig) *Encoder {
+	if cfg.Epoch == 0 {
+		panic("BUG: frame.NewEncoder: epoch is 0")
+	}
+	if cfg.MaxBody == 0 {
+		cfg.MaxBody = DefaultMaxBody
+	}
+	cfg.MaxBody = max(cfg.MaxBody, minMaxBody)
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault),
+		zstd.WithEncoderCRC(false), zstd.WithWindowSize(512<<10), zstd.WithLowerEncoderMem(true), zstd.WithSingleSegment(true))
+	if err != nil {
+		panic("BUG: frame.NewEncoder: " + err.Error())
+	}
+	e := &Encoder{cfg: cfg, zstd: z, last: Header{ID: ID{Epoch: cfg.Epoch}}, wantKeyframe: true}
+	e.reset()
+	return e
+}
+
+// Last is the identity and row count of the newest frame; Number 0 before the first.
+func (e *Encoder) Last() Header { return e.last }
+
+// SetMaxBody changes EncoderConfig.MaxBody for what follows.
+func (e *Encoder) SetMaxBody(n int) { e.cfg.MaxBody = max(n, minMaxBody) }
+
+// RequestKeyframe makes the next frame that is begun a keyframe.
+func (e *Encoder) RequestKeyframe() { e.wantKeyframe = true }
+
+// Sources counts the sources with state, Columns the columns of all of them.
+func (e *Encoder) Sources() int { return len(e.sources) }
+
+// Columns counts the columns with state over all sources; absent ones count until the next keyframe.
+func (e *Encoder) Columns() int {
+	n := 0
+	for _, s := range e.sources {
+		n += len(s.columns)
+	}
+	return n
+}
+
+// Loss announces rows that will never come, in the next frame that is closed.
+func (e *Encoder) Loss(l Loss) { e.pending = appendBlock(e.pending, blockLoss, appendLoss(nil, &l)) }
+
+// Refusals reports what limits refused, in the next frame that is closed.
+func (e *Encoder) Refusals(r []Refusal) {
+	e.pending = appendBlock(e.pending, blockRefusals, appendRefusals(nil, r))
+}
+
+// reset forgets everything that a decoder does not know at the start of a keyframe.
+func (e *Encoder) reset() {
+	e.sources = make(map[*series.Source]*encoderSource, len(e.sources))
+	e.schemas = make(map[*series.Schema]uint64, len(e.schemas))
+	e.nextSource, e.nextSchema = 0, 1
+}
+
+// Append adds a row. It appends to dst the frames that this closed, most often none: the frame under construction
+// takes further rows until Close. now is the clock in milliseconds since 1970.
+func (e *Encoder) Append(dst [][]byte, row *series.Row, now int64) ([][]byte, error) {
+	if err := checkRow(row); err != nil {
+		return dst, fmt.Errorf("encode row of source %q at %d: %w", row.Source.Key, row.T, err)
+	}
+	e.begin()
+	if row.End {
+		s := e.sources[row.Source]
+		if s == nil {
+			dst, s = e.defineSource(dst, row.Source, now)
+		}
+		payload := appendVarint(binary.AppendUvarint(e.payload[:0], s.id), row.T)
+		dst = e.emit(dst, blockEnd, payload, now)
+		delete(e.sources, row.Source)
+		e.rows++
+		return dst, nil
+	}
+	s := e.sources[row.Source]
+	if s == nil {
+		dst, s = e.defineSource(dst, row.Source, now)
+	}
+	dst = e.defineSchema(dst, row.Schema, now)
+	s.follow(row.Schema)
+	s.lastT = now
+	dst = e.appendRow(dst, s, row, now)
+	e.rows++
+	return dst, nil
+}
+
+// Close appends the frame under construction to dst, if there is anything in it.
+func (e *Encoder) Close(dst [][]byte, now int64) [][]byte {
+	if len(e.body) == 0 {
+		if len(e.pending) == 0 {
+			return dst
+		}
+		e.begin()
+	}
+	return append(dst, e.seal(now))
+}
+
+// Empty reports whether Close would make no frame.
+func (e *Encoder) Empty() bool { return len(e.body) == 0 && len(e.pending) == 0 }
+
+// ForgetSilent drops the state of the sources whose last row was appended before the time, in milliseconds.
+func (e *Encoder) ForgetSilent(dst [][]byte, before func(*series.Source) int64, now int64) [][]byte {
+	for source, s := range e.sources {
+		if s.lastT < before(source) {
+			e.begin()
+			if e.sources[source] != s {
+				return dst // begin made a keyframe, and all is forgotten anyway
+			}
+			dst = e.emit(dst, blockForget, binary.AppendUvarint(e.payload[:0], s.id), now)
+			delete(e.sources, source)
+		}
+	}
+	return dst
+}
+
+// begin sees to it that a frame is under construction.
+func (e *Encoder) begin() {
+	if len(e.body) > 0 {
+		return
+	}
+	e.kind = Delta
+	if e.wantKeyframe {
+		e.kind, e.wantKeyframe = Keyframe, false
+		e.reset()
+		e.body = appendBlock(e.body, blockOrigin, appendOrigin(nil, e.cfg.Facts))
+	}
+	e.body = append(e.body, e.pending...)
+	e.pending = e.pending[:0]
+}
+
+// emit adds a block, closing the frame before it if it does not fit any more.
+func (e *Encoder) emit(dst [][]byte, kind blockKind, payload []byte, now int64) [][]byte {
+	if len(e.body) > 0 && len(e.body)+len(payload)+8 > e.cfg.MaxBody {
+		dst = append(dst, e.seal(now))
+		e.kind = Delta // a keyframe asked for meanwhile waits for the next row
+	}
+	e.body = appendBlock(e.body, kind, payload)
+	e.payload = payload[:0]
+	return dst
+}
+
+// seal makes a frame of the blocks so far.
+func (e *Encoder) seal(now int64) []byte {
+	h := Header{
+		Kind:       e.kind,
+		ID:         ID{Epoch: e.cfg.Epoch, Number: e.last.Number + 1},
+		RowsBefore: e.last.RowsAfter(),
+		Rows:       e.rows,
+		Sent:       now,
+	}
+	if h.Kind == Delta {
+		h.Base = e.last.Number
+	}
+	if h.Number == 1 {
+		h.Flags |= FlagFirst
+		h.Predecessor = e.cfg.Predecessor
+	}
+	body := e.body
+	if e.compressed = e.zstd.EncodeAll(body, e.compressed[:0]); len(e.compressed) < len(body) {
+		h.Flags |= FlagZstd
+		body = e.compressed
+	}
+	h.Size = h.bodyOffset() + len(body)
+	sealed := Seal(make([]byte, 0, h.Size), h, body)
+	e.last, e.rows, e.body = h, 0, e.body[:0]
+	return sealed
+}
+
+func (e *Encoder) defineSource(dst [][]byte, source *series.Source, now int64) ([][]byte, *encoderSource) {
+	s := &encoderSource{id: e.nextSource}
+	e.nextSource++
+	e.sources[source] = s
+	p := binary.AppendUvarint(e.payload[:0], s.id)
+	p = appendString(p, source.Key)
+	p = binary.AppendUvarint(p, uint64(max(source.Interval.Milliseconds(), 0)))
+	p = appendLabels(p, source.Labels)
+	return e.emit(dst, blockSource, p, now), s
+}
+
+func appendLabels(dst []byte, ls labels.Labels) []byte {
+	dst = binary.AppendUvarint(dst, uint64(ls.Len()))
+	ls.Range(func(l labels.Label) { dst = appendString(appendString(dst, l.Name), l.Value) })
+	return dst
+}
+
+// follow brings the state to another schema: new columns begin at zero, and all do when the schema is not a
+// descendant of the last.
+func (s *encoderSource) follow(schema *series.Schema) {
+	if s.schema == schema {
+		return
+	}
+	if s.schema == nil || !schema.Extends(s.schema) {
+		s.columns, s.starts, s.histograms, s.exemplars = s.columns[:0], nil, nil, nil
+	}
+	s.schema = schema
+	s.columns = growColumns(s.columns, schema.Len())
+}
+
+// growColumns appends fresh columns up to n.
+func growColumns(c []column, n int) []column {
+	if old := len(c); n <= cap(c) {
+		c = c[:n]
+		clear(c[old:])
+		return c
+	}
+	return append(c, make([]column, n-len(c))...)
+}
+
+// checkRow finds what an encoder cannot encode: broken invariants of the code that made the row, reported rather than
+// sent.
+func checkRow(row *series.Row) error {
+	if row.End {
+		return nil
+	}
+	n := row.Schema.Len()
+	if row.Columns == nil {
+		if len(row.Values) != n {
+			return fmt.Errorf("%d values for %d columns", len(row.Values), n)
+		}
+		if row.Present != nil && len(row.Present) < (n+63)/64 {
+			return fmt.Errorf("presence of %d columns for %d", len(row.Present)*64, n)
+		}
+	} else {
+		if len(row.Values) != len(row.Columns) {
+			return fmt.Errorf("%d values for %d listed columns", len(row.Values), len(row.Columns))
+		}
+		for i, c := range row.Columns {
+			if int(c) >= n || i > 0 && c <= row.Columns[i-1] {
+				return fmt.Errorf("column %d at place %d of a list for %d columns", c, i, n)
+			}
+		}
+	}
+	if err := checkExtras(row, n); err != nil {
+		return err
+	}
+	if n > math.MaxUint32 {
+		return fmt.Errorf("%d columns", n)
+	}
+	return nil
+}
