@@ -1,0 +1,323 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// How a connection behaves (DESIGN section 8, links).
+const (
+	pingInterval      = 5 * time.Second
+	pingsOutstanding  = 2
+	connectTimeout    = 3 * time.Second
+	reconnectMin      = 250 * time.Millisecond
+	reconnectMax      = 5 * time.Second
+	publishTimeout    = 5 * time.Second
+	unansweredMax     = 2 // publishes in a row, after which the connection is given up
+	apiTimeout        = 5 * time.Second
+	repeatedErrorsGap = time.Minute
+)
+
+// coreUser is the user name of a hub without a credential.
+const coreUser = "@hub"
+
+// Options of a connection.
+type Options struct {
+	Config Config
+	// InProcess, if set, is the server to use instead of Config.URLs, with a credential of its own.
+	InProcess *InProcess
+	// Site is the identity of an edge. Empty: a hub, which has JetStream API rights and no site.
+	Site string
+	// Name is how the server's monitoring calls this client, and the value of label connection of Metrics.
+	Name   string
+	Logger *slog.Logger
+}
+
+// InProcess reaches a server in this process without a socket (package natsd makes these).
+type InProcess struct {
+	Dial     func() (net.Conn, error)
+	User     string
+	Password string
+}
+
+// State of a connection.
+type State struct {
+	Connected bool
+	Since     time.Time // of the last change of Connected
+	Server    string    // the URL in use, without secrets, or "in-process"; the last one while not connected
+	// Reason says in one line why there is no connection or, while there is one, what the server last refused.
+	Reason string
+}
+
+// Conn is a connection that is kept up for ever. All methods are safe for concurrent use.
+type Conn struct {
+	options Options
+	root    Root
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	log     *slog.Logger
+	metrics *metrics
+	closed  chan struct{}
+
+	mu      sync.Mutex
+	state   State
+	changed chan struct{} // closed and replaced when state changes
+	link    context.Context
+	cut     context.CancelFunc // ends link, the life of one connection
+	secret  error              // why a secret could not be read at the last attempt
+	logged  map[string]time.Time
+	waiting map[*waiter]struct{}
+	// unanswered counts publishes in a row that got no answer.
+	unanswered int
+	// dialable is false while nats.Connect runs, which must not block; dialed is true from the first attempt on.
+	dialable, dialed bool
+}
+
+// Connect returns at once; connections are made and made again in the background until Close. A server that is down
+// is no error, a configuration that can never work is.
+func Connect(o Options) (*Conn, error) {
+	c := &Conn{
+		options: o,
+		root:    Root(o.Config.SubjectRoot),
+		log:     o.Logger,
+		metrics: newMetrics(o.Name),
+		closed:  make(chan struct{}),
+		state:   State{Since: time.Now(), Reason: "connecting"},
+		changed: make(chan struct{}),
+		logged:  map[string]time.Time{},
+		waiting: map[*waiter]struct{}{},
+	}
+	c.link, c.cut = context.WithCancel(context.Background())
+	c.cut()
+	options, err := c.natsOptions()
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS: %w", err)
+	}
+	if c.nc, err = options.Connect(); err != nil {
+		return nil, fmt.Errorf("connect to NATS: %w", err)
+	}
+	if domain := o.Config.Domain; domain != "" {
+		c.js, err = jetstream.NewWithDomain(c.nc, domain)
+	} else {
+		c.js, err = jetstream.New(c.nc)
+	}
+	if err != nil {
+		c.nc.Close()
+		return nil, fmt.Errorf("connect to NATS: %w", err)
+	}
+	c.mu.Lock()
+	c.dialable = true
+	c.mu.Unlock()
+	return c, nil
+}
+
+// Close ends the connection and what waits for it. It returns when all callbacks have.
+func (c *Conn) Close() {
+	c.nc.Close()
+	<-c.closed
+}
+
+// Root is the grammar of this connection's subjects.
+func (c *Conn) Root() Root { return c.root }
+
+// State tells whether there is a connection. A Conn starts without one.
+func (c *Conn) State() State {
+	s, _ := c.Watch()
+	return s
+}
+
+// Watch returns the state and a channel that is closed when it is no longer that.
+func (c *Conn) Watch() (State, <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state, c.changed
+}
+
+// MaxPayload is the greatest payload in bytes that the server takes, 0 as long as there was no connection. Headers of
+// a publish count; they need less than 128 bytes.
+func (c *Conn) MaxPayload() int64 { return c.nc.MaxPayload() }
+
+// Metrics to register. Two connections of a process differ in label connection.
+func (c *Conn) Metrics() []prometheus.Collector { return c.metrics.all() }
+
+// onConnect runs after each successful connect.
+func (c *Conn) onConnect(nc *nats.Conn) {
+	server := "in-process"
+	if c.options.InProcess == nil {
+		server = nc.ConnectedUrlRedacted()
+	}
+	c.metrics.connects.Inc()
+	c.metrics.connected.Set(1)
+	c.mu.Lock()
+	c.link, c.cut = context.WithCancel(context.Background())
+	c.unanswered = 0
+	c.setState(State{Connected: true, Since: time.Now(), Server: server})
+	c.mu.Unlock()
+	c.log.Info("connected to NATS", "server", server, "id", nc.ConnectedServerName())
+}
+
+// onDisconnect runs after each loss of a connection, and once for a Close.
+func (c *Conn) onDisconnect(_ *nats.Conn, err error) {
+	if err == nil {
+		err = errors.New("closed by this side")
+	}
+	c.metrics.connected.Set(0)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cut()
+	if !c.state.Connected {
+		return
+	}
+	c.setState(State{Since: time.Now(), Server: c.state.Server, Reason: "connection lost: " + err.Error()})
+	c.log.Warn("connection to NATS lost", "server", c.state.Server, "err", err)
+}
+
+// onAttempt runs after each failed attempt to connect.
+func (c *Conn) onAttempt(nc *nats.Conn, err error) {
+	if errors.Is(err, errNotYet) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.secret != nil {
+		err = c.secret
+	}
+	reason := err.Error()
+	if c.state.Connected {
+		return
+	}
+	s := c.state
+	s.Reason = reason
+	c.setState(s)
+	c.logRarely("connect to NATS", reason, "servers", c.servers(nc), "err", err)
+}
+
+// onError runs for what the server says outside of any answer: permissions, and slow subscribers of ours.
+func (c *Conn) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		for w := range c.waiting {
+			w.denied(err)
+		}
+		c.metrics.denials.Inc()
+	}
+	s := c.state
+	s.Reason = err.Error()
+	c.setState(s)
+	subject := ""
+	if sub != nil {
+		subject = sub.Subject
+	}
+	c.logRarely("NATS reports an error", s.Reason, "server", s.Server, "subject", subject, "err", err)
+}
+
+// setState needs the lock.
+func (c *Conn) setState(s State) {
+	if s == c.state {
+		return
+	}
+	c.state = s
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// logRarely logs one of equal messages a minute. It needs the lock.
+func (c *Conn) logRarely(message, key string, attributes ...any) {
+	now := time.Now()
+	if now.Sub(c.logged[key]) < repeatedErrorsGap {
+		return
+	}
+	if len(c.logged) >= 64 {
+		clear(c.logged)
+	}
+	c.logged[key] = now
+	c.log.Warn(message, attributes...)
+}
+
+func (c *Conn) servers(nc *nats.Conn) []string {
+	if c.options.InProcess != nil {
+		return []string{"in-process"}
+	}
+	return nc.Servers()
+}
+
+// roundTrip sends a request and waits for the answer, within the timeout, ctx and the life of the connection. Errors
+// have ErrNotConnected, ErrNoListener, ErrTooLarge or ErrDenied in their chain if the request had no effect.
+func (c *Conn) roundTrip(ctx context.Context, timeout time.Duration, m *nats.Msg) (*nats.Msg, error) {
+	c.mu.Lock()
+	if !c.state.Connected {
+		defer c.mu.Unlock()
+		return nil, fmt.Errorf("%w: %s", ErrNotConnected, c.state.Reason)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(c.link, func() { cancel(errConnectionLost) })()
+	w := &waiter{subject: m.Subject, cancel: cancel}
+	c.waiting[w] = struct{}{}
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		delete(c.waiting, w)
+		c.mu.Unlock()
+	}()
+	ctx, stop := context.WithTimeoutCause(ctx, timeout, errNoAnswer)
+	defer stop()
+	answer, err := c.nc.RequestMsgWithContext(ctx, m)
+	switch {
+	case err == nil:
+		return answer, nil
+	case errors.Is(err, nats.ErrNoResponders):
+		return nil, ErrNoListener
+	case errors.Is(err, nats.ErrMaxPayload):
+		return nil, fmt.Errorf("%w: %d bytes of payload, %d with headers are accepted", ErrTooLarge, len(m.Data), c.MaxPayload())
+	case errors.Is(err, nats.ErrReconnectBufExceeded):
+		return nil, ErrNotConnected
+	case errors.Is(err, nats.ErrConnectionClosed):
+		return nil, errConnectionLost
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	}
+	return nil, err
+}
+
+// linked returns a context that ends with ctx and with the connection there is now.
+func (c *Conn) linked(ctx context.Context) (context.Context, context.CancelFunc, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.state.Connected {
+		return nil, nil, fmt.Errorf("%w: %s", ErrNotConnected, c.state.Reason)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(c.link, func() { cancel(errConnectionLost) })
+	return ctx, func() { stop(); cancel(nil) }, nil
+}
+
+// waiter is a request that has no answer yet.
+type waiter struct {
+	subject string
+	cancel  context.CancelCauseFunc
+}
+
+// denied ends the wait if the violation is of the waiter's subject: the server sends no other answer.
+func (w *waiter) denied(violation error) {
+	if strings.Contains(violation.Error(), strconv.Quote(w.subject)) {
+		w.cancel(fmt.Errorf("%w: %w", ErrDenied, violation))
+	}
+}
+
+var (
+	errConnectionLost = errors.New("connection lost")
+	errNoAnswer       = errors.New("no answer in time")
+)

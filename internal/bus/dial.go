@@ -1,0 +1,259 @@
+package bus
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+	"github.com/prometheus/common/config"
+)
+
+// natsOptions translates the configuration for the client library.
+func (c *Conn) natsOptions() (*nats.Options, error) {
+	o := nats.GetDefaultOptions()
+	o.Servers = c.options.Config.URLs
+	o.Name = c.options.Name
+	o.Timeout = connectTimeout
+	o.PingInterval = pingInterval
+	o.MaxPingsOut = pingsOutstanding
+	o.FlusherTimeout = connectTimeout
+	o.RetryOnFailedConnect = true
+	o.AllowReconnect = true
+	o.MaxReconnect = -1
+	o.IgnoreAuthErrorAbort = true
+	// What cannot be sent now is an error, not a surprise for later.
+	o.ReconnectBufSize = -1
+	o.CustomReconnectDelayCB = c.reconnectDelay
+	o.ConnectedCB = c.onConnect
+	o.ReconnectedCB = c.onConnect
+	o.DisconnectedErrCB = c.onDisconnect
+	o.ReconnectErrCB = c.onAttempt
+	o.AsyncErrorCB = c.onError
+	o.ClosedCB = func(*nats.Conn) { close(c.closed) }
+	if site := c.options.Site; site != "" {
+		if err := ValidSite(site); err != nil {
+			return nil, err
+		}
+		o.InboxPrefix = InboxPrefix(site)
+	}
+	dialer := &dialer{conn: c, net: net.Dialer{Timeout: connectTimeout, KeepAlive: -1}}
+	o.CustomDialer = dialer
+	if local := c.options.InProcess; local != nil {
+		o.Servers = nil
+		o.InProcessServer = dialer
+		o.User, o.Password = local.User, local.Password
+		return &o, nil
+	}
+	if len(o.Servers) == 0 {
+		return nil, errors.New("no URL given")
+	}
+	if proxy := c.options.Config.ProxyURL; proxy != "" {
+		u, err := url.Parse(proxy)
+		if err != nil {
+			return nil, fmt.Errorf("parse proxy_url: %w", err)
+		}
+		dialer.proxy = u
+		o.SkipHostLookup = true // the proxy resolves names
+	}
+	if t := c.options.Config.TLSConfig; !reflect.ValueOf(t).IsZero() {
+		var err error
+		if o.TLSConfig, err = config.NewTLSConfig(&t); err != nil {
+			return nil, fmt.Errorf("read tls_config: %w", err)
+		}
+	}
+	return &o, c.credentials(&o)
+}
+
+// credentials sets who this client says it is. All files are read again at each connect.
+func (c *Conn) credentials(o *nats.Options) error {
+	switch cfg := &c.options.Config; {
+	case cfg.TokenFile != "":
+		o.User = c.options.Site // the server compares it with the token's
+		o.TokenHandler = func() string { return c.readSecret("token_file", cfg.TokenFile) }
+	case cfg.Username != "":
+		o.UserInfo = func() (string, string) {
+			return cfg.Username, c.readSecret("password_file", cfg.PasswordFile)
+		}
+	case cfg.CredentialsFile != "":
+		return nats.UserCredentials(cfg.CredentialsFile)(o)
+	case cfg.NKeySeedFile != "":
+		public, _, err := signWithSeed(cfg.NKeySeedFile, nil)
+		if err != nil {
+			return err
+		}
+		o.Nkey = public
+		o.SignatureCB = func(nonce []byte) ([]byte, error) {
+			now, signature, err := signWithSeed(cfg.NKeySeedFile, nonce)
+			if err == nil && now != public {
+				err = fmt.Errorf("nkey_seed_file %q holds another key than at start; restart to use it", cfg.NKeySeedFile)
+			}
+			return signature, err
+		}
+	case c.options.Site != "":
+		o.User = c.options.Site
+	default:
+		o.User = coreUser
+	}
+	return nil
+}
+
+// readSecret returns "" if the file cannot be read: the server then refuses the client, and the state says why.
+func (c *Conn) readSecret(key, file string) string {
+	b, err := os.ReadFile(file)
+	secret := strings.TrimSpace(string(b))
+	if err == nil && secret == "" {
+		err = fmt.Errorf("%q is empty", file)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.secret = nil
+	if err != nil {
+		c.secret = fmt.Errorf("read %s: %w", key, err)
+	}
+	return secret
+}
+
+func signWithSeed(file string, nonce []byte) (public string, signature []byte, err error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", nil, fmt.Errorf("read nkey_seed_file: %w", err)
+	}
+	defer clear(b)
+	key, err := nkeys.ParseDecoratedNKey(b)
+	if err != nil {
+		return "", nil, fmt.Errorf("read nkey_seed_file %q: %w", file, err)
+	}
+	defer key.Wipe()
+	if public, err = key.PublicKey(); err != nil {
+		return "", nil, fmt.Errorf("read nkey_seed_file %q: %w", file, err)
+	}
+	signature, err = key.Sign(nonce)
+	return public, signature, err
+}
+
+// reconnectDelay is asked for a pause when all servers have been tried once.
+func (c *Conn) reconnectDelay(int) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.dialed {
+		return time.Millisecond
+	}
+	return reconnectMin + rand.N(reconnectMax-reconnectMin)
+}
+
+// errNotYet keeps nats.Connect, which dials before it returns, from blocking: the first real attempt is made by the
+// library's reconnect loop.
+var errNotYet = errors.New("not yet")
+
+// dialer makes the connections: in process, directly or through a proxy.
+type dialer struct {
+	conn  *Conn
+	net   net.Dialer
+	proxy *url.URL
+}
+
+func (d *dialer) admit() error {
+	d.conn.mu.Lock()
+	defer d.conn.mu.Unlock()
+	if !d.conn.dialable {
+		return errNotYet
+	}
+	d.conn.dialed = true
+	d.conn.secret = nil
+	return nil
+}
+
+// InProcessConn implements nats.InProcessConnProvider.
+func (d *dialer) InProcessConn() (net.Conn, error) {
+	if err := d.admit(); err != nil {
+		return nil, err
+	}
+	return d.conn.options.InProcess.Dial()
+}
+
+// Dial implements nats.CustomDialer.
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
+	if err := d.admit(); err != nil {
+		return nil, err
+	}
+	if d.proxy == nil {
+		return d.net.Dial(network, address)
+	}
+	conn, err := d.dialProxy(network, address)
+	if err != nil {
+		return nil, fmt.Errorf("reach %s through proxy %s: %w", address, d.proxy.Redacted(), err)
+	}
+	return conn, nil
+}
+
+// dialProxy asks an HTTP proxy for a tunnel.
+func (d *dialer) dialProxy(network, address string) (_ net.Conn, err error) {
+	host := d.proxy.Host
+	if d.proxy.Port() == "" {
+		host = net.JoinHostPort(d.proxy.Hostname(), map[string]string{"http": "80", "https": "443"}[d.proxy.Scheme])
+	}
+	conn, err := d.net.Dial(network, host)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			conn.Close()
+		}
+	}()
+	if d.proxy.Scheme == "https" {
+		secure := tls.Client(conn, &tls.Config{ServerName: d.proxy.Hostname()})
+		ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+		defer cancel()
+		if err := secure.HandshakeContext(ctx); err != nil {
+			return nil, err
+		}
+		conn = secure
+	}
+	if err := conn.SetDeadline(time.Now().Add(connectTimeout)); err != nil {
+		return nil, err
+	}
+	request := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: address}, Host: address, Header: http.Header{}}
+	if user := d.proxy.User; user != nil {
+		password, _ := user.Password()
+		credential := base64.StdEncoding.EncodeToString([]byte(user.Username() + ":" + password))
+		request.Header.Set("Proxy-Authorization", "Basic "+credential)
+	}
+	if err := request.Write(conn); err != nil {
+		return nil, err
+	}
+	// The server speaks first on a NATS connection, so its bytes can follow the answer's at once.
+	buffered := bufio.NewReader(conn)
+	response, err := http.ReadResponse(buffered, request)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("proxy answers %s", response.Status)
+	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return nil, err
+	}
+	return &tunnel{Conn: conn, buffered: buffered}, nil
+}
+
+// tunnel is a connection of which some bytes have been read already.
+type tunnel struct {
+	net.Conn
+	buffered *bufio.Reader
+}
+
+func (t *tunnel) Read(b []byte) (int, error) { return t.buffered.Read(b) }
