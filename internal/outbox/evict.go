@@ -1,0 +1,248 @@
+package outbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+)
+
+const (
+	maxLosses = 1024
+	maxDebris = 16
+)
+
+// Cause says why frames went away before the server had stored them.
+type Cause string
+
+const (
+	CauseSize    Cause = "size"    // max_bytes
+	CauseAge     Cause = "age"     // max_age
+	CauseDisk    Cause = "disk"    // the disk was full
+	CauseCorrupt Cause = "corrupt" // the file held something else
+	CauseMissing Cause = "missing" // the file was not there, or was shorter, at Open
+)
+
+// causes are all values of Cause, for metrics.
+var causes = [...]Cause{CauseSize, CauseAge, CauseDisk, CauseCorrupt, CauseMissing}
+
+// Loss is a range of accepted frames that are gone without having been acknowledged.
+type Loss struct {
+	Range
+	Cause Cause
+}
+
+// Losses returns the losses that have not been announced, oldest first. They survive a restart. There are at most
+// 1024; if nobody announces them the oldest are forgotten.
+func (o *Outbox) Losses() []Loss {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.shown = len(o.losses)
+	return slices.Clone(o.losses)
+}
+
+// Announced forgets the first n of what Losses last returned: a frame that tells of them has been appended.
+func (o *Outbox) Announced(n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n = min(n, o.shown)
+	o.losses = slices.Delete(o.losses, 0, n)
+	o.shown -= n
+	o.dirty = true
+}
+
+// lose notes losses. The caller holds mu.
+func (o *Outbox) lose(cause Cause, ranges []Range) {
+	for _, r := range ranges {
+		o.m.lostFrames.WithLabelValues(string(cause)).Add(float64(r.To - r.From + 1))
+		o.m.lostRows.WithLabelValues(string(cause)).Add(float64(r.Rows))
+		if n := len(o.losses); n > o.shown {
+			if last := &o.losses[n-1]; last.Epoch == r.Epoch && last.Cause == cause && last.To+1 == r.From {
+				last.To, last.LastSent = r.To, r.LastSent
+				last.Rows, last.Bytes = last.Rows+r.Rows, last.Bytes+r.Bytes
+				continue
+			}
+		}
+		o.losses = append(o.losses, Loss{Range: r, Cause: cause})
+		if len(o.losses) > maxLosses {
+			o.losses = slices.Delete(o.losses, 0, 1)
+			o.shown = max(o.shown-1, 0)
+			o.m.lossesForgotten.Inc()
+		}
+	}
+	o.dirty = true
+}
+
+// Expire deletes the files that were acknowledged a resend_window ago, and those older than max_age; and it saves the
+// state, at most every 5 s. Call it about once a second. An error says what did not work; it is tried again next time.
+func (o *Outbox) Expire(now time.Time) error {
+	o.write.Lock()
+	defer o.write.Unlock()
+	if o.closed {
+		return ErrClosed
+	}
+	o.clearDebris()
+	done, old, behind := o.expired(now)
+	var errs []error
+	// What is deleted must be known to be done, or the next Open takes it for missing.
+	if behind && (len(done) > 0 || now.Sub(o.saved).Abs() >= stateInterval) {
+		if err := o.save(); err != nil {
+			return err
+		}
+		o.saved = now
+	}
+	for _, g := range done {
+		errs = append(errs, o.drop(g, ""))
+	}
+	for _, g := range old {
+		errs = append(errs, o.drop(g, CauseAge))
+	}
+	return errors.Join(errs...)
+}
+
+// expired returns what can go at a time, and whether the state file is behind. The newest group stays as long as it
+// may grow.
+func (o *Outbox) expired(now time.Time) (done, old []*group, behind bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	window := time.Duration(o.config.ResendWindow)
+	oldest := now.Add(-time.Duration(o.config.MaxAge)).UnixMilli()
+	for i, g := range o.groups {
+		if o.tail != nil && i == len(o.groups)-1 {
+			break
+		}
+		if now.Before(g.ackedAt) {
+			g.ackedAt = now // the clock was set back
+		}
+		switch {
+		case g.done() && now.Sub(g.ackedAt) >= window:
+			done = append(done, g)
+		case g.lastSent < oldest:
+			old = append(old, g)
+		}
+	}
+	return done, old, o.dirty
+}
+
+// makeRoom evicts until the segments fit into max_bytes.
+func (o *Outbox) makeRoom(segments []segment) error {
+	limit := int64(o.config.MaxBytes)
+	grows := segments[0].grows != nil
+	if size := segments[0].size; grows && size > limit/2 {
+		return fmt.Errorf("file %q would have %d bytes, more than half of max_bytes", segments[0].name, size)
+	}
+	need := int64(0)
+	for i := range segments {
+		need += segments[i].size - segments[i].offset
+	}
+	if need > limit {
+		return fmt.Errorf("%d bytes are more than max_bytes, %d", need, limit)
+	}
+	for {
+		o.mu.Lock()
+		fits := o.bytes+need <= limit && len(o.groups)+len(segments) <= maxGroups
+		o.mu.Unlock()
+		if fits {
+			return nil
+		}
+		if err := o.evictOldest(CauseSize, grows); err != nil {
+			return err
+		}
+	}
+}
+
+// evictOldest deletes the oldest file, or rather the oldest of which the server has everything if there is one.
+func (o *Outbox) evictOldest(cause Cause, keepNewest bool) error {
+	o.mu.Lock()
+	candidates := o.groups
+	if keepNewest && len(candidates) > 0 {
+		candidates = candidates[:len(candidates)-1]
+	}
+	var victim *group
+	if i := slices.IndexFunc(candidates, (*group).done); i >= 0 {
+		victim = candidates[i]
+	} else if len(candidates) > 0 {
+		victim = candidates[0]
+	}
+	o.mu.Unlock()
+	if victim == nil {
+		return fmt.Errorf("nothing is left to evict for lack of room (%s)", cause)
+	}
+	return o.drop(victim, cause)
+}
+
+// drop deletes the file of a group. What was not acknowledged of it is lost to cause; without a cause, only a group
+// that is done is deleted. The caller holds write.
+func (o *Outbox) drop(g *group, cause Cause) error {
+	if g == o.newest() {
+		// The name of the last frame must outlive the frame.
+		if err := o.save(); err != nil {
+			return err
+		}
+		o.endTail()
+	}
+	o.mu.Lock()
+	c := *g
+	c.acked = slices.Clone(g.acked)
+	o.mu.Unlock()
+	if cause == "" && !c.done() {
+		return nil // Unack came in between
+	}
+	ranges := o.unackedIn(&c)
+	if err := o.fs.Remove(g.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("delete outbox file: %w", err)
+	}
+	o.mu.Lock()
+	o.forget(g)
+	o.lose(cause, ranges)
+	o.mu.Unlock()
+	if cause != "" {
+		o.m.evictedFrames.WithLabelValues(string(cause)).Add(float64(c.frames()))
+	}
+	if len(ranges) > 0 {
+		o.logger.Warn("outbox file evicted before it was sent", "file", g.name, "cause", string(cause),
+			"epoch", g.epoch.String(), "from", ranges[0].From, "to", ranges[len(ranges)-1].To,
+			"rows", rows(ranges), "first_sent", time.UnixMilli(g.firstSent).UTC())
+	}
+	return nil
+}
+
+// forget takes g out of the list. The caller holds mu.
+func (o *Outbox) forget(g *group) {
+	if i := slices.Index(o.groups, g); i >= 0 {
+		o.groups = slices.Delete(o.groups, i, i+1)
+		o.bytes -= g.size
+		o.dirty = true
+	}
+}
+
+// has reports whether g is still there.
+func (o *Outbox) has(g *group) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Contains(o.groups, g)
+}
+
+func rows(ranges []Range) (n uint64) {
+	for _, r := range ranges {
+		n += r.Rows
+	}
+	return n
+}
+
+// remove deletes a file that is of no use, now or later.
+func (o *Outbox) remove(name string) {
+	if err := o.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		o.debris = append(o.debris, name)
+	}
+}
+
+// clearDebris deletes what could not be deleted before.
+func (o *Outbox) clearDebris() {
+	names := o.debris
+	o.debris = nil
+	for _, name := range names {
+		o.remove(name)
+	}
+}

@@ -1,0 +1,350 @@
+package outbox
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/thalweg/thalweg/internal/frame"
+)
+
+// Bounds for what is kept of corrupt files.
+const (
+	maxCorruptFiles = 8
+	maxCorruptBytes = 64 << 20
+)
+
+// recover finds out what is in the directory. A file that is as long as the state file says is taken as it is: Open
+// must be quick, and readers verify every frame. All others, and the newest in any case, are read.
+func (o *Outbox) recover() error {
+	files, err := o.fs.List()
+	if err != nil {
+		return fmt.Errorf("list files: %w", err)
+	}
+	slices.SortFunc(files, func(a, b FileInfo) int { return cmp.Compare(a.Name, b.Name) })
+	saved := o.loadState(files)
+	known := map[string]*group{}
+	for i := range saved.Groups {
+		if g := saved.Groups[i].group(); g != nil {
+			known[g.name] = g
+		}
+	}
+	var found []FileInfo
+	for _, f := range files {
+		name, corrupt := strings.CutSuffix(f.Name, corruptSuffix)
+		if ordinal, _, ok := parseGroupName(name); ok {
+			o.ordinal = max(o.ordinal, ordinal+1)
+			if !corrupt {
+				found = append(found, f)
+			}
+		}
+		if strings.HasSuffix(f.Name, tmpSuffix) {
+			o.remove(f.Name)
+		}
+	}
+	for i, f := range found {
+		old := known[f.Name]
+		delete(known, f.Name)
+		if old == nil || old.size != f.Size || i == len(found)-1 {
+			old = o.examine(f, old)
+		}
+		if old != nil {
+			o.groups = append(o.groups, old)
+		}
+	}
+	for _, sg := range saved.Groups {
+		if g := known[sg.File]; g != nil {
+			o.lose(CauseMissing, g.without(extent{}))
+			o.logger.Error("outbox file is missing", "file", g.name, "rows", g.rowsAfter-g.rowsBefore)
+		}
+	}
+	o.cutUnaccepted(saved)
+	o.adopt(saved)
+	o.pruneCorrupt()
+	return nil
+}
+
+// loadState returns what the state file says, or an empty state: then everything is read and sent again.
+func (o *Outbox) loadState(files []FileInfo) *state {
+	i := slices.IndexFunc(files, func(f FileInfo) bool { return f.Name == stateName })
+	if i < 0 {
+		return &state{}
+	}
+	s, err := o.readState(files[i].Size)
+	if err == nil {
+		return s
+	}
+	o.m.corruptFiles.Inc()
+	o.logger.Error("outbox state is unreadable, everything is sent again", "file", stateName, "err", err)
+	if err := o.fs.Rename(stateName, stateName+corruptSuffix); err != nil {
+		o.logger.Error("outbox state cannot be put aside", "file", stateName, "err", err)
+	}
+	return &state{}
+}
+
+// examine reads a whole file and mends it if need be. It returns nil if no frame of it is left. old is what the state
+// file knows of it, or nil; what old has and the file has not is lost.
+func (o *Outbox) examine(f FileInfo, old *group) *group {
+	ordinal, id, _ := parseGroupName(f.Name)
+	e, d, err := o.check(f.Name, f.Size, id)
+	if err != nil {
+		// It may be readable another day. What is known of it stays; a reader will see.
+		o.logger.Error("outbox file cannot be read", "file", f.Name, "err", err)
+		return old
+	}
+	g := &group{name: f.Name, ordinal: ordinal, extent: e, cut: d != nil && !d.torn}
+	if d != nil {
+		o.mend(g, f.Size, d)
+	}
+	if old != nil {
+		if lost := old.without(e); lost != nil {
+			g.cut = true
+			cause := CauseMissing
+			if d != nil && !d.torn {
+				cause = CauseCorrupt
+			}
+			o.lose(cause, lost)
+		}
+		g.acked = old.acked.remove(e.last+1, old.last)
+	}
+	if e.size == 0 {
+		return nil
+	}
+	return g
+}
+
+// check opens and verifies a file.
+func (o *Outbox) check(name string, size int64, id frame.ID) (extent, *damage, error) {
+	f, err := o.fs.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return extent{}, &damage{err: err}, nil
+	}
+	if err != nil {
+		return extent{}, nil, err
+	}
+	defer f.Close()
+	return verify(f, size, id)
+}
+
+// without returns what is neither in e, the beginning of g that is left, nor acknowledged. Rows and bytes are known
+// only if nothing behind e was acknowledged.
+func (g *group) without(e extent) []Range {
+	rest := g.extent
+	if e.size > 0 {
+		if e.last >= g.last {
+			return nil
+		}
+		rest.first, rest.rowsBefore, rest.firstSent = e.last+1, e.rowsAfter, e.lastSent
+		rest.size = max(0, g.size-e.size)
+	}
+	gaps := g.acked.gaps(rest.first, rest.last)
+	if len(gaps) == 1 && gaps[0] == (span{rest.first, rest.last}) {
+		return []Range{rest.asRange()}
+	}
+	var ranges []Range
+	for _, gap := range gaps {
+		ranges = append(ranges, Range{
+			Epoch: g.epoch, From: gap.from, To: gap.to, FirstSent: rest.firstSent, LastSent: rest.lastSent,
+		})
+	}
+	return ranges
+}
+
+// mend cuts a file behind the frames that g still has. What it cuts off is kept as evidence, unless a crash explains
+// it. If the disk does not let it, the file stays as it is, and the rest of it is ignored.
+func (o *Outbox) mend(g *group, size int64, d *damage) {
+	var errs []error
+	evidence := ""
+	switch {
+	case d.torn:
+		o.m.tornFiles.Inc()
+	case d.offset == 0:
+		evidence = g.name + corruptSuffix
+		if err := o.fs.Rename(g.name, evidence); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	default:
+		evidence = groupName(g.ordinal, frame.ID{Epoch: g.epoch, Number: g.last + 1}) + corruptSuffix
+		errs = append(errs, o.copyRest(g.name, evidence, d.offset, size))
+	}
+	switch {
+	case d.offset > 0:
+		errs = append(errs, o.truncate(g.name, d.offset))
+	case d.torn:
+		o.remove(g.name)
+	}
+	level, msg := o.logger.Warn, "outbox file was cut short by a crash"
+	if !d.torn {
+		o.m.corruptFiles.Inc()
+		level, msg = o.logger.Error, "outbox file is corrupt"
+	}
+	level(msg, "file", g.name, "offset", d.offset, "size", size, "kept_as", evidence, "err", errors.Join(append(errs, d.err)...))
+}
+
+// copyRest copies what of a file is behind offset, as far as it can be read.
+func (o *Outbox) copyRest(from, to string, offset, size int64) error {
+	src, err := o.fs.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := o.fs.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.NewOffsetWriter(dst, 0), io.NewSectionReader(src, offset, min(size-offset, maxCorruptBytes)))
+	return errors.Join(err, dst.Close())
+}
+
+func (o *Outbox) truncate(name string, size int64) error {
+	f, err := o.fs.Open(name)
+	if err != nil {
+		return err
+	}
+	err = f.Truncate(size)
+	if err == nil && o.syncs() {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// cutUnaccepted removes frames at the end of a file that an Append wrote and then refused without being able to undo
+// it: the next file of the epoch counts their rows again. Files that the state file knows are not among them.
+func (o *Outbox) cutUnaccepted(saved *state) {
+	accepted := map[string]uint64{}
+	for _, g := range saved.Groups {
+		accepted[g.File] = g.Last
+	}
+	for i := len(o.groups) - 2; i >= 0; i-- {
+		g, next := o.groups[i], o.groups[i+1]
+		if g.epoch != next.epoch || g.rowsAfter <= next.rowsBefore || accepted[g.name] >= g.last {
+			continue
+		}
+		keep := extent{}
+		f, err := o.fs.Open(g.name)
+		if err == nil {
+			err = scan(f, 0, g.size, func(h *frame.Header, _ int64) bool {
+				if h.RowsAfter() > next.rowsBefore {
+					return false
+				}
+				keep.add(h)
+				return true
+			})
+			_ = f.Close()
+		}
+		if err != nil {
+			o.logger.Error("outbox file cannot be read", "file", g.name, "err", err)
+			continue
+		}
+		size := g.size
+		g.extent = keep
+		o.mend(g, size, &damage{offset: keep.size, torn: true, err: errors.New("frames were refused when they were written")})
+		if keep.size == 0 {
+			o.groups = slices.Delete(o.groups, i, i+1)
+		}
+	}
+}
+
+// adopt completes what Open knows: sequence, sum, last frame, losses.
+func (o *Outbox) adopt(saved *state) {
+	now := o.now()
+	for _, g := range o.groups {
+		o.seq++
+		g.seq = o.seq
+		g.ackedAt = now
+		o.bytes += g.size
+	}
+	if g := o.newest(); g != nil {
+		if f, err := o.fs.Open(g.name); err == nil {
+			_ = scan(f, 0, g.size, func(h *frame.Header, _ int64) bool {
+				o.last, o.lastIn = *h, g.ordinal
+				return true
+			})
+			_ = f.Close()
+		}
+	}
+	if l := saved.Last; l != nil && (o.last.Number == 0 || l.Ordinal > o.lastIn || l.Ordinal == o.lastIn && l.Number > o.last.Number) {
+		o.lastIn = l.Ordinal
+		o.last = frame.Header{
+			Kind: frame.Kind(l.Kind), ID: frame.ID{Epoch: frame.Epoch(l.Epoch), Number: l.Number}, Base: l.Base,
+			RowsBefore: l.RowsBefore, Rows: l.Rows, Sent: l.Sent, Size: l.Size,
+		}
+		o.ordinal = max(o.ordinal, l.Ordinal+1)
+	}
+	o.attempted = o.last.ID
+	var losses []Loss
+	for _, l := range saved.Losses {
+		losses = append(losses, Loss{Cause: l.Cause, Range: Range{
+			Epoch: frame.Epoch(l.Epoch), From: l.From, To: l.To, Rows: l.Rows, Bytes: l.Bytes,
+			FirstSent: l.FirstSent, LastSent: l.LastSent,
+		}})
+	}
+	o.losses = append(losses, o.losses...)
+	o.dirty = true
+}
+
+// repair is what a reader calls who met something else than the frames that should be in a file.
+func (o *Outbox) repair(g *group, cause error) error {
+	o.write.Lock()
+	defer o.write.Unlock()
+	if !o.has(g) {
+		return nil
+	}
+	e, d, err := o.check(g.name, g.size, frame.ID{Epoch: g.epoch, Number: g.first})
+	if err != nil {
+		return fmt.Errorf("verify outbox file %q: %w", g.name, err)
+	}
+	if d == nil {
+		return fmt.Errorf("read outbox file %q, which is whole when read again: %w", g.name, cause)
+	}
+	lossCause := CauseCorrupt
+	if errors.Is(d.err, fs.ErrNotExist) {
+		lossCause = CauseMissing
+	}
+	d.torn = false // it was whole once
+	newest := g == o.newest()
+	if newest {
+		o.endTail()
+	}
+	o.mu.Lock()
+	size := g.size
+	o.lose(lossCause, g.without(e))
+	o.bytes -= size - e.size
+	g.acked = g.acked.remove(e.last+1, g.last)
+	g.cut = true
+	if e.size > 0 {
+		g.extent = e
+	} else {
+		g.size = 0
+		o.forget(g)
+	}
+	o.mu.Unlock()
+	o.mend(g, size, d)
+	o.pruneCorrupt()
+	if newest {
+		return o.save() // the name of the last frame must outlive the frame
+	}
+	return nil
+}
+
+// pruneCorrupt deletes the oldest evidence.
+func (o *Outbox) pruneCorrupt() {
+	files, err := o.fs.List()
+	if err != nil {
+		o.logger.Error("outbox files cannot be listed", "err", err)
+		return
+	}
+	files = slices.DeleteFunc(files, func(f FileInfo) bool { return !strings.HasSuffix(f.Name, corruptSuffix) })
+	slices.SortFunc(files, func(a, b FileInfo) int { return cmp.Compare(b.Name, a.Name) })
+	total := int64(0)
+	for i, f := range files {
+		total += f.Size
+		if i >= maxCorruptFiles || total > maxCorruptBytes {
+			o.remove(f.Name)
+		}
+	}
+}
