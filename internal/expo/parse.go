@@ -1,0 +1,253 @@
+package expo
+
+import (
+	"errors"
+	"io"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/textparse"
+
+	"github.com/thalweg/thalweg/internal/series"
+)
+
+// MaxAhead is how far a sample's own timestamp may be ahead of the scrape, as in Prometheus.
+const MaxAhead = 10 * time.Minute
+
+// Options of a Parser. Catalog, Source and Map are required.
+type Options struct {
+	Catalog *series.Catalog
+	// Source of whole rows. Series with timestamps of their own get another one with the same labels and interval,
+	// whose key ends in StampedSuffix.
+	Source *series.Source
+	// Map turns the labels that a series is exposed with into those of its column, or drops it. It is called when a
+	// series appears, and again when the schema is made anew. An error fails the body.
+	Map func(exposed labels.Labels) (column labels.Labels, keep bool, err error)
+	// Lead are columns that the caller fills in itself. They come first in the schema and stand in every whole row, also
+	// in those of failed bodies. They are of kind Float.
+	Lead []series.Column
+	// CompactAfter is after how many bodies an absent column counts as dead. When a quarter of the columns is dead the
+	// schema is made anew. Zero: DefaultCompactAfter.
+	CompactAfter int
+
+	// IgnoreTimestamps treats all samples as if they had no timestamps.
+	IgnoreTimestamps bool
+	// TrackStaleness ends series with timestamps of their own by a stale marker when they are absent. Without it they
+	// just end.
+	TrackStaleness bool
+	// FallbackContentType is the media type to assume when the body's is missing or unknown. Empty: refuse such bodies.
+	FallbackContentType string
+	// NativeHistograms takes native histograms where a body has them.
+	NativeHistograms bool
+	// KeepClassic keeps classic histograms beside native ones.
+	KeepClassic bool
+	// ConvertClassic makes native histograms with custom buckets from classic ones.
+	ConvertClassic bool
+
+	// SampleLimit bounds the samples that Map kept; 0 means no limit.
+	SampleLimit int
+	// BucketLimit bounds the buckets of a native histogram; above it the resolution is reduced. 0 means no limit.
+	BucketLimit int
+	// MinBucketFactor is the smallest growth factor between buckets of a native histogram; finer ones are merged. 0
+	// means no limit.
+	MinBucketFactor float64
+}
+
+const (
+	// DefaultCompactAfter is a keyframe interval of 10 min at a scrape interval of 15 s.
+	DefaultCompactAfter = 40
+	// StampedSuffix is appended to the key of a source for the series with timestamps of their own.
+	StampedSuffix = "/stamped"
+)
+
+// Stats counts what became of the samples of a body.
+type Stats struct {
+	Samples    int // seen, including all below
+	Kept       int // not dropped by Map, duplicates included
+	Added      int // series that the previous good body did not have
+	Duplicates int // dropped: the series was there already, the first sample wins
+	OutOfOrder int // dropped: its own timestamp lies before the previous one
+	Future     int // dropped: its own timestamp lies more than MaxAhead after the scrape
+	Exemplars  int // dropped exemplars: labels too long, or without timestamp on a native histogram
+}
+
+// Result is what one body came to. It is valid until the next call of the parser's methods.
+type Result struct {
+	Stats
+	// Whole has one value for each column without timestamps of its own. The caller sets the first len(Options.Lead)
+	// values.
+	Whole *series.Row
+	// Stamped are the partial rows of samples with timestamps of their own, in ascending order of time.
+	Stamped []series.Row
+	// Fallback says why FallbackContentType was used; nil if it was not.
+	Fallback error
+}
+
+// Parser turns the bodies of one target into rows. It is not safe for concurrent use.
+type Parser struct {
+	options       Options
+	maxSchema     int32
+	stampedSource *series.Source
+
+	known *knowledge
+	round uint64 // of the current or last body, good or bad
+
+	result Result
+	row    series.Row
+	// Buffers of the current body. values, present, histograms, exemplars and starts become row.
+	values     []float64
+	present    []uint64
+	histograms []series.HistogramAt
+	exemplars  []series.ExemplarAt
+	starts     []series.StartAt
+	stamps     []stamp // become result.Stamped
+	columns    []uint32
+	stamped    []float64
+}
+
+// errAnew means that the schema does not describe the body any more and has to be made anew.
+var errAnew = errors.New("schema does not fit")
+
+// NewParser returns a parser that knows no series.
+func NewParser(o Options) *Parser {
+	if o.CompactAfter == 0 {
+		o.CompactAfter = DefaultCompactAfter
+	}
+	stamped := *o.Source
+	stamped.Key += StampedSuffix
+	p := &Parser{options: o, maxSchema: maxSchema(o.MinBucketFactor), stampedSource: &stamped}
+	p.known = p.nothing()
+	return p
+}
+
+func (p *Parser) nothing() *knowledge {
+	return &knowledge{
+		series:   map[string]*entry{},
+		families: families{known: map[string]*family{}},
+		whole:    newTable(p.options.Catalog, p.options.Lead),
+		stamped:  newTable(p.options.Catalog, nil),
+	}
+}
+
+// Source is the source of whole rows.
+func (p *Parser) Source() *series.Source { return p.options.Source }
+
+// StampedSource is the source of stamped rows, nil if there is none: the last good body had no such series.
+func (p *Parser) StampedSource() *series.Source {
+	if p.known.stamped.schema.Len() == 0 {
+		return nil
+	}
+	return p.stampedSource
+}
+
+// Schemas returns the schemas of whole and of stamped rows.
+func (p *Parser) Schemas() (whole, stamped *series.Schema) {
+	return p.known.whole.schema, p.known.stamped.schema
+}
+
+// Parse turns a body, received at t (milliseconds since 1970), into rows. An empty body is one without series, whatever
+// its type. After an error the result is that of Fail, with the Stats up to the error. The parser may write behind the
+// end of body within its capacity.
+func (p *Parser) Parse(body []byte, contentType string, t int64) (*Result, error) {
+	p.round++
+	known, old := p.known, (*knowledge)(nil)
+	err := p.read(known, body, contentType, t)
+	if err == nil && known.sparse(p.round, p.options.CompactAfter) || errors.Is(err, errAnew) {
+		known.rollback()
+		known, old = p.nothing(), known
+		known.whole.previous, known.stamped.previous = old.whole, old.stamped
+		err = p.read(known, body, contentType, t)
+		p.result.Added = known.addedSince(old)
+	}
+	if err != nil {
+		p.known.rollback()
+		stats := p.result.Stats
+		p.fail(t)
+		p.result.Stats = stats
+		return &p.result, err
+	}
+	if old == nil {
+		old = known
+	}
+	if p.options.TrackStaleness {
+		p.mark(old.stamped, known.stamped, t)
+	}
+	known.commit(p.round, p.options.Catalog)
+	p.known = known
+	p.finish(t)
+	return &p.result, nil
+}
+
+// Fail is the result of a scrape at t that has no body: everything but the lead columns has ended.
+func (p *Parser) Fail(t int64) *Result {
+	p.round++
+	p.fail(t)
+	return &p.result
+}
+
+func (p *Parser) fail(t int64) {
+	p.reset(p.known)
+	if p.options.TrackStaleness {
+		p.mark(p.known.stamped, nil, t)
+	}
+	p.finish(t)
+}
+
+// reset clears the buffers for a body.
+func (p *Parser) reset(k *knowledge) {
+	p.result = Result{Stamped: p.result.Stamped[:0]}
+	n := k.whole.len()
+	p.values = append(p.values[:0], make([]float64, n)...)
+	p.present = series.Bitmap(p.present, n)
+	for i := range p.options.Lead {
+		series.SetBit(p.present, i)
+	}
+	// What a former body left behind must not be kept alive.
+	clear(p.histograms)
+	clear(p.exemplars)
+	clear(p.stamps)
+	p.histograms, p.exemplars, p.starts = p.histograms[:0], p.exemplars[:0], p.starts[:0]
+	p.stamps = p.stamps[:0]
+}
+
+// read reads a body with the help of k, and notes in k what is new, to be confirmed by commit or undone by rollback.
+func (p *Parser) read(k *knowledge, body []byte, contentType string, t int64) error {
+	p.reset(k)
+	k.begin(p.round)
+	if len(body) == 0 {
+		return nil
+	}
+	parser, err := textparse.New(body, contentType, nil, textparse.ParserOptions{
+		IgnoreNativeHistograms:                  !p.options.NativeHistograms,
+		KeepClassicOnClassicAndNativeHistograms: p.options.KeepClassic,
+		ConvertClassicHistogramsToNHCB:          p.options.ConvertClassic,
+		OpenMetricsSkipSTSeries:                 true, // they become start timestamps
+		FallbackContentType:                     p.options.FallbackContentType,
+	})
+	if parser == nil {
+		return &ContentTypeError{ContentType: contentType, Err: err}
+	}
+	p.result.Fallback = err
+	b := reader{Parser: p, known: k, in: parser, t: t}
+	for {
+		next, err := parser.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return b.limitErr
+		case err != nil:
+			return &SyntaxError{err}
+		}
+		switch next {
+		case textparse.EntryType:
+			k.families.setType(parser.Type())
+		case textparse.EntryHelp:
+			k.families.setHelp(parser.Help())
+		case textparse.EntryUnit:
+			k.families.setUnit(parser.Unit())
+		case textparse.EntrySeries, textparse.EntryHistogram:
+			if err := b.sample(next == textparse.EntryHistogram); err != nil {
+				return err
+			}
+		}
+	}
+}

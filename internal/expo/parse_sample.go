@@ -1,0 +1,222 @@
+package expo
+
+import (
+	"unicode/utf8"
+
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/textparse"
+
+	"github.com/thalweg/thalweg/internal/series"
+)
+
+// reader is one pass over a body.
+type reader struct {
+	*Parser
+	known    *knowledge // as of this pass, not yet the parser's
+	in       textparse.Parser
+	t        int64 // of the scrape
+	limited  int   // samples that count for the sample limit
+	limitErr error // the first limit exceeded; what follows is only counted
+	// Results of interface calls, here because they would escape once per sample.
+	labels labels.Labels
+	next   exemplar.Exemplar
+}
+
+// sample is one sample of a body.
+type sample struct {
+	stamped bool // t is its own timestamp
+	t       int64
+	kind    series.Kind
+	v       float64
+	h       *histogram.Histogram
+	fh      *histogram.FloatHistogram
+}
+
+// sample takes the sample at which the input stands.
+func (r *reader) sample(isHistogram bool) error {
+	s := sample{t: r.t}
+	var (
+		key   []byte
+		stamp *int64
+	)
+	if isHistogram {
+		key, stamp, s.h, s.fh = r.in.Histogram()
+		s.kind = histogramKind(s.h, s.fh)
+	} else {
+		key, stamp, s.v = r.in.Series()
+	}
+	if stamp != nil && !r.options.IgnoreTimestamps {
+		s.t, s.stamped = *stamp, true
+	}
+	r.result.Samples++
+
+	e, added, err := r.entry(key, &s)
+	if err != nil || e.dropped {
+		return err
+	}
+	r.result.Kept++
+	if r.limitErr != nil {
+		return nil
+	}
+	column := &r.known.table(e.stamped).columns[e.column]
+	// A series may come again in a body only if each of its samples has a timestamp of its own.
+	if e.stamped != s.stamped || e.kind != s.kind || !s.stamped && column.seen == r.round {
+		r.result.Duplicates++
+		return nil
+	}
+	column.seen = r.round
+	if r.limitErr = r.limit(&s); r.limitErr != nil {
+		return nil
+	}
+	if s.stamped && !r.advances(column, s.t) {
+		return nil
+	}
+	if added {
+		r.result.Added++
+	}
+	if s.stamped {
+		r.addStamped(e.column, &s)
+	} else {
+		r.addWhole(e.column, &s)
+	}
+	return nil
+}
+
+// entry finds what is known of the series with the given bytes, or learns it.
+func (r *reader) entry(key []byte, s *sample) (e *entry, added bool, err error) {
+	k := r.known
+	if e := k.series[string(key)]; e != nil {
+		if e.seen == r.round {
+			return e, false, nil
+		}
+		e.seen = r.round
+		k.seen++
+		if !e.dropped && !k.describes(e, s) {
+			return nil, false, errAnew
+		}
+		return e, false, nil
+	}
+
+	r.in.Labels(&r.labels)
+	columnLabels, keep, err := r.options.Map(r.labels)
+	if err != nil {
+		return nil, false, err
+	}
+	e = &entry{seen: r.round, dropped: !keep, stamped: s.stamped, kind: s.kind, family: k.families.current()}
+	if r.limitErr != nil {
+		return e, false, nil // the body fails, there is no need to remember more of it
+	}
+	if keep {
+		table := k.table(s.stamped)
+		c := series.Column{Labels: columnLabels, Kind: s.kind, Family: e.family.of(columnLabels)}
+		i, found := table.find(columnLabels)
+		switch {
+		case !found:
+			i = table.add(c)
+			if !s.stamped {
+				r.values = append(r.values, 0)
+			}
+		case table.columns[i].seen == r.round:
+			// Another spelling of this series came before. It counts as a duplicate if this body has no say in it.
+			e.kind = table.column(i).Kind
+		case !table.column(i).Equal(&c):
+			return nil, false, errAnew
+		}
+		e.column = i
+	}
+	k.learn(string(key), e)
+	return e, true, nil
+}
+
+// limit counts a sample for the limits and reduces the resolution of its histogram to what they allow.
+func (r *reader) limit(s *sample) error {
+	r.limited++
+	if max := r.options.SampleLimit; max > 0 && r.limited > max {
+		return &LimitError{Limit: "sample_limit", Max: max}
+	}
+	return limitBuckets(s, r.options.BucketLimit, r.maxSchema)
+}
+
+// advances reports whether t is a new timestamp of the column, and counts it if it must not be.
+func (r *reader) advances(c *column, t int64) bool {
+	last := c.last
+	again := c.moved == r.round
+	if again {
+		last = c.next
+	}
+	switch {
+	case t > r.t+MaxAhead.Milliseconds():
+		r.result.Future++
+	case t > last:
+		c.moved, c.next = r.round, t
+		return true
+	case t == last && again:
+		r.result.Duplicates++
+	case t == last && c.alive:
+		c.moved, c.next = r.round, t // the same sample as in the previous body
+	default:
+		r.result.OutOfOrder++
+	}
+	return false
+}
+
+func (r *reader) addWhole(column uint32, s *sample) {
+	r.values[column] = s.v
+	for len(r.present) <= int(column>>6) {
+		r.present = append(r.present, 0)
+	}
+	series.SetBit(r.present, int(column))
+	if s.kind != series.Float {
+		r.histograms = append(r.histograms, series.HistogramAt{Column: column, H: s.h, FH: s.fh})
+	}
+	if start := r.in.StartTimestamp(); start != 0 {
+		r.starts = append(r.starts, series.StartAt{Column: column, Ms: start})
+	}
+	for e, ok := r.exemplar(s); ok; e, ok = r.exemplar(s) {
+		r.exemplars = append(r.exemplars, series.ExemplarAt{Column: column, Exemplar: e})
+	}
+}
+
+func (r *reader) addStamped(column uint32, s *sample) {
+	st := stamp{sample: *s, column: column, start: r.in.StartTimestamp()}
+	for e, ok := r.exemplar(s); ok; e, ok = r.exemplar(s) {
+		st.exemplars = append(st.exemplars, e)
+	}
+	r.stamps = append(r.stamps, st)
+}
+
+// exemplar returns the next exemplar of the sample at which the input stands.
+func (r *reader) exemplar(s *sample) (exemplar.Exemplar, bool) {
+	for {
+		r.next = exemplar.Exemplar{}
+		if !r.in.Exemplar(&r.next) {
+			return r.next, false
+		}
+		e := r.next
+		// Without a timestamp, exemplars of native histograms cannot be told apart from repetitions (section 3.5 of
+		// the OpenMetrics specification leaves the choice, Prometheus drops them as well).
+		if !e.HasTs && s.kind != series.Float || runes(e.Labels) > exemplar.ExemplarMaxLabelSetLength {
+			r.result.Exemplars++
+			continue
+		}
+		if !e.HasTs {
+			e.Ts = s.t
+		}
+		return e, true
+	}
+}
+
+func runes(l labels.Labels) int {
+	n := 0
+	l.Range(func(l labels.Label) { n += utf8.RuneCountInString(l.Name) + utf8.RuneCountInString(l.Value) })
+	return n
+}
+
+func histogramKind(h *histogram.Histogram, fh *histogram.FloatHistogram) series.Kind {
+	if h != nil && h.CounterResetHint == histogram.GaugeType || fh != nil && fh.CounterResetHint == histogram.GaugeType {
+		return series.GaugeHistogram
+	}
+	return series.Histogram
+}
