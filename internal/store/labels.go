@@ -1,0 +1,155 @@
+package store
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/thalweg/thalweg/internal/series"
+)
+
+const exportedPrefix = "exported_"
+
+// setBase works out what the series of a source have in common.
+func (s *Store) setBase(src *source) {
+	site := s.config.SiteLabel
+	src.contested = site != "" && src.origin.Labels.Get(site) != ""
+	src.base = appendLabels(src.base[:0], src.origin.Labels)
+	if site != "" && !src.contested {
+		src.base = setLabel(src.base, site, src.site.name)
+	}
+	src.base = slices.DeleteFunc(src.base, func(l labels.Label) bool { return l.Value == "" })
+	src.baseSet = hashLabels("", src.base)
+	s.baseSets[src.baseSet]++
+	for _, l := range src.base {
+		s.baseNames[l.Name]++
+	}
+}
+
+// forgetBase undoes setBase.
+func (s *Store) forgetBase(src *source) {
+	if s.baseSets[src.baseSet]--; s.baseSets[src.baseSet] == 0 {
+		delete(s.baseSets, src.baseSet)
+	}
+	for _, l := range src.base {
+		if s.baseNames[l.Name]--; s.baseNames[l.Name] == 0 {
+			delete(s.baseNames, l.Name)
+		}
+	}
+	src.base = nil // not to be reused: selections may hold it
+}
+
+// resolve appends to dst the labels of a series as readers see them, sorted, without the metric name. It is false for
+// a series that is dropped because it has the site label already. Series that are not contested need no more than
+// mergeLabels of the base and the column's labels.
+func (s *Store) resolve(dst []labels.Label, src *source, column []labels.Label) ([]labels.Label, bool) {
+	site := s.config.SiteLabel
+	own := mergeLabels(nil, appendLabels(nil, src.origin.Labels), column)
+	if value, ok := findValue(own, site); ok {
+		if s.config.OnConflict != Export {
+			return dst, false
+		}
+		name := exportedPrefix + site
+		for {
+			if _, taken := findValue(own, name); !taken {
+				break
+			}
+			name = exportedPrefix + name
+		}
+		own = setLabel(own, name, value)
+	}
+	return append(dst, setLabel(own, site, src.site.name)...), true
+}
+
+// isContested reports whether a label of that name may have to give way to the site label.
+func isContested(name, siteLabel string) bool {
+	for name != siteLabel {
+		var ok bool
+		if name, ok = strings.CutPrefix(name, exportedPrefix); !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// findLabel returns a column that has the label.
+func findLabel(columns []series.Column, name string) *series.Column {
+	for i := range columns {
+		if columns[i].Labels.Get(name) != "" {
+			return &columns[i]
+		}
+	}
+	return nil
+}
+
+// appendLabels appends all labels but the metric name.
+func appendLabels(dst []labels.Label, ls labels.Labels) []labels.Label {
+	ls.Range(func(l labels.Label) {
+		if l.Name != model.MetricNameLabel {
+			dst = append(dst, l)
+		}
+	})
+	return dst
+}
+
+// mergeLabels appends base under column: both are sorted, a label of column replaces one of base, and empty ones are
+// not there.
+func mergeLabels(dst, base, column []labels.Label) []labels.Label {
+	for len(base) > 0 || len(column) > 0 {
+		switch {
+		case len(column) == 0 || len(base) > 0 && base[0].Name < column[0].Name:
+			if base[0].Value != "" {
+				dst = append(dst, base[0])
+			}
+			base = base[1:]
+		default:
+			if len(base) > 0 && base[0].Name == column[0].Name {
+				base = base[1:]
+			}
+			if column[0].Value != "" {
+				dst = append(dst, column[0])
+			}
+			column = column[1:]
+		}
+	}
+	return dst
+}
+
+// setLabel sets one of sorted labels.
+func setLabel(ls []labels.Label, name, value string) []labels.Label {
+	i, ok := slices.BinarySearchFunc(ls, name, func(l labels.Label, name string) int { return cmp.Compare(l.Name, name) })
+	if ok {
+		ls[i].Value = value
+		return ls
+	}
+	return slices.Insert(ls, i, labels.Label{Name: name, Value: value})
+}
+
+// findValue returns the value of one of sorted labels, and whether it is there.
+func findValue(ls []labels.Label, name string) (string, bool) {
+	for i := range ls {
+		if ls[i].Name == name {
+			return ls[i].Value, ls[i].Value != ""
+		}
+	}
+	return "", false
+}
+
+// hashLabels hashes a series, or the labels of a source if name is empty.
+func hashLabels(name string, ls []labels.Label) uint64 {
+	var d xxhash.Digest
+	d.Reset()
+	separator := [1]byte{0xff} // never in valid UTF-8
+	d.WriteString(name)
+	for i := range ls {
+		d.Write(separator[:])
+		d.WriteString(ls[i].Name)
+		d.Write(separator[:])
+		d.WriteString(ls[i].Value)
+	}
+	return d.Sum64()
+}
