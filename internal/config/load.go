@@ -1,0 +1,276 @@
+package config
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/common/config"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+
+	// The kinds of service discovery that scrape_configs may have.
+	_ "github.com/prometheus/prometheus/discovery/dns"
+	_ "github.com/prometheus/prometheus/discovery/file"
+	_ "github.com/prometheus/prometheus/discovery/http"
+
+	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/pipeline"
+)
+
+// Load reads, checks and completes a file. Relative file names in it are relative to its directory, and match_file is
+// read. The error joins one *Error for each mistake.
+func Load(file string) (*Config, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	c, err := Parse(b)
+	if err == nil {
+		c.SetDirectory(filepath.Dir(file))
+		err = c.readMatchFile()
+	}
+	if err != nil {
+		for e := range each(err) {
+			if e, ok := e.(*Error); ok {
+				e.File = file
+			}
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+// Parse checks and completes the content of a file. File names in it stay as they are, and match_file is not read. The
+// error joins one *Error for each mistake.
+func Parse(b []byte) (*Config, error) {
+	root, err := parseTree(b, map[string]bool{"edge": true, "hub": true})
+	if err != nil {
+		return nil, err
+	}
+	c := DefaultConfig()
+	if root != nil {
+		if err := decode(root, &c); err != nil {
+			return nil, err
+		}
+	}
+	c.complete()
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	return &c, nil
+}
+
+// complete fills in the defaults that depend on other keys, and gives what means the same the same form.
+func (c *Config) complete() {
+	if len(c.NATS.Client.URLs) == 0 {
+		c.NATS.Client.URLs = nil
+	}
+	if c.Edge != nil {
+		c.Edge.NATS = override(c.Edge.NATS)
+	}
+	if c.Hub != nil {
+		c.Hub.NATS = override(c.Hub.NATS)
+	}
+	c.NATS.Embedded = c.Embedded()
+	if c.Hub != nil && c.Hub.Name == "" {
+		c.Hub.Name = c.Site
+	}
+	b := labels.NewScratchBuilder(c.Global.ExternalLabels.Len())
+	c.Global.ExternalLabels.Range(func(l labels.Label) {
+		b.Add(l.Name, os.Expand(l.Value, func(name string) string {
+			if name == "$" {
+				return "$"
+			}
+			return os.Getenv(name)
+		}))
+	})
+	c.Global.ExternalLabels = b.Labels()
+}
+
+// SetDirectory joins relative file names with dir.
+func (c *Config) SetDirectory(dir string) {
+	c.DataDir = config.JoinDir(dir, c.DataDir)
+	c.NATS.Client.SetDirectory(dir)
+	if c.NATS.Embedded != nil {
+		c.NATS.Embedded.SetDirectory(dir)
+	}
+	if c.Edge != nil {
+		if c.Edge.NATS != nil {
+			c.Edge.NATS.SetDirectory(dir)
+		}
+		c.Edge.Scrape.SetDirectory(dir)
+		c.Edge.Pipeline.MatchFile = config.JoinDir(dir, c.Edge.Pipeline.MatchFile)
+	}
+	if c.Hub != nil && c.Hub.NATS != nil {
+		c.Hub.NATS.SetDirectory(dir)
+	}
+}
+
+// readMatchFile adds the selectors of match_file to match.
+func (c *Config) readMatchFile() error {
+	if c.Edge == nil || c.Edge.Pipeline.MatchFile == "" {
+		return nil
+	}
+	fail := func(err error) error {
+		at := c.places.find("edge.match_file")
+		return &Error{Line: at.line, Column: at.column, Key: "edge.match_file", Err: err}
+	}
+	p := &c.Edge.Pipeline
+	b, err := os.ReadFile(p.MatchFile)
+	if err != nil {
+		return fail(err)
+	}
+	var errs []error
+	lines := bufio.NewScanner(bytes.NewReader(b))
+	lines.Buffer(nil, len(b)+1)
+	found := 0
+	for n := 1; lines.Scan(); n++ {
+		selector := strings.TrimSpace(lines.Text())
+		if selector == "" || selector[0] == '#' {
+			continue
+		}
+		if _, err := pipeline.ParseSelector(selector); err != nil {
+			errs = append(errs, fail(fmt.Errorf("%s: line %d: %w", p.MatchFile, n, err)))
+			continue
+		}
+		p.Match = append(p.Match, selector)
+		found++
+	}
+	if found == 0 && len(errs) == 0 && len(p.Match) == 0 {
+		// An empty list would let everything out, which is the opposite of what its author wants.
+		errs = append(errs, fail(fmt.Errorf("%s: holds no selector, which would mean that everything passes", p.MatchFile)))
+	}
+	return errors.Join(errs...)
+}
+
+var validSite = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// Validate completes what Prometheus completes when it validates, and returns the join of one *Error for each mistake.
+func (c *Config) Validate() error {
+	var found []*Error
+	report := func(section string, err error) {
+		for e := range each(err) {
+			found = append(found, c.places.locate(section, e))
+		}
+	}
+	switch _, written := c.places["site"]; {
+	case validSite.MatchString(c.Site):
+	case written:
+		report("", fmt.Errorf("site: %q is not a site name: 1 to 64 letters, digits, _ and -", c.Site))
+	default:
+		report("", fmt.Errorf("site: the host name gives %q, which is not a site name; set site to 1 to 64 letters, digits, _ and -", c.Site))
+	}
+	if c.DataDir == "" {
+		report("", errors.New("data_dir: is empty"))
+	}
+	if c.Edge == nil && c.Hub == nil {
+		report("", c.noRole())
+	}
+	report("nats", c.validateNATS())
+	if c.Edge != nil {
+		c.Edge.Scrape.Resolve(c.Global.Prometheus(), func(err error) { report("edge", err) })
+		report("edge", c.Edge.Config.Validate())
+		report("edge.nats", validateOverride(c.Edge.NATS))
+	}
+	if c.Hub != nil {
+		report("hub", c.Hub.Config.Validate())
+		report("hub.nats", validateOverride(c.Hub.NATS))
+		for name := range c.Hub.Sites {
+			if !validSite.MatchString(name) {
+				report("hub.sites."+name, fmt.Errorf("%q is not a site name: 1 to 64 letters, digits, _ and -", name))
+			}
+		}
+		if name := model.LabelName(c.Hub.Store.SiteLabel); c.Global.ExternalLabels.Has(string(name)) {
+			report("hub", fmt.Errorf("site_label: %q is one of global.external_labels too", name))
+		}
+	}
+	return inOrder(found)
+}
+
+// inOrder joins errors in the order of the file.
+func inOrder(found []*Error) error {
+	slices.SortStableFunc(found, func(a, b *Error) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.Key, b.Key))
+	})
+	errs := make([]error, len(found))
+	for i, e := range found {
+		errs[i] = e
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Config) noRole() error {
+	for _, role := range []string{"edge", "hub"} {
+		if _, written := c.places[role]; written {
+			return fmt.Errorf("%s: section is empty; write %s: {} to turn it on", role, role)
+		}
+	}
+	return errors.New("nothing to run: neither edge nor hub is there")
+}
+
+func (c *Config) validateNATS() error {
+	n := &c.NATS
+	errs := []error{n.Client.Validate()}
+	if n.Embedded != nil {
+		if len(n.Client.URLs) > 0 {
+			errs = append(errs, errors.New("urls: connects out, and embedded runs a server here; remove one"))
+		}
+		for e := range each(n.Embedded.Validate()) {
+			errs = append(errs, fmt.Errorf("embedded.%w", e))
+		}
+	}
+	return errors.Join(append(errs, needsURL(&n.Client))...)
+}
+
+// override returns nil for a role's nats section that says nothing.
+func override(n *bus.Config) *bus.Config {
+	if n == nil {
+		return nil
+	}
+	if len(n.URLs) == 0 {
+		n.URLs = nil
+	}
+	if reflect.DeepEqual(*n, bus.DefaultConfig()) {
+		return nil
+	}
+	return n
+}
+
+func validateOverride(n *bus.Config) error {
+	if n == nil {
+		return nil
+	}
+	if len(n.URLs) == 0 {
+		return errors.New("urls: is empty; this section replaces the top-level nats as a whole")
+	}
+	return n.Validate()
+}
+
+// needsURL finds settings that have no effect on the embedded server, where somebody forgot urls.
+func needsURL(n *bus.Config) error {
+	if len(n.URLs) > 0 {
+		return nil
+	}
+	var errs []error
+	for _, k := range []struct{ key, value string }{
+		{"token_file", n.TokenFile}, {"credentials_file", n.CredentialsFile}, {"nkey_seed_file", n.NKeySeedFile},
+		{"username", n.Username}, {"proxy_url", n.ProxyURL}, {"domain", n.Domain},
+	} {
+		if k.value != "" {
+			errs = append(errs, fmt.Errorf("%s: is set, but urls is empty", k.key))
+		}
+	}
+	if n.TLSConfig != (config.TLSConfig{}) {
+		errs = append(errs, errors.New("tls_config: is set, but urls is empty"))
+	}
+	return errors.Join(errs...)
+}

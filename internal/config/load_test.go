@@ -1,0 +1,172 @@
+package config
+
+import (
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/units"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/hub"
+	"github.com/thalweg/thalweg/internal/natsd"
+	"github.com/thalweg/thalweg/internal/outbox"
+)
+
+func load(t *testing.T, file string) *Config {
+	t.Helper()
+	c, err := Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func parse(t *testing.T, s string) *Config {
+	t.Helper()
+	c, err := Parse([]byte(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func equal[T any](t *testing.T, what string, got, want T) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%s is %v, want %v", what, got, want)
+	}
+}
+
+func TestDefaultsAreTheContracts(t *testing.T) {
+	full, minimal := load(t, "testdata/contract.yml"), load(t, "testdata/minimal.yml")
+	equal(t, "keys that differ from the contract", NeedsRestart(full, minimal), []string(nil))
+	equal(t, "lookback", full.Hub.Store.Lookback, minimal.Hub.Store.Lookback)
+	equal(t, "limits", full.Hub.Limits, minimal.Hub.Limits)
+	equal(t, "federate", full.Hub.Federate, minimal.Hub.Federate)
+	equal(t, "interval", minimal.Global.ScrapeInterval, full.Global.ScrapeInterval)
+	equal(t, "timeout", minimal.Global.ScrapeTimeout, full.Global.ScrapeTimeout)
+	equal(t, "align", minimal.Edge.Scrape.Align, true)
+	equal(t, "hub name", minimal.Hub.Name, "ams-1")
+	equal(t, "data directory", minimal.DataDir, "testdata/data")
+}
+
+func TestEdgeFile(t *testing.T) {
+	t.Setenv("REGION", "eu")
+	c := load(t, "testdata/edge.yml")
+	equal(t, "data directory", c.DataDir, "testdata/state")
+	equal(t, "external labels", c.Global.ExternalLabels, labels.FromStrings("region", "eu", "zone", "a$b"))
+	equal(t, "timeout", c.Global.ScrapeTimeout, model.Duration(5*time.Second))
+	equal(t, "embedded", c.Embedded(), (*natsd.Config)(nil))
+	equal(t, "servers", len(c.EdgeClient().URLs), 2)
+	equal(t, "token file", c.EdgeClient().TokenFile, "testdata/token")
+	equal(t, "CA file", c.EdgeClient().TLSConfig.CAFile, "testdata/tls/ca.pem")
+	equal(t, "match", c.Edge.Pipeline.Match, []string{"up", "node_load1", `{__name__=~"go_.*"}`})
+	equal(t, "empty outbox section", c.Edge.Outbox, outbox.DefaultConfig())
+	jobs := c.Edge.Scrape.Jobs
+	equal(t, "job", jobs[0].JobName, "node")
+	equal(t, "merged job", jobs[1].JobName, "again")
+	equal(t, "merged interval", jobs[1].ScrapeInterval, model.Duration(30*time.Second))
+	equal(t, "merged timeout", jobs[1].ScrapeTimeout, c.Global.ScrapeTimeout)
+	equal(t, "credentials", jobs[0].HTTPClientConfig.Authorization.CredentialsFile, "testdata/bearer")
+	equal(t, "interval", jobs[2].ScrapeInterval, model.Duration(5*time.Second))
+	equal(t, "body limit", jobs[2].BodySizeLimit, units.MiB)
+	equal(t, "discoveries", len(jobs[0].ServiceDiscoveryConfigs), 2)
+}
+
+func TestHubFile(t *testing.T) {
+	c := load(t, "testdata/hub.yml")
+	equal(t, "listener", c.Embedded().Listen, ":4222")
+	equal(t, "tokens", c.Embedded().Auth.TokensFile, "testdata/tokens")
+	equal(t, "stream", c.NATS.Client.Stream.MaxAge, model.Duration(2*time.Hour))
+	equal(t, "stream name", c.NATS.Client.Stream.Name, "THALWEG")
+	equal(t, "parts", c.Hub.Parts.String(), "0-31,40")
+	equal(t, "limits of fra", c.Hub.SiteLimits("fra"), hub.Limits{Series: 5000, Sources: 10000, FrameBytes: 8 * units.MiB, AllowUnlimited: true})
+	equal(t, "limits of others", c.Hub.SiteLimits("x").Series, 0)
+	equal(t, "fra is expected", c.Hub.Sites["fra"].Expected, true)
+	equal(t, "ship is expected", c.Hub.Sites["ship"].Expected, false)
+}
+
+func TestWhichNATS(t *testing.T) {
+	regional := load(t, "testdata/regional.yml")
+	equal(t, "hub", regional.HubClient().URLs, []string{"nats://localhost:4222"})
+	equal(t, "edge", regional.EdgeClient().URLs, []string{"nats://central:4222"})
+	equal(t, "file of edge", regional.EdgeClient().TokenFile, "/run/token")
+	equal(t, "embedded", regional.Embedded(), (*natsd.Config)(nil))
+
+	alone := parse(t, "{site: a, edge: {}}")
+	embedded := natsd.DefaultConfig()
+	equal(t, "embedded by default", alone.Embedded(), &embedded)
+	equal(t, "client by default", alone.EdgeClient(), bus.DefaultConfig())
+
+	elsewhere := parse(t, `{site: a, edge: {nats: {urls: ["nats://b:1"]}}}`)
+	equal(t, "embedded that nobody would use", elsewhere.Embedded(), (*natsd.Config)(nil))
+
+	settings := parse(t, "{site: a, hub: {nats: {}}, nats: {stream: {name: S}}}")
+	equal(t, "overrides that say nothing", settings.Hub.NATS, (*bus.Config)(nil))
+	equal(t, "embedded when only the stream is set", settings.Embedded(), &embedded)
+	equal(t, "stream", settings.HubClient().Stream.Name, "S")
+}
+
+func TestSiteDefault(t *testing.T) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, _, _ := strings.Cut(host, ".")
+	c := DefaultConfig()
+	equal(t, "site", c.Site, want)
+	c.Site, c.Edge = "a.b", &Edge{}
+	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), `the host name gives "a.b"`) {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestNeedsRestart(t *testing.T) {
+	f := func(from, to string, want ...string) {
+		t.Helper()
+		equal(t, from+" -> "+to, NeedsRestart(parse(t, from), parse(t, to)), want)
+	}
+	f("{site: a, edge: {}}", "{site: a, edge: {}}")
+	f("{site: a, edge: {}}", "{site: a, edge: {nats: {}}, nats: {urls: [], embedded: {}}}")
+	f("{site: a, edge: {}}", "{site: b, edge: {}}", "site")
+	f("{site: a, edge: {}}", "{site: a, edge: {}, hub: {}}", "hub")
+	f("{site: a, edge: {}}", "{site: a, edge: {match: [up], scrape_configs: [{job_name: x}]}, global: {scrape_interval: 1m}}")
+	f("{site: a, edge: {}}", "{site: a, data_dir: /x, edge: {flush_interval: 2s, outbox: {max_age: 1d}}}",
+		"data_dir", "edge.flush_interval", "edge.outbox.max_age")
+	f("{site: a, hub: {}}", "{site: a, hub: {limits: {series: 5}, sites: {b: {}}, parts: 3}, nats: {domain: x, urls: ['nats://x']}}",
+		"nats.embedded", "nats.urls", "nats.domain", "hub.parts")
+	f("{site: a, hub: {}, nats: {embedded: {}}}", "{site: a, hub: {}, nats: {embedded: {listen: ':1'}, stream: {replicas: 3}}}",
+		"nats.embedded.listen", "nats.stream.replicas")
+}
+
+func TestEveryLaterKeyIsRefused(t *testing.T) {
+	for _, key := range append([]string{"edge.anonymise"}, later...) {
+		// site a, and section by section down to the key
+		parts := strings.Split(strings.ReplaceAll(key, "*", "b"), ".")
+		doc := "1"
+		for i := len(parts) - 1; i >= 0; i-- {
+			doc = "{" + parts[i] + ": " + doc + "}"
+		}
+		_, err := Parse([]byte(doc))
+		if err == nil {
+			t.Errorf("%s is accepted", key)
+			continue
+		}
+		refused := strings.Contains(err.Error(), "is not available in this version")
+		if want := key != "edge.anonymise"; refused != want {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+}
+
+func TestSecretsAreNotShown(t *testing.T) {
+	_, err := Parse([]byte(`{site: a, edge: {}, nats: {urls: ["nats://me:hunter2@host", "http://me:hunter2@host", "nats://me:hunter2@%zz"], proxy_url: "ftp://me:hunter2@x"}}`))
+	if err == nil || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("error is %v", err)
+	}
+}
