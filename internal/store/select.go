@@ -108,8 +108,17 @@ type view struct {
 	sources   []*source
 	have      []uint64 // matching.words of each source
 	contested bool     // the site label of one of the sources is
-	twins     bool     // one of them shares its base labels with another source
+	twins     twins
 }
+
+// twins says whether sources of a view have the same base labels as other sources, which lets their series be equal.
+type twins int
+
+const (
+	noTwins     twins = iota
+	twinsApart        // with sources of other views
+	twinsWithin       // with each other
+)
 
 // part is the columns of one index that may be selected in the current family.
 type part struct {
@@ -216,9 +225,10 @@ func (sel *selection) prepare(key familyKey) {
 	if f == nil {
 		return
 	}
+	apart := 0 // parts with twins
 	for i := range f.postings {
 		p := part{view: sel.view(f.postings[i].index)}
-		clash, first := p.view.twins, len(sel.picks)
+		clash, first := p.view.twins == twinsWithin, len(sel.picks)
 		for _, column := range f.postings[i].columns {
 			pk, roams, ok := sel.pick(p.view, column, key.name)
 			if ok {
@@ -231,7 +241,10 @@ func (sel *selection) prepare(key familyKey) {
 			continue
 		}
 		sel.parts = append(sel.parts, p)
-		sel.clash = sel.clash || clash
+		if p.view.twins != noTwins {
+			apart++
+		}
+		sel.clash = sel.clash || clash || apart > 1
 		if sel.query.Grouping != ByFamily {
 			continue
 		}
@@ -251,10 +264,16 @@ func (sel *selection) view(x *index) *view {
 	}
 	words := sel.matching.words
 	v = &view{index: x, sources: slices.Clone(x.sources), have: make([]uint64, len(x.sources)*words)}
+	seen := map[uint64]bool{}
 	for i, src := range v.sources {
 		sel.matching.have(v.have[i*words:][:words], src.base)
 		v.contested = v.contested || src.contested
-		v.twins = v.twins || sel.store.baseSets[src.baseSet] > 1
+		if sel.store.baseSets[src.baseSet] > 1 {
+			if v.twins = max(v.twins, twinsApart); seen[src.baseSet] {
+				v.twins = twinsWithin
+			}
+			seen[src.baseSet] = true
+		}
 	}
 	sel.views[x] = v
 	return v
