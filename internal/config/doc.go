@@ -16,3 +16,5 @@
 // It does not look at the files that a configuration names (certificates, tokens), except match_file: their owners
 // read them when they need them.
 package config
+
+//go:generate go run ./gendoc
