@@ -3,11 +3,12 @@ package bus
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -47,7 +48,7 @@ func (c *Conn) natsOptions() (*nats.Options, error) {
 		if err := ValidSite(site); err != nil {
 			return nil, err
 		}
-		o.InboxPrefix = InboxPrefix(site)
+		o.InboxPrefix = InboxPrefix(site) + "." + rand.Text() // nobody can guess where answers arrive
 	}
 	dialer := &dialer{conn: c, net: net.Dialer{Timeout: connectTimeout, KeepAlive: -1}}
 	o.CustomDialer = dialer
@@ -151,7 +152,7 @@ func (c *Conn) reconnectDelay(int) time.Duration {
 	if !c.dialed {
 		return time.Millisecond
 	}
-	return reconnectMin + rand.N(reconnectMax-reconnectMin)
+	return reconnectMin + mathrand.N(reconnectMax-reconnectMin)
 }
 
 // errNotYet keeps nats.Connect, which dials before it returns, from blocking: the first real attempt is made by the

@@ -1,0 +1,67 @@
+package natsd
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/thalweg/thalweg/internal/bus"
+)
+
+// The accounts.
+const (
+	accountSites  = "SITES"
+	accountCore   = "CORE"
+	accountSystem = "SYS"
+)
+
+// responseTime is how long a site may take to answer a request.
+const responseTime = 5 * time.Second
+
+// accounts builds the three accounts from the text that the operator of an external server would write. All that sites
+// may reach in CORE is imported by wildcards from one export; doc.go says why.
+func accounts(root bus.Root, stream, domain string) ([]*server.Account, error) {
+	text := fmt.Sprintf(`
+		accounts {
+			%[1]s {
+				jetstream: enabled
+				exports: [{service: ">", accounts: [%[2]s]}]
+				imports: [{service: {account: %[2]s, subject: %[4]q}}]
+			}
+			%[2]s {
+				exports: [{service: %[4]q, accounts: [%[1]s]}]
+				imports: [`,
+		accountCore, accountSites, accountSystem, root.AllControls())
+	direct := bus.DirectGetSubject("", stream, root.AllLanes())
+	for _, subject := range []string{root.AllLanes(), root.Hellos(), root.AllEvents(), direct} {
+		text += fmt.Sprintf("{service: {account: %s, subject: %q}}\n", accountCore, subject)
+	}
+	if domain != "" {
+		text += fmt.Sprintf("{service: {account: %s, subject: %q}, to: %q}\n",
+			accountCore, direct, bus.DirectGetSubject(domain, stream, root.AllLanes()))
+	}
+	text += fmt.Sprintf("]}\n%s {}\n}", accountSystem)
+	var options server.Options
+	if err := options.ProcessConfigString(text); err != nil {
+		return nil, fmt.Errorf("set up accounts: %w", err)
+	}
+	return options.Accounts, nil
+}
+
+// sitePermissions is everything a site may do.
+func sitePermissions(root bus.Root, stream, domain, site string) *server.Permissions {
+	publish := []string{root.Hello(site), root.Events(site)}
+	for _, lane := range bus.Lanes() {
+		subject := root.Lane(site, lane)
+		publish = append(publish, subject, bus.DirectGetSubject("", stream, subject))
+		if domain != "" {
+			publish = append(publish, bus.DirectGetSubject(domain, stream, subject))
+		}
+	}
+	return &server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: publish},
+		Subscribe: &server.SubjectPermission{Allow: []string{bus.InboxPrefix(site) + ".>", root.Controls(site)}},
+		Response:  &server.ResponsePermission{MaxMsgs: 1, Expires: responseTime},
+	}
+}

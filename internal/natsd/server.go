@@ -1,0 +1,304 @@
+package natsd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/exporter-toolkit/web"
+	"github.com/prometheus/prometheus/tsdb/fileutil"
+
+	"github.com/thalweg/thalweg/internal/bus"
+)
+
+const (
+	// syncInterval bounds what a power loss can take of acknowledged messages.
+	syncInterval = time.Second
+	// storeMargin is room in JetStream beside the stream of frames.
+	storeMargin  = 1 << 30
+	startTimeout = 30 * time.Second
+)
+
+// Options of a server.
+type Options struct {
+	Config Config
+	// StoreDir belongs to this server alone.
+	StoreDir string
+	// Root and Stream name the subjects that cross between the accounts; the stream's max_bytes reserves space.
+	Root   bus.Root
+	Stream bus.StreamConfig
+	Logger *slog.Logger
+}
+
+// Server is a running NATS server.
+type Server struct {
+	nats    *server.Server
+	auth    *authenticator
+	lock    fileutil.Releaser
+	unlock  sync.Once
+	log     *slog.Logger
+	logger  *logger
+	clients prometheus.GaugeFunc
+	done    chan struct{} // closed when the server has ended
+}
+
+// Start starts a server and returns when it accepts clients. A port that is taken, a store directory in use or not
+// writable, and a configuration that would let strangers in are errors.
+func Start(o Options) (*Server, error) {
+	s, err := start(o)
+	if err != nil {
+		return nil, fmt.Errorf("start NATS server: %w", err)
+	}
+	return s, nil
+}
+
+func start(o Options) (*Server, error) {
+	options, err := natsOptions(&o)
+	if err != nil {
+		return nil, err
+	}
+	auth, err := newAuthenticator(o.Config.Auth.TokensFile, o.Logger)
+	if err != nil {
+		return nil, err
+	}
+	if err := admitAnonymous(auth, &o.Config, options); err != nil {
+		return nil, err
+	}
+	auth.permissions = func(site string) *server.Permissions {
+		return sitePermissions(o.Root, o.Stream.Name, options.JetStreamDomain, site)
+	}
+	options.CustomClientAuthentication = auth
+	lock, _, err := fileutil.Flock(filepath.Join(options.StoreDir, "lock"))
+	if err != nil {
+		return nil, fmt.Errorf("lock store directory %q, which another server may be using: %w", options.StoreDir, err)
+	}
+	s := &Server{auth: auth, lock: lock, log: o.Logger, done: make(chan struct{})}
+	s.logger = newLogger(o.Logger)
+	if s.nats, err = server.NewServer(options); err != nil {
+		return nil, errors.Join(err, lock.Release())
+	}
+	s.nats.SetLoggerV2(s.logger, false, false, false)
+	s.clients = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "thalweg_natsd_clients", Help: "Clients connected to the embedded server, those of this process included.",
+	}, func() float64 { return float64(s.nats.NumClients()) })
+	if auth.sites, err = s.nats.LookupAccount(accountSites); err == nil {
+		auth.core, err = s.nats.LookupAccount(accountCore)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("set up accounts: %w", err), lock.Release())
+	}
+	s.nats.Start()
+	go func() {
+		defer close(s.done)
+		s.nats.WaitForShutdown()
+	}()
+	if err := s.awaitReady(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	s.logger.started()
+	o.Logger.Info("NATS server is ready", "url", s.URL(), "store", options.StoreDir)
+	return s, nil
+}
+
+// awaitReady returns the server's own words when it could not start.
+func (s *Server) awaitReady() error {
+	deadline := time.Now().Add(startTimeout)
+	for time.Now().Before(deadline) {
+		if s.nats.ReadyForConnections(100 * time.Millisecond) {
+			return s.logger.fatal()
+		}
+		if err := s.logger.fatal(); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("not ready after %s", startTimeout)
+}
+
+// natsOptions builds the server's options from the file, if there is one, and ours on top of it.
+func natsOptions(o *Options) (*server.Options, error) {
+	options := &server.Options{}
+	if file := o.Config.ConfigFile; file != "" {
+		var err error
+		if options, err = server.ProcessConfigFile(file); err != nil {
+			return nil, fmt.Errorf("read config_file %q: %w", file, err)
+		}
+		warnOverridden(o.Logger, options)
+	}
+	host, port, err := net.SplitHostPort(o.Config.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen %q: %w", o.Config.Listen, err)
+	}
+	if options.Port, err = strconv.Atoi(port); err != nil {
+		return nil, fmt.Errorf("listen %q: %w", o.Config.Listen, err)
+	}
+	if options.Port == 0 {
+		options.Port = server.RANDOM_PORT
+	}
+	options.Host = host
+	options.DontListen = false
+	if o.Config.TLSServerConfig.IsEnabled() {
+		if options.TLSConfig, err = web.ConfigToTLSConfig(&o.Config.TLSServerConfig); err != nil {
+			return nil, fmt.Errorf("read tls_server_config: %w", err)
+		}
+		options.TLS = true
+	}
+	if options.Accounts, err = accounts(o.Root, o.Stream.Name, options.JetStreamDomain); err != nil {
+		return nil, err
+	}
+	options.SystemAccount = accountSystem
+	options.Users, options.Nkeys, options.NoAuthUser = nil, nil, ""
+	options.Username, options.Password, options.Authorization = "", "", ""
+	options.TrustedOperators, options.TrustedKeys, options.AccountResolver, options.AuthCallout = nil, nil, nil, nil
+	options.NoSigs = true
+	options.NoLog = false
+	options.DisableJetStreamBanner = true
+	options.JetStream = true
+	if options.StoreDir == "" {
+		options.StoreDir = o.StoreDir
+	}
+	if options.SyncInterval == 0 {
+		options.SyncInterval = syncInterval
+	}
+	if options.JetStreamMaxStore <= 0 {
+		options.JetStreamMaxStore = int64(o.Stream.MaxBytes) + storeMargin
+	}
+	if options.JetStreamLimits.DefaultMaxConsumers == 0 {
+		options.JetStreamLimits.DefaultMaxConsumers = -1
+	}
+	return options, nil
+}
+
+// warnOverridden names what the file says in vain.
+func warnOverridden(log *slog.Logger, o *server.Options) {
+	for key, set := range map[string]bool{
+		"accounts":      len(o.Accounts) > 0,
+		"authorization": len(o.Users)+len(o.Nkeys) > 0 || o.Username != "" || o.Authorization != "" || o.AuthCallout != nil,
+		"no_auth_user":  o.NoAuthUser != "",
+		"operator":      len(o.TrustedOperators)+len(o.TrustedKeys) > 0,
+		"log_file":      o.LogFile != "",
+	} {
+		if set {
+			log.Warn("setting of config_file has no effect", "file", o.ConfigFile, "key", key)
+		}
+	}
+}
+
+// admitAnonymous decides whether clients need no credential, and refuses what would admit strangers unasked.
+func admitAnonymous(a *authenticator, c *Config, o *server.Options) error {
+	if c.Auth.TokensFile != "" {
+		return nil
+	}
+	exposed := ""
+	for _, l := range []struct {
+		what, host string
+		port       int
+	}{
+		{"listen", o.Host, o.Port}, {"websocket", o.Websocket.Host, o.Websocket.Port}, {"mqtt", o.MQTT.Host, o.MQTT.Port},
+	} {
+		if l.port != 0 && !isLoopback(l.host) {
+			exposed = fmt.Sprintf("%s address %q", l.what, net.JoinHostPort(l.host, strconv.Itoa(max(l.port, 0))))
+		}
+	}
+	if exposed != "" && !c.AllowAnonymous {
+		return fmt.Errorf("%s is not loopback and nobody would need a credential: set auth.tokens_file, or allow_anonymous: true", exposed)
+	}
+	a.anonymousSites = true
+	a.anonymousHubs = exposed == ""
+	return nil
+}
+
+func isLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// Run blocks until ctx ends, then shuts the server down and returns nil; or until the server cannot go on, which is an
+// error. In both cases the server is down afterwards.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.Close()
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-s.logger.died:
+		return fmt.Errorf("run NATS server: %w", s.logger.fatal())
+	case <-s.done:
+		return errors.New("run NATS server: it was shut down")
+	}
+}
+
+// Close shuts the server down and waits for it. It may be called more than once.
+func (s *Server) Close() {
+	s.logger.stopping()
+	s.nats.Shutdown()
+	<-s.done
+	s.unlock.Do(func() {
+		if err := s.lock.Release(); err != nil {
+			s.log.Warn("unlock store directory", "err", err)
+		}
+	})
+}
+
+// URL is how clients of this machine reach the server.
+func (s *Server) URL() string { return s.nats.ClientURL() }
+
+// Addr is the address the server listens on.
+func (s *Server) Addr() net.Addr { return s.nats.Addr() }
+
+// Core is an in-process connection with the rights of a hub.
+func (s *Server) Core() *bus.InProcess { return s.inProcess(hubName) }
+
+// Site is an in-process connection with the rights of that site.
+func (s *Server) Site(name string) *bus.InProcess { return s.inProcess(name) }
+
+func (s *Server) inProcess(name string) *bus.InProcess {
+	return &bus.InProcess{Dial: s.nats.InProcessConn, User: name, Password: s.auth.password(name)}
+}
+
+// Reload reads the tokens file again and closes connections whose token is no longer in it. After an error the old
+// tokens hold.
+func (s *Server) Reload() error {
+	if err := s.auth.readTokens(); err != nil {
+		return fmt.Errorf("reload NATS server: %w", err)
+	}
+	revoked := s.auth.revoked()
+	var gone []uint64
+	const page = 1024
+	for offset := 0; ; offset += page {
+		connections, err := s.nats.Connz(&server.ConnzOptions{Username: true, Offset: offset, Limit: page})
+		if err != nil {
+			return fmt.Errorf("reload NATS server: list connections: %w", err)
+		}
+		for _, c := range connections.Conns {
+			if revoked(c.AuthorizedUser) {
+				gone = append(gone, c.Cid)
+			}
+		}
+		if offset+len(connections.Conns) >= connections.Total || len(connections.Conns) == 0 {
+			break
+		}
+	}
+	for _, id := range gone {
+		if err := s.nats.DisconnectClientByID(id); err != nil {
+			s.log.Debug("close revoked connection", "id", id, "err", err)
+		}
+	}
+	s.log.Info("tokens read again", "closed_connections", len(gone))
+	return nil
+}
+
+// Metrics to register.
+func (s *Server) Metrics() []prometheus.Collector {
+	return []prometheus.Collector{s.auth.refused, s.clients, s.logger.dropped}
+}
