@@ -53,16 +53,17 @@ const (
 type Cause uint8
 
 const (
-	CauseEvicted  Cause = 1 + iota // the outbox was full or the frames too old
-	CauseCorrupt                   // an outbox file could not be read back
-	CauseRefused                   // a limit refused them
-	CausePaused                    // the site was paused
-	CauseOversize                  // a frame does not fit the server's max_payload
+	CauseEvicted   Cause = 1 + iota // the outbox was full or the frames too old
+	CauseCorrupt                    // an outbox file could not be read back
+	CauseRefused                    // a limit refused them
+	CausePaused                     // the site was paused
+	CauseOversize                   // a frame does not fit the server's max_payload
+	CauseUnwritten                  // the outbox could not be written
 
 	causeEnd
 )
 
-var causeNames = [...]string{"unknown", "evicted", "corrupt", "refused", "paused", "oversize"}
+var causeNames = [...]string{"unknown", "evicted", "corrupt", "refused", "paused", "oversize", "unwritten"}
 
 func (c Cause) String() string {
 	if int(c) < len(causeNames) {
@@ -144,7 +145,7 @@ func appendOrigin(dst []byte, facts []Fact) []byte {
 }
 
 func readOrigin(r *reader) []Fact {
-	facts := make([]Fact, r.count(2))
+	facts := make([]Fact, r.list(2, maxFacts))
 	for i := range facts {
 		facts[i] = Fact{r.string(), r.string()}
 	}
@@ -164,7 +165,7 @@ func appendRefusals(dst []byte, refusals []Refusal) []byte {
 }
 
 func readRefusals(r *reader) []Refusal {
-	refusals := make([]Refusal, r.count(4))
+	refusals := make([]Refusal, r.list(4, maxRefusals))
 	for i := range refusals {
 		refusals[i] = Refusal{r.string(), r.uvarint(), r.uvarint(), r.string()}
 	}

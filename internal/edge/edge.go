@@ -1,0 +1,327 @@
+package edge
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/frame"
+	"github.com/thalweg/thalweg/internal/lane"
+	"github.com/thalweg/thalweg/internal/outbox"
+	"github.com/thalweg/thalweg/internal/series"
+)
+
+// drainTimeout bounds how long Run goes on publishing after its context ended.
+const drainTimeout = 5 * time.Second
+
+// Options of New. All are required but Now.
+type Options struct {
+	Site   string
+	Config Config
+	// Dir of the outbox.
+	Dir     string
+	Conn    *bus.Conn
+	Logger  *slog.Logger
+	Version string
+	// StreamMaxAge bounds the keyframe interval to a quarter of it; 0 if it is not known.
+	StreamMaxAge time.Duration
+	// Lookback is how long a silent source is remembered at least.
+	Lookback time.Duration
+	Now      func() time.Time
+}
+
+// Edge is the sending side of one site. All methods are safe for concurrent use.
+type Edge struct {
+	site     string
+	log      *slog.Logger
+	conn     *bus.Conn
+	outbox   *outbox.Outbox
+	now      func() time.Time
+	version  string
+	epoch    frame.Epoch
+	control  string // the subject this edge listens on
+	metrics  *metrics
+	settings chan Config // of Apply, for Run
+
+	live, backfill *wire
+
+	// mu is held while a row is encoded and while frames are appended to the outbox, so that frames stand there in the
+	// order in which they were made.
+	mu        sync.Mutex
+	config    Config
+	sender    *lane.Sender
+	frames    [][]byte // closed and not yet appended; empty between calls
+	announced int      // losses of the outbox that stand in the frame under construction or closed
+	appended  chan struct{}
+	maxAge    time.Duration
+	welcome   lane.Welcome
+
+	status statusBoard
+}
+
+// New opens the outbox and begins an epoch. The caller runs Run, and Close at last.
+func New(o Options) (*Edge, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	box, err := outbox.Open(outbox.Options{Dir: o.Dir, Config: o.Config.Outbox, Logger: o.Logger, Now: o.Now})
+	if err != nil {
+		return nil, err
+	}
+	e := &Edge{
+		site: o.Site, log: o.Logger, conn: o.Conn, outbox: box, now: o.Now, version: o.Version, epoch: newEpoch(),
+		control: o.Conn.Root().NewControl(o.Site), metrics: newMetrics(), settings: make(chan Config, 1),
+		config: o.Config, appended: make(chan struct{}), maxAge: o.StreamMaxAge,
+	}
+	e.live = newWire(e, bus.Live)
+	e.backfill = newWire(e, bus.Backfill)
+	var before frame.Predecessor
+	if last, ok := box.Last(); ok {
+		before = frame.Predecessor{ID: last.ID, Rows: last.RowsAfter()}
+	}
+	e.sender = lane.NewSender(lane.SenderConfig{
+		Encoder: frame.EncoderConfig{Epoch: e.epoch, Predecessor: before, Facts: []frame.Fact{
+			{Name: "version", Value: o.Version},
+			{Name: "keyframe_interval_ms", Value: strconv.FormatInt(e.keyframeInterval().Milliseconds(), 10)},
+		}},
+		KeyframeInterval: e.keyframeInterval(),
+		Lookback:         o.Lookback,
+		Jitter:           mathrand.Float64,
+	})
+	e.log.Info("edge begins an epoch", "site", e.site, "epoch", e.epoch, "predecessor", before.ID, "outbox", o.Dir)
+	return e, nil
+}
+
+func newEpoch() frame.Epoch {
+	for {
+		var b [8]byte
+		_, _ = rand.Read(b[:]) // never fails
+		if e := frame.Epoch(binary.LittleEndian.Uint64(b[:])); e != 0 {
+			return e
+		}
+	}
+}
+
+// keyframeInterval is the configured one, lowered to a quarter of what the stream keeps and to what hubs ask for.
+func (e *Edge) keyframeInterval() time.Duration {
+	d := time.Duration(e.config.KeyframeInterval)
+	if e.maxAge > 0 {
+		d = min(d, e.maxAge/4)
+	}
+	if ms := e.welcome.KeyframeIntervalMs; ms > 0 {
+		d = min(d, time.Duration(ms)*time.Millisecond)
+	}
+	return d
+}
+
+// Sink accepts a row: it is in the outbox after the next flush.
+func (e *Edge) Sink(row *series.Row) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	frames, err := e.sender.Append(e.frames, row, e.now().UnixMilli())
+	e.frames = frames
+	if err != nil {
+		e.metrics.refusedRows.Inc()
+		return err
+	}
+	e.metrics.rows.Inc()
+	e.metrics.samples.Add(float64(row.Samples()))
+	if len(e.frames) > 0 {
+		return e.store()
+	}
+	return nil
+}
+
+// Flush closes the frame under construction and returns when everything accepted so far is in the outbox.
+func (e *Edge) Flush() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.flush()
+}
+
+// flush does the work of Flush. The caller holds mu.
+func (e *Edge) flush() error {
+	losses := e.outbox.Losses()
+	for _, l := range losses {
+		e.sender.Lost(frame.Loss{
+			Epoch: l.Epoch, From: l.From, To: l.To, Rows: l.Rows, First: l.FirstSent, Last: l.LastSent, Cause: lossCause(l.Cause),
+		})
+		e.log.Warn("frames were lost before they reached the server", "site", e.site, "cause", l.Cause, "epoch", l.Epoch,
+			"from", l.From, "to", l.To, "rows", l.Rows)
+	}
+	e.announced = len(losses)
+	e.frames = e.sender.Flush(e.frames, e.now().UnixMilli())
+	return e.store()
+}
+
+func lossCause(c outbox.Cause) frame.Cause {
+	switch c {
+	case outbox.CauseCorrupt, outbox.CauseMissing:
+		return frame.CauseCorrupt
+	}
+	return frame.CauseEvicted
+}
+
+// store appends the closed frames to the outbox. The caller holds mu. On an error the rows in them are lost, which is
+// announced in a later frame.
+func (e *Edge) store() error {
+	if len(e.frames) == 0 {
+		return nil
+	}
+	frames := e.frames
+	e.frames = nil
+	err := e.outbox.Append(frames...)
+	if err == nil {
+		for _, f := range frames {
+			e.metrics.frameBytes.Add(float64(len(f)))
+		}
+		e.metrics.frames.Add(float64(len(frames)))
+		if e.announced > 0 {
+			e.outbox.Announced(e.announced)
+			e.announced = 0
+		}
+		close(e.appended)
+		e.appended = make(chan struct{})
+		e.status.clear("outbox")
+		return nil
+	}
+	e.announced = 0
+	var loss frame.Loss
+	for i, f := range frames {
+		h, parseErr := frame.ParseHeader(f)
+		if parseErr != nil {
+			panic("BUG: edge: own frame: " + parseErr.Error())
+		}
+		if i == 0 {
+			loss = frame.Loss{Epoch: h.Epoch, From: h.Number, First: h.Sent, Cause: frame.CauseUnwritten}
+		}
+		loss.To, loss.Last = h.Number, h.Sent
+		loss.Rows += uint64(h.Rows)
+	}
+	e.sender.Lost(loss)
+	e.sender.RequestKeyframe(e.now().UnixMilli(), false)
+	e.metrics.unwrittenRows.Add(float64(loss.Rows))
+	e.status.set("outbox", err.Error())
+	e.log.Error("outbox refused frames", "site", e.site, "rows", loss.Rows, "err", err)
+	return fmt.Errorf("store frames: %w", err)
+}
+
+// Apply takes a changed configuration over at the next flush: intervals and recovery. The outbox's own settings need a
+// restart.
+func (e *Edge) Apply(c Config) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c.Outbox = e.config.Outbox
+	e.config = c
+	e.sender.SetKeyframeInterval(e.keyframeInterval())
+	select {
+	case <-e.settings:
+	default:
+	}
+	e.settings <- c
+}
+
+func (e *Edge) inOrder() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.config.Recovery == InOrder
+}
+
+// Run flushes and publishes until ctx ends. Then it flushes for the last time and goes on publishing for a few seconds
+// at most. Sinks must be quiet by then.
+func (e *Edge) Run(ctx context.Context) error {
+	linkCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var links sync.WaitGroup
+	links.Go(func() { e.keepLink(linkCtx) })
+	links.Go(func() { e.keepHello(linkCtx) })
+	e.keepFlushing(ctx)
+	e.drain(linkCtx)
+	stop()
+	links.Wait()
+	return nil
+}
+
+func (e *Edge) keepFlushing(ctx context.Context) {
+	e.mu.Lock()
+	flush := time.NewTicker(time.Duration(e.config.FlushInterval))
+	e.mu.Unlock()
+	defer flush.Stop()
+	expire := time.NewTicker(10 * time.Second)
+	defer expire.Stop()
+	for {
+		select {
+		case <-flush.C:
+			_ = e.Flush() // logged and counted where it fails
+		case <-expire.C:
+			if err := e.outbox.Expire(e.now()); err != nil {
+				e.log.Warn("expire outbox files", "site", e.site, "err", err)
+			}
+		case c := <-e.settings:
+			flush.Reset(time.Duration(c.FlushInterval))
+		case <-ctx.Done():
+			_ = e.Flush()
+			return
+		}
+	}
+}
+
+// drain waits until the newest frame is acknowledged, if there is a link.
+func (e *Edge) drain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	for {
+		last, _ := e.outbox.Last()
+		state, changed := e.conn.Watch()
+		acked := e.live.ackedSignal()
+		if last.ID == e.outbox.NewestAcked() || !state.Connected || e.live.replaced() {
+			return
+		}
+		select {
+		case <-acked:
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Close lets go of the outbox. Run must have returned.
+func (e *Edge) Close() error { return e.outbox.Close() }
+
+// Epoch of this process.
+func (e *Edge) Epoch() frame.Epoch { return e.epoch }
+
+// Metrics to register.
+func (e *Edge) Metrics() []prometheus.Collector {
+	return append(e.metrics.all(), e.outbox.Metrics()...)
+}
+
+// newestFrame returns where the encoder is and a channel that is closed when more frames are in the outbox.
+func (e *Edge) newestFrame() (frame.ID, <-chan struct{}) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	last, _ := e.outbox.Last()
+	return last.ID, e.appended
+}
+
+// cutHere closes the frame under construction and makes the next one a keyframe. It returns a reader that begins there
+// and the identity of that frame.
+func (e *Edge) cutHere() (*outbox.Reader, frame.ID, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	err := e.flush()
+	e.sender.RequestKeyframe(e.now().UnixMilli(), false)
+	return e.outbox.ReaderAtHead(), frame.ID{Epoch: e.epoch, Number: e.sender.Last().Number + 1}, err
+}
+
+var errReplan = errors.New("the live lane has fallen behind")

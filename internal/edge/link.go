@@ -1,0 +1,361 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/frame"
+	"github.com/thalweg/thalweg/internal/lane"
+	"github.com/thalweg/thalweg/internal/outbox"
+)
+
+const (
+	// silence is how long a lane must have been quiet before a replaced process tries again.
+	silence = 5 * time.Minute
+	// silenceCheck is how often it looks.
+	silenceCheck = 30 * time.Second
+	// backlogCheck is how often an idle backfill lane looks for something to fill.
+	backlogCheck = 30 * time.Second
+)
+
+// keepLink publishes whenever there is a connection, until ctx ends.
+func (e *Edge) keepLink(ctx context.Context) {
+	for attempt := 0; ctx.Err() == nil; {
+		state, changed := e.conn.Watch()
+		if !state.Connected {
+			e.status.set("link", state.Reason)
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		e.status.clear("link")
+		err := e.whileConnected(ctx, e.session)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, errReplaced):
+			e.status.set("link", err.Error())
+			e.log.Error("another process publishes as this site; this one keeps its rows in the outbox", "site", e.site,
+				"epoch", e.epoch, "err", err)
+			e.awaitSilence(ctx)
+			continue
+		case err != nil && !errors.Is(err, context.Canceled):
+			e.log.Warn("publishing was interrupted", "site", e.site, "err", err)
+		}
+		if pause(ctx, attempt) != nil {
+			return
+		}
+		attempt = (attempt + 1) % 8
+	}
+}
+
+// whileConnected runs f with a context that ends with the connection of this moment.
+func (e *Edge) whileConnected(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	state, changed := e.conn.Watch()
+	var watcher sync.WaitGroup
+	defer watcher.Wait()
+	defer cancel()
+	watcher.Go(func() {
+		for state.Connected {
+			select {
+			case <-changed:
+				state, changed = e.conn.Watch()
+			case <-ctx.Done():
+				return
+			}
+		}
+		cancel()
+	})
+	return f(ctx)
+}
+
+// session is the life of one connection.
+func (e *Edge) session(ctx context.Context) error {
+	e.mu.Lock()
+	if most := int(e.conn.MaxPayload())/2 - headroom; most > 0 {
+		e.sender.Limit(min(frame.DefaultMaxBody, most))
+	}
+	e.mu.Unlock()
+	last, err := e.live.resolve(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := e.backfill.resolve(ctx); err != nil {
+		return err
+	}
+	e.reconcile(last)
+	for {
+		err := e.runLanes(ctx, last)
+		if !errors.Is(err, errReplan) {
+			return err
+		}
+		e.log.Info("live lane goes on with a keyframe, backfill follows", "site", e.site, "err", err)
+		last = frame.ID{}
+	}
+}
+
+// reconcile compares what the server holds with what it had acknowledged. If it lost some (power loss, an older copy of
+// the stream, a deleted stream) everything still in the outbox counts as not stored: hubs know a frame when it comes
+// again.
+func (e *Edge) reconcile(last frame.ID) {
+	newest := e.outbox.NewestAcked()
+	liveLost, backfillLost := e.live.publisher.Lost(), e.backfill.publisher.Lost()
+	if newest.Number == 0 || !liveLost && !backfillLost && (last == newest || last.Number != 0 && !e.outbox.Before(last, newest)) {
+		return
+	}
+	if !liveLost && !backfillLost && last.Number == 0 && e.live.foreign() {
+		return // another process was here meanwhile; that says nothing about what is stored
+	}
+	e.outbox.UnackAll()
+	e.metrics.serverLosses.Inc()
+	e.log.Warn("the server no longer holds what it had stored; sending again what the outbox holds", "site", e.site,
+		"acknowledged", newest, "on_lane", last)
+}
+
+// runLanes plans where the live lane goes on and runs both lanes until one fails.
+func (e *Edge) runLanes(ctx context.Context, last frame.ID) error {
+	unacked := e.outbox.Unacked()
+	var oldest lane.Pending
+	if len(unacked) > 0 {
+		u := unacked[0]
+		oldest = lane.Pending{First: frame.ID{Epoch: u.Epoch, Number: u.From}, FirstSent: u.FirstSent}
+	}
+	head, _ := e.outbox.Last()
+	start := lane.PlanStart(oldest, len(unacked) > 0, last, head.ID, e.now().UnixMilli(), e.inOrder(), func(id frame.ID) frame.ID {
+		if group, ok := e.outbox.KeyframeBefore(id); ok {
+			return group
+		}
+		return id
+	})
+	reader, from := (*outbox.Reader)(nil), start.From
+	if start.Keyframe {
+		var err error
+		if reader, from, err = e.cutHere(); err != nil {
+			e.log.Warn("flush before a keyframe", "site", e.site, "err", err)
+		}
+	} else {
+		reader = e.outbox.Reader(start.From)
+	}
+	e.log.Debug("live lane goes on", "site", e.site, "from", from, "keyframe", start.Keyframe, "pending_runs", len(unacked))
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var backfill sync.WaitGroup
+	var backfillErr error
+	backfill.Go(func() {
+		if backfillErr = e.runBackfill(ctx, from); backfillErr != nil {
+			cancel()
+		}
+	})
+	err := e.runLive(ctx, reader)
+	cancel()
+	backfill.Wait()
+	if err == nil || errors.Is(err, context.Canceled) && backfillErr != nil {
+		err = backfillErr
+	}
+	return err
+}
+
+// runLive publishes what the reader gives, and what comes behind it, on the live lane.
+func (e *Edge) runLive(ctx context.Context, reader *outbox.Reader) error {
+	defer reader.Close()
+	for {
+		_, more := e.newestFrame()
+		data, first, last, err := reader.Next(e.live.room())
+		var gap *outbox.GapError
+		switch {
+		case errors.Is(err, outbox.ErrHead):
+			select {
+			case <-more:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			continue
+		case errors.As(err, &gap):
+			e.log.Warn("frames are missing in the outbox", "site", e.site, "err", err)
+			continue
+		case err != nil:
+			e.status.set("live", err.Error())
+			if err := pause(ctx, 3); err != nil {
+				return err
+			}
+			continue
+		}
+		if age := e.now().UnixMilli() - first.Sent; age > lane.Backlog.Milliseconds() && !e.inOrder() {
+			return fmt.Errorf("%w: frame %s is %s old", errReplan, first.ID, time.Duration(age)*time.Millisecond)
+		}
+		if err := e.live.send(ctx, data, &first, &last); err != nil {
+			if !errors.Is(err, bus.ErrTooLarge) {
+				return err
+			}
+			e.skip(&first, &last, err)
+			return fmt.Errorf("%w: %w", errReplan, err)
+		}
+		if e.live.publisher.Lost() {
+			e.reconcileNow()
+			return fmt.Errorf("%w: the server lost frames", errReplan)
+		}
+	}
+}
+
+// reconcileNow is reconcile in the middle of a session.
+func (e *Edge) reconcileNow() {
+	e.outbox.UnackAll()
+	e.metrics.serverLosses.Inc()
+	e.log.Warn("the server no longer holds what it had stored; sending again what the outbox holds", "site", e.site)
+}
+
+// skip gives up frames that no message can carry.
+func (e *Edge) skip(first, last *frame.Header, cause error) {
+	e.outbox.Ack(first.Epoch, first.Number, last.Number)
+	loss := frame.Loss{
+		Epoch: first.Epoch, From: first.Number, To: last.Number, Rows: last.RowsAfter() - first.RowsBefore,
+		First: first.Sent, Last: last.Sent, Cause: frame.CauseOversize,
+	}
+	e.mu.Lock()
+	e.sender.Lost(loss)
+	e.mu.Unlock()
+	e.log.Error("frames are larger than the server takes and are given up", "site", e.site, "epoch", first.Epoch,
+		"from", first.Number, "to", last.Number, "rows", loss.Rows, "bytes", first.Size, "err", cause)
+}
+
+// runBackfill publishes what is not stored of the frames before live on the backfill lane, oldest first, until ctx ends.
+func (e *Edge) runBackfill(ctx context.Context, live frame.ID) error {
+	e.mu.Lock()
+	bytesPerSecond := e.config.Outbox.BackfillBytesPerSecond
+	e.mu.Unlock()
+	limit := rate.NewLimiter(rate.Inf, 0)
+	if bytesPerSecond > 0 {
+		limit = rate.NewLimiter(rate.Limit(bytesPerSecond), int(bytesPerSecond))
+	}
+	for {
+		r, ok := e.oldestBefore(live)
+		if !ok {
+			t := time.NewTimer(backlogCheck)
+			select {
+			case <-t.C:
+				continue
+			case <-ctx.Done():
+				t.Stop()
+				return ctx.Err()
+			}
+		}
+		if err := e.fill(ctx, r, limit); err != nil {
+			return err
+		}
+	}
+}
+
+// oldestBefore returns the oldest run of frames before live that is not stored.
+func (e *Edge) oldestBefore(live frame.ID) (outbox.Range, bool) {
+	for _, r := range e.outbox.Unacked() {
+		if r.Epoch == live.Epoch && r.From >= live.Number || !e.outbox.Before(frame.ID{Epoch: r.Epoch, Number: r.From}, live) {
+			return outbox.Range{}, false
+		}
+		if r.Epoch == live.Epoch {
+			r.To = min(r.To, live.Number-1)
+		}
+		return r, true
+	}
+	return outbox.Range{}, false
+}
+
+// fill publishes a run of frames on the backfill lane, from the keyframe before it.
+func (e *Edge) fill(ctx context.Context, r outbox.Range, limit *rate.Limiter) error {
+	from := frame.ID{Epoch: r.Epoch, Number: r.From}
+	if group, ok := e.outbox.KeyframeBefore(from); ok {
+		from = group
+	}
+	e.log.Info("filling a gap", "site", e.site, "epoch", r.Epoch, "from", r.From, "to", r.To, "rows", r.Rows, "bytes", r.Bytes)
+	reader := e.outbox.Reader(from)
+	defer reader.Close()
+	for {
+		data, first, last, err := reader.Next(e.backfill.room())
+		var gap *outbox.GapError
+		switch {
+		case errors.Is(err, outbox.ErrHead):
+			return nil
+		case errors.As(err, &gap):
+			return nil // the outbox announces what is lost; what is left is found anew
+		case err != nil:
+			e.status.set("backfill", err.Error())
+			if err := pause(ctx, 3); err != nil {
+				return err
+			}
+			continue
+		}
+		if first.Epoch != r.Epoch || first.Number > r.To {
+			return nil
+		}
+		if err := waitFor(ctx, limit, len(data)); err != nil {
+			return err
+		}
+		if err := e.backfill.send(ctx, data, &first, &last); err != nil {
+			if !errors.Is(err, bus.ErrTooLarge) {
+				return err
+			}
+			e.skip(&first, &last, err)
+		}
+		if e.backfill.publisher.Lost() {
+			e.reconcileNow()
+			return fmt.Errorf("%w: the server lost frames", errReplan)
+		}
+		if last.Number >= r.To {
+			return nil
+		}
+	}
+}
+
+// waitFor takes n bytes from the limiter, in portions that it allows.
+func waitFor(ctx context.Context, limit *rate.Limiter, n int) error {
+	if limit.Limit() == rate.Inf {
+		return nil
+	}
+	for n > 0 {
+		portion := min(n, limit.Burst())
+		if err := limit.WaitN(ctx, portion); err != nil {
+			return err
+		}
+		n -= portion
+	}
+	return nil
+}
+
+// awaitSilence returns when nobody has published on the live lane for a while, or ctx ended.
+func (e *Edge) awaitSilence(ctx context.Context) {
+	var last uint64
+	quiet := e.now()
+	t := time.NewTicker(silenceCheck)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		m, err := e.conn.Last(ctx, e.live.subject)
+		if err != nil && !errors.Is(err, bus.ErrNoMessage) {
+			quiet = e.now() // what cannot be seen is not silent
+			continue
+		}
+		if m.Sequence != last {
+			last, quiet = m.Sequence, e.now()
+		}
+		if e.now().Sub(quiet) >= silence {
+			e.log.Warn("the other process fell silent; publishing again", "site", e.site)
+			e.live.publisher.Forgive()
+			e.backfill.publisher.Forgive()
+			return
+		}
+	}
+}

@@ -1,0 +1,44 @@
+package edge
+
+import "github.com/prometheus/client_golang/prometheus"
+
+type metrics struct {
+	rows, samples, refusedRows, unwrittenRows prometheus.Counter
+	frames, frameBytes                        prometheus.Counter
+	ackedFrames, refusedPublishes             *prometheus.CounterVec
+	serverLosses, keyframeRequests            prometheus.Counter
+	skew                                      prometheus.Gauge
+}
+
+func newMetrics() *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "thalweg_edge_" + name, Help: help})
+	}
+	byLane := func(name, help string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "thalweg_edge_" + name, Help: help}, []string{"lane"})
+		v.WithLabelValues("live")
+		v.WithLabelValues("backfill")
+		return v
+	}
+	return &metrics{
+		rows:             counter("rows_total", "Rows accepted."),
+		samples:          counter("samples_total", "Samples in the rows accepted."),
+		refusedRows:      counter("refused_rows_total", "Rows that could not be encoded."),
+		unwrittenRows:    counter("unwritten_rows_total", "Rows lost because the outbox could not be written; hubs are told."),
+		frames:           counter("frames_total", "Frames stored in the outbox."),
+		frameBytes:       counter("frame_bytes_total", "Bytes of frames stored in the outbox."),
+		ackedFrames:      byLane("acked_frames_total", "Frames that the server stored."),
+		refusedPublishes: byLane("refused_publishes_total", "Publishes whose expected sequence was wrong: after a lost answer, or with two processes on one lane."),
+		serverLosses:     counter("server_losses_total", "Times the server turned out to have lost stored frames, which were sent again."),
+		keyframeRequests: counter("keyframe_requests_total", "Keyframes that hubs asked for."),
+		skew: prometheus.NewGauge(prometheus.GaugeOpts{Name: "thalweg_edge_clock_skew_seconds",
+			Help: "How far this clock is ahead of the hub's, at the last hello."}),
+	}
+}
+
+func (m *metrics) all() []prometheus.Collector {
+	return []prometheus.Collector{
+		m.rows, m.samples, m.refusedRows, m.unwrittenRows, m.frames, m.frameBytes, m.ackedFrames, m.refusedPublishes,
+		m.serverLosses, m.keyframeRequests, m.skew,
+	}
+}

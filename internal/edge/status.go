@@ -1,0 +1,89 @@
+package edge
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/frame"
+	"github.com/thalweg/thalweg/internal/outbox"
+)
+
+// statusBoard holds what is wrong at the moment, by part.
+type statusBoard struct {
+	mu       sync.Mutex
+	problems map[string]string
+}
+
+func (b *statusBoard) set(part, reason string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.problems == nil {
+		b.problems = map[string]string{}
+	}
+	b.problems[part] = reason
+}
+
+func (b *statusBoard) clear(part string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.problems, part)
+}
+
+// Problem is something that keeps the edge from its work at the moment.
+type Problem struct {
+	Part   string // outbox, link, live, backfill, hello
+	Reason string
+}
+
+// Problems lists what is wrong at the moment, by part.
+func (e *Edge) Problems() []Problem {
+	e.status.mu.Lock()
+	defer e.status.mu.Unlock()
+	var ps []Problem
+	for _, part := range slices.Sorted(maps.Keys(e.status.problems)) {
+		ps = append(ps, Problem{part, e.status.problems[part]})
+	}
+	return ps
+}
+
+// LaneStatus is what a lane did last.
+type LaneStatus struct {
+	Lane string
+	// Last frame known to be stored on the lane, its sequence in the stream, and when that was learnt.
+	Last     frame.ID
+	Sequence uint64
+	At       time.Time
+	// ReplacedBy is the epoch of the process that took the lane over, or zero.
+	ReplacedBy frame.Epoch
+}
+
+// Status is a picture of the edge for pages and the API.
+type Status struct {
+	Site             string
+	Epoch            frame.Epoch
+	Link             bus.State
+	Newest           frame.ID // in the outbox
+	Sources, Columns int
+	Outbox           outbox.Stats
+	Lanes            []LaneStatus
+	Problems         []Problem
+}
+
+// Status takes a picture.
+func (e *Edge) Status() Status {
+	s := Status{Site: e.site, Epoch: e.epoch, Link: e.conn.State(), Outbox: e.outbox.Stats(), Problems: e.Problems()}
+	last, _ := e.outbox.Last()
+	s.Newest = last.ID
+	e.mu.Lock()
+	s.Sources, s.Columns = e.sender.Stats()
+	e.mu.Unlock()
+	for _, w := range []*wire{e.live, e.backfill} {
+		w.mu.Lock()
+		s.Lanes = append(s.Lanes, LaneStatus{Lane: string(w.lane), Last: w.last, Sequence: w.sequence, At: w.lastAt, ReplacedBy: w.taken})
+		w.mu.Unlock()
+	}
+	return s
+}

@@ -1,0 +1,236 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/frame"
+	"github.com/thalweg/thalweg/internal/lane"
+)
+
+const (
+	retryMin = 250 * time.Millisecond
+	retryMax = 5 * time.Second
+	// headroom is what a publish needs beside the payload.
+	headroom = 512
+)
+
+var errReplaced = errors.New("another process took the lane over")
+
+// wire brings messages onto one lane. It is used by one goroutine at a time, but for its status.
+type wire struct {
+	e         *Edge
+	lane      bus.Lane
+	subject   string
+	publisher *lane.Publisher
+	flight    lane.Span // what is in flight, in epoch flightOf
+	flightOf  frame.Epoch
+	rate      float64 // measured, in bytes per second
+
+	mu       sync.Mutex
+	acked    chan struct{} // closed at the next acknowledgement
+	last     frame.ID      // newest on the lane, as far as known
+	lastAt   time.Time
+	sequence uint64
+	taken    frame.Epoch // the owner that replaced this process
+}
+
+func newWire(e *Edge, l bus.Lane) *wire {
+	mine := func(epoch frame.Epoch) bool { return epoch == e.epoch || e.outbox.Knows(epoch) }
+	return &wire{
+		e: e, lane: l, subject: e.conn.Root().Lane(e.site, l), publisher: lane.NewPublisher(e.epoch, mine),
+		acked: make(chan struct{}),
+	}
+}
+
+// resolve finds out, at the start of a session, what the lane's last frame is (zero: none, or not ours), and whether
+// what was in flight when the last session ended is stored.
+func (w *wire) resolve(ctx context.Context) (last frame.ID, err error) {
+	w.publisher.Relook()
+	found, err := w.look(ctx)
+	if err != nil {
+		return frame.ID{}, err
+	}
+	if w.publisher.Next() == lane.Yield {
+		return frame.ID{}, w.yield()
+	}
+	if w.publisher.Next() == lane.Done {
+		w.settle()
+	} else {
+		w.publisher.Drop()
+	}
+	w.flight = lane.Span{}
+	w.e.log.Debug("lane resolved", "site", w.e.site, "lane", w.lane, "last", found)
+	return found, nil
+}
+
+// look reads the last message of the subject until an answer counts. It returns its last frame, if that is ours.
+func (w *wire) look(ctx context.Context) (frame.ID, error) {
+	for attempt := 0; ; attempt++ {
+		m, err := w.e.conn.Last(ctx, w.subject)
+		taken := false
+		var id frame.ID
+		switch {
+		case err == nil:
+			id = lastFrame(m.Payload)
+			if taken = w.publisher.Found(m.Sequence, id); taken && attempt == 0 {
+				w.note(id, m.Sequence)
+			}
+		case errors.Is(err, bus.ErrNoMessage):
+			taken = w.publisher.FoundNone()
+		default:
+			w.e.status.set(string(w.lane), err.Error())
+		}
+		if taken {
+			if id.Epoch != w.e.epoch && !w.e.outbox.Knows(id.Epoch) {
+				id = frame.ID{}
+			}
+			return id, nil
+		}
+		if err := pause(ctx, attempt); err != nil {
+			return frame.ID{}, err
+		}
+	}
+}
+
+// send brings whole frames of one epoch onto the lane and returns when they are stored; nil says so. It tries until
+// ctx ends. What is in flight then is resolved by the next session.
+func (w *wire) send(ctx context.Context, data []byte, first, last *frame.Header) error {
+	w.flight, w.flightOf = lane.Span{From: first.Number, To: last.Number}, first.Epoch
+	w.publisher.Begin(last.ID)
+	for attempt := 0; ; attempt++ {
+		switch w.publisher.Next() {
+		case lane.Done:
+			w.settle()
+			return nil
+		case lane.Yield:
+			return w.yield()
+		case lane.Look:
+			if _, err := w.look(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		start := w.e.now()
+		sequence, err := w.e.conn.Publish(ctx, w.subject, data, w.publisher.Expect())
+		var wrong *bus.SequenceError
+		switch {
+		case err == nil:
+			w.publisher.Stored(sequence)
+			w.measure(len(data), w.e.now().Sub(start))
+			w.e.status.clear(string(w.lane))
+			continue
+		case errors.As(err, &wrong):
+			w.publisher.Refused(wrong.Last)
+			w.e.metrics.refusedPublishes.WithLabelValues(string(w.lane)).Inc()
+			continue
+		case errors.Is(err, bus.ErrTooLarge):
+			w.publisher.Drop()
+			return err
+		}
+		w.e.status.set(string(w.lane), err.Error())
+		if err := pause(ctx, attempt); err != nil {
+			return err
+		}
+	}
+}
+
+// settle acknowledges what was in flight.
+func (w *wire) settle() {
+	if w.flight.To == 0 {
+		return
+	}
+	w.e.outbox.Ack(w.flightOf, w.flight.From, w.flight.To)
+	w.e.metrics.ackedFrames.WithLabelValues(string(w.lane)).Add(float64(w.flight.To - w.flight.From + 1))
+	w.note(frame.ID{Epoch: w.flightOf, Number: w.flight.To}, w.publisher.Expect())
+	w.flight = lane.Span{}
+}
+
+// note keeps what status shows and wakes who waits for acknowledgements.
+func (w *wire) note(id frame.ID, sequence uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.last, w.sequence, w.lastAt, w.taken = id, sequence, w.e.now(), 0
+	close(w.acked)
+	w.acked = make(chan struct{})
+}
+
+func (w *wire) ackedSignal() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.acked
+}
+
+// yield notes who owns the lane now.
+func (w *wire) yield() error {
+	owner := w.publisher.Owner()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.taken = owner
+	close(w.acked)
+	w.acked = make(chan struct{})
+	return fmt.Errorf("publish on lane %s of site %q: %w: epoch %s", w.lane, w.e.site, errReplaced, owner)
+}
+
+func (w *wire) replaced() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.taken != 0
+}
+
+// measure follows the rate at which messages go through.
+func (w *wire) measure(bytes int, took time.Duration) {
+	now := float64(bytes) / max(took.Seconds(), 1e-4)
+	if w.rate == 0 {
+		w.rate = now
+		return
+	}
+	w.rate += (now - w.rate) / 8
+}
+
+// room is how many bytes the next message may have: what the link carries in 100 ms, between one small frame and what
+// the server takes.
+func (w *wire) room() int {
+	most := int(w.e.conn.MaxPayload())/2 - headroom
+	if most <= 0 {
+		most = 512<<10 - headroom
+	}
+	return min(most, max(int(w.rate/10), 16<<10))
+}
+
+// lastFrame returns the identity of the last frame of a message; zero if the message is no row of frames.
+func lastFrame(payload []byte) (id frame.ID) {
+	for len(payload) > 0 {
+		h, _, rest, err := frame.Split(payload)
+		if err != nil {
+			return frame.ID{}
+		}
+		id, payload = h.ID, rest
+	}
+	return id
+}
+
+// pause waits a while that grows with the attempts, with full jitter, or returns why ctx ended.
+func pause(ctx context.Context, attempt int) error {
+	limit := min(retryMin<<min(attempt, 5), retryMax)
+	t := time.NewTimer(time.Duration(rand.Int64N(int64(limit))) + 10*time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// foreign reports whether the last message on the lane is another process's.
+func (w *wire) foreign() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.last.Number != 0 && w.last.Epoch != w.e.epoch && !w.e.outbox.Knows(w.last.Epoch)
+}

@@ -1,0 +1,298 @@
+package lane
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/thalweg/thalweg/internal/frame"
+	"github.com/thalweg/thalweg/internal/series"
+)
+
+// ReceiverConfig bounds a Receiver.
+type ReceiverConfig struct {
+	// Decoder returns the limits for a site, and whether it is let in. The catalog should be one for all.
+	Decoder func(site string) (cfg frame.DecoderConfig, ok bool)
+	// MaxSites bounds the sites known at a time. Default 100,000.
+	MaxSites int
+}
+
+// Message is one message of a lane: whole frames, one after the other.
+type Message struct {
+	Site     string
+	Backfill bool
+	// Sequence of the message in the stream.
+	Sequence uint64
+	Payload  []byte
+}
+
+// Delivery says where a row comes from.
+type Delivery struct {
+	Site     string
+	Rank     Rank
+	Backfill bool
+	Header   *frame.Header
+}
+
+// Handler takes what a Receiver finds. Rows are valid until Row returns. Nil functions ignore.
+type Handler struct {
+	// Row takes every row once: those of frames that came before are not handed out again.
+	Row func(*Delivery, *series.Row)
+	// Done is called after the last row of a frame.
+	Done func(*Delivery)
+	// Loss takes the loss notices of a site, which the ledger has noted already.
+	Loss func(site string, loss frame.Loss)
+	// Problem takes what is wrong with a message; the receiver goes on.
+	Problem func(Problem)
+}
+
+// Reason says what is wrong with a frame. The set is closed.
+type Reason string
+
+const (
+	ReasonRefused  Reason = "refused"  // the site is not let in
+	ReasonCorrupt  Reason = "corrupt"  // bytes that are no frame, or were changed
+	ReasonVersion  Reason = "version"  // a frame version of the future
+	ReasonMismatch Reason = "mismatch" // a delta to a state that was not seen
+	ReasonLimit    Reason = "limit"    // beyond the limits of the site
+)
+
+// Reasons lists them all.
+func Reasons() []Reason {
+	return []Reason{ReasonRefused, ReasonCorrupt, ReasonVersion, ReasonMismatch, ReasonLimit}
+}
+
+// Problem is something wrong with a message.
+type Problem struct {
+	Message *Message
+	Frame   frame.ID // zero if not known
+	Reason  Reason
+	Err     error
+}
+
+// WantsKeyframe reports whether a keyframe would mend the lane.
+func (p *Problem) WantsKeyframe() bool {
+	return !p.Message.Backfill && (p.Reason == ReasonMismatch || p.Reason == ReasonCorrupt || p.Reason == ReasonLimit)
+}
+
+// Site is what a Receiver knows of one site. It is valid until the next call of the receiver.
+type Site struct {
+	Name   string
+	Ledger Ledger
+	// Facts of the newest keyframe.
+	Facts []frame.Fact
+
+	Messages, Bytes, Frames, Rows, Samples, Repeated uint64
+	// LastLive is the header of the last frame on the live lane that was decoded, KeyframeSequence the stream sequence
+	// of the message with the last keyframe there; LastSequence that of the last message on either lane.
+	LastLive                       frame.Header
+	KeyframeSequence, LastSequence uint64
+	// Waiting: the live lane needs a keyframe.
+	Waiting bool
+
+	backfillKeyframe uint64
+	backfillOpen     bool
+	live, backfill   *frame.Decoder
+	refused          bool
+}
+
+// RestartSequence is where a reader must begin to decode everything behind LastSequence: the message with the last
+// keyframe of a lane.
+func (s *Site) RestartSequence() uint64 {
+	if s.backfillOpen && s.backfillKeyframe != 0 && (s.KeyframeSequence == 0 || s.backfillKeyframe < s.KeyframeSequence) {
+		return s.backfillKeyframe
+	}
+	return s.KeyframeSequence
+}
+
+// Sources counts the sources with decoder state.
+func (s *Site) Sources() int { return s.live.Sources() }
+
+// Receiver turns the messages of all sites, in stream order, into rows.
+type Receiver struct {
+	cfg   ReceiverConfig
+	sites map[string]*Site
+}
+
+// NewReceiver returns a receiver that knows nothing.
+func NewReceiver(cfg ReceiverConfig) *Receiver {
+	if cfg.MaxSites == 0 {
+		cfg.MaxSites = 100_000
+	}
+	return &Receiver{cfg: cfg, sites: map[string]*Site{}}
+}
+
+// Site returns what is known of a site, or nil.
+func (r *Receiver) Site(name string) *Site {
+	if s := r.sites[name]; s != nil && !s.refused {
+		return s
+	}
+	return nil
+}
+
+// Sites calls f for every site, in no order, until it returns false.
+func (r *Receiver) Sites(f func(*Site) bool) {
+	for _, s := range r.sites {
+		if !s.refused && !f(s) {
+			return
+		}
+	}
+}
+
+// Restart forgets all decoder state: reading begins again elsewhere in the stream. Ledgers stay, so that nothing is
+// handed out twice.
+func (r *Receiver) Restart() {
+	for _, s := range r.sites {
+		if !s.refused {
+			s.live.Reset()
+			s.backfill.Reset()
+			s.KeyframeSequence, s.backfillKeyframe, s.backfillOpen = 0, 0, false
+		}
+	}
+}
+
+// Forget drops what is known of a site.
+func (r *Receiver) Forget(name string) { delete(r.sites, name) }
+
+// Adopt gives a site a ledger from elsewhere, before its first message.
+func (r *Receiver) Adopt(name string, ledger Ledger) {
+	if s := r.site(name); s != nil {
+		s.Ledger = ledger
+	}
+}
+
+func (r *Receiver) site(name string) *Site {
+	s := r.sites[name]
+	if s != nil {
+		return s
+	}
+	if len(r.sites) >= r.cfg.MaxSites {
+		return nil
+	}
+	cfg, ok := r.cfg.Decoder(name)
+	s = &Site{Name: name, refused: !ok}
+	if ok {
+		s.live, s.backfill = frame.NewDecoder(cfg), frame.NewDecoder(cfg)
+	}
+	r.sites[name] = s
+	return s
+}
+
+// Step takes one message.
+func (r *Receiver) Step(m Message, h Handler) {
+	problem := func(id frame.ID, reason Reason, err error) {
+		if h.Problem != nil {
+			h.Problem(Problem{Message: &m, Frame: id, Reason: reason, Err: err})
+		}
+	}
+	s := r.site(m.Site)
+	switch {
+	case s == nil:
+		problem(frame.ID{}, ReasonLimit, fmt.Errorf("more than %d sites", r.cfg.MaxSites))
+		return
+	case s.refused:
+		problem(frame.ID{}, ReasonRefused, errors.New("the site is not listed in hub.sites"))
+		return
+	}
+	s.Messages++
+	s.Bytes += uint64(len(m.Payload))
+	s.LastSequence = m.Sequence
+	for rest := m.Payload; len(rest) > 0; {
+		header, one, behind, err := frame.Split(rest)
+		if err != nil {
+			problem(header.ID, classify(err), err)
+			return
+		}
+		rest = behind
+		if err := s.step(&m, &header, one, &h); err != nil {
+			problem(header.ID, classify(err), err)
+		}
+	}
+}
+
+// step takes one frame.
+func (s *Site) step(m *Message, header *frame.Header, b []byte, h *Handler) error {
+	decoder := s.live
+	if m.Backfill {
+		decoder = s.backfill
+	}
+	had := s.Ledger.Has(header.ID)
+	if had {
+		s.Repeated++
+		if !decoder.Applies(header) {
+			return nil
+		}
+	}
+	if header.Kind == frame.Keyframe && !m.Backfill {
+		s.Waiting = false
+	}
+	// The rank is needed before the first row, and the header is not verified before Decode does: so it is verified
+	// here where it is about to change what is known of the site.
+	if _, err := frame.Verify(b); err != nil {
+		return err
+	}
+	if !decoder.Applies(header) {
+		s.Waiting = s.Waiting || !m.Backfill
+		_, err := decoder.Decode(b, frame.Handler{})
+		return err
+	}
+	d := Delivery{Site: s.Name, Rank: s.Ledger.Place(header, m.Backfill), Backfill: m.Backfill, Header: header}
+	_, err := decoder.Decode(b, frame.Handler{
+		Row: func(row *series.Row) {
+			if had {
+				return
+			}
+			s.Rows++
+			s.Samples += uint64(row.Samples())
+			if h.Row != nil {
+				h.Row(&d, row)
+			}
+		},
+		Loss: func(l frame.Loss) {
+			s.Ledger.Lose(l)
+			if h.Loss != nil && !had {
+				h.Loss(s.Name, l)
+			}
+		},
+		Origin: func(facts []frame.Fact) { s.Facts = facts },
+	})
+	if err != nil {
+		s.Waiting = s.Waiting || !m.Backfill
+		return err
+	}
+	s.Frames++
+	s.Ledger.Add(header)
+	s.progress(m, header)
+	if h.Done != nil && !had {
+		h.Done(&d)
+	}
+	return nil
+}
+
+// progress notes where decoding could begin again.
+func (s *Site) progress(m *Message, header *frame.Header) {
+	if m.Backfill {
+		s.backfillOpen = true
+		if header.Kind == frame.Keyframe {
+			s.backfillKeyframe = m.Sequence
+		}
+		return
+	}
+	s.LastLive = *header
+	if header.Kind == frame.Keyframe {
+		s.KeyframeSequence = m.Sequence
+	}
+}
+
+func classify(err error) Reason {
+	var mismatch *frame.MismatchError
+	var limit *frame.LimitError
+	switch {
+	case errors.As(err, &mismatch):
+		return ReasonMismatch
+	case errors.As(err, &limit):
+		return ReasonLimit
+	case errors.Is(err, frame.ErrVersion):
+		return ReasonVersion
+	}
+	return ReasonCorrupt
+}
