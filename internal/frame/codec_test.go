@@ -203,7 +203,10 @@ func (w *world) row() *series.Row {
 				row.Values = append(row.Values, s.last[c])
 			}
 		}
-		there = func(c int) bool { p := row.Place(uint32(c)); return p < len(row.Columns) && row.Columns[p] == uint32(c) }
+		there = func(c int) bool {
+			p := row.Place(uint32(c))
+			return p < len(row.Columns) && row.Columns[p] == uint32(c)
+		}
 	case 1:
 		row.Present = series.Bitmap(nil, n)
 		for c := range n {

@@ -30,7 +30,8 @@ func (d *Decoder) row(r *reader, h *Handler) (bool, error) {
 		return false, fmt.Errorf("schema %d is not there", schemaID)
 	case flags&^rowKnown != 0:
 		return false, fmt.Errorf("row has flags %#x", flags)
-	case flags&rowMore != 0 && flags&rowRange == 0, flags&rowPartial != 0 && flags&rowPresence != 0:
+	case flags&rowMore != 0 && flags&rowRange == 0, flags&rowPartial != 0 && flags&rowPresence != 0,
+		s.next < 0 && flags&(rowRange|rowMore) == rowRange:
 		return false, fmt.Errorf("row has flags %#x, which exclude each other", flags)
 	}
 	if s.next < 0 {
@@ -44,15 +45,18 @@ func (d *Decoder) row(r *reader, h *Handler) (bool, error) {
 	if r.err != nil {
 		return false, r.err
 	}
+	if err := d.touch(end - first); err != nil {
+		return false, err
+	}
 	s.readValues(r, first, end)
 	if flags&rowHistograms != 0 {
-		s.readHistograms(r)
+		s.readHistograms(r, first, end)
 	}
 	if flags&rowExemplars != 0 {
-		s.readExemplars(r, &d.builder)
+		s.readExemplars(r, first, end, &d.builder)
 	}
 	if flags&rowStarts != 0 {
-		s.readStarts(r)
+		s.readStarts(r, first, end)
 	}
 	if r.err != nil {
 		return false, r.err
@@ -75,12 +79,17 @@ func (d *Decoder) row(r *reader, h *Handler) (bool, error) {
 func (d *Decoder) beginRow(s *decoderSource, schema *decoderSchema, t int64, flags byte) error {
 	if s.schema != schema {
 		d.columns -= len(s.columns)
-		if !schema.schema.Extends(s.schema.schema) {
+		if !schema.extends(s.schema) {
 			s.values, s.columns, s.starts, s.histograms, s.exemplars = s.values[:0], s.columns[:0], nil, nil, nil
+			d.room.left += s.extra
+			s.extra, s.row.Exemplars = 0, nil
 		}
 		n := schema.schema.Len()
 		if d.columns += n; d.columns > d.cfg.MaxColumns {
 			return &LimitError{"columns", d.cfg.MaxColumns}
+		}
+		if err := d.touch(n); err != nil {
+			return err
 		}
 		s.schema = schema
 		s.columns = growColumns(s.columns, n)
@@ -108,15 +117,20 @@ func (s *decoderSource) readRange(r *reader, flags byte) (first, end int) {
 	first, end = s.next, n
 	if flags&rowPartial != 0 {
 		count := r.count(1)
-		next := uint64(0) // every block of a row begins its list anew, above the last
+		if count == 0 && flags&rowRange != 0 {
+			r.failf("empty range")
+		}
+		least := 0 // every block of a row begins its list anew, above the last
 		for range count {
-			c := next + min(r.uvarint(), math.MaxUint32)
-			if c >= uint64(n) || len(s.list) > 0 && c <= uint64(s.list[len(s.list)-1]) {
-				r.failf("listed column %d of %d", c, n)
+			c := r.column(least, n)
+			if len(s.list) > 0 && c <= int(s.list[len(s.list)-1]) {
+				r.failf("column %d listed after %d", c, s.list[len(s.list)-1])
+			}
+			if r.err != nil {
 				return 0, 0
 			}
 			s.list = append(s.list, uint32(c))
-			next = c + 1
+			least = c + 1
 		}
 		return first, len(s.list)
 	}
@@ -125,6 +139,9 @@ func (s *decoderSource) readRange(r *reader, flags byte) (first, end int) {
 			r.failf("range begins at column %d, the last one ended at %d", from, first)
 		}
 		end = first + r.bounded(n-first+1, "column count")
+		if r.err == nil && end == first {
+			r.failf("empty range")
+		}
 	}
 	if r.err != nil {
 		return 0, 0
@@ -223,6 +240,9 @@ func (c *column) decode(r *reader, way byte, like *int64) float64 {
 	case wayInt:
 		c.power = int8(r.bounded(maxPower+1, "power of ten"))
 		c.scaled, c.delta = r.varint(), 0
+		if c.scaled <= -maxScaled || c.scaled >= maxScaled {
+			r.failf("scaled integer %d is beyond 53 bits", c.scaled)
+		}
 		return c.set(unscale(c.scaled, c.power))
 	case wayXOR:
 		c.scaled, c.delta, c.power = 0, 0, powerNone
@@ -245,7 +265,9 @@ func (c *column) decode(r *reader, way byte, like *int64) float64 {
 		return 0
 	}
 	*like = c.delta
-	c.scaled += c.delta
+	if c.scaled += c.delta; c.scaled <= -maxScaled || c.scaled >= maxScaled {
+		r.failf("scaled integer %d is beyond 53 bits", c.scaled)
+	}
 	return c.set(unscale(c.scaled, c.power))
 }
 
@@ -269,96 +291,12 @@ func (r *reader) xor() uint64 {
 	for i := length - 1; i >= 0; i-- {
 		x = x<<8 | uint64(r.b[i])
 	}
+	if r.b[0] == 0 || r.b[length-1] == 0 {
+		r.failf("differing bytes begin or end with 0")
+		return 0
+	}
 	r.b = r.b[length:]
 	return x << (8 * trailing)
-}
-
-// has reports whether the row has a column; those of extras must be there.
-func (s *decoderSource) has(r *reader, c uint32) bool {
-	if int(c) >= s.schema.schema.Len() {
-		r.failf("column %d of %d", c, s.schema.schema.Len())
-		return false
-	}
-	return true
-}
-
-func (s *decoderSource) readHistograms(r *reader) {
-	if s.histograms == nil {
-		s.histograms = map[uint32]*histogramState{}
-	}
-	next := uint64(0)
-	for range r.count(3) {
-		at := uint32(min(next+r.uvarint(), math.MaxUint32))
-		next = uint64(at) + 1
-		if !s.has(r, at) || s.schema.schema.Column(int(at)).Kind == series.Float {
-			r.failf("histogram in float column %d", at)
-			return
-		}
-		state := s.histograms[at]
-		fresh := state == nil
-		if fresh {
-			state = &histogramState{}
-			s.histograms[at] = state
-		}
-		readHistogram(r, state, fresh)
-		if r.err != nil {
-			return
-		}
-		h := series.HistogramAt{Column: at}
-		var err error
-		if state.float {
-			h.FH = &state.fh
-			err = h.FH.Validate()
-		} else {
-			h.H = &state.h
-			err = h.H.Validate()
-		}
-		if err != nil {
-			r.failf("histogram of column %d: %w", at, err)
-			return
-		}
-		s.row.Histograms = append(s.row.Histograms, h)
-	}
-}
-
-func (s *decoderSource) readExemplars(r *reader, b *labels.ScratchBuilder) {
-	if s.exemplars == nil {
-		s.exemplars = map[uint32]exemplarState{}
-	}
-	at := uint64(0)
-	for range r.count(2) {
-		at = min(at+r.uvarint(), math.MaxUint32)
-		if !s.has(r, uint32(at)) {
-			return
-		}
-		x := readExemplar(r, s.exemplars, uint32(at), s.row.T, b)
-		if r.err != nil {
-			return
-		}
-		s.row.Exemplars = append(s.row.Exemplars, series.ExemplarAt{Column: uint32(at), Exemplar: x})
-	}
-}
-
-func (s *decoderSource) readStarts(r *reader) {
-	starts := s.starts[:0]
-	if s.flagsRow&rowPartial != 0 {
-		starts = nil
-	}
-	next, ms := uint64(0), int64(0)
-	for range r.count(2) {
-		c := min(next+r.uvarint(), math.MaxUint32)
-		if !s.has(r, uint32(c)) {
-			return
-		}
-		ms += r.varint()
-		starts = append(starts, series.StartAt{Column: uint32(c), Ms: ms})
-		next = c + 1
-	}
-	if s.flagsRow&rowPartial != 0 {
-		s.row.Starts = starts
-		return
-	}
-	s.starts = starts
 }
 
 // finish makes the row of a complete state.

@@ -12,18 +12,6 @@ import (
 	"github.com/thalweg/thalweg/internal/series"
 )
 
-// DecoderConfig bounds what a decoder takes from the other side. Zero values mean the defaults.
-type DecoderConfig struct {
-	// Catalog makes the schemas; hubs share one over all sites. Required.
-	Catalog *series.Catalog
-	// MaxBody bounds the uncompressed body of a frame, in bytes. Default 8 MiB.
-	MaxBody int
-	// MaxColumns bounds the columns held for all sources together, and those of the schemas. Default 4 million.
-	MaxColumns int
-	// MaxSources bounds the sources. Default 100,000.
-	MaxSources int
-}
-
 // Handler takes what a frame holds, in its order. Nil functions ignore. Rows are valid until Row returns.
 type Handler struct {
 	Row      func(*series.Row)
@@ -51,14 +39,6 @@ func (e *MismatchError) Error() string {
 	return fmt.Sprintf("decode frame %s: it applies to frame %d, this state is after %s", e.Frame, e.Base, e.Have)
 }
 
-// LimitError means that a frame asks for more than the decoder's configuration allows.
-type LimitError struct {
-	What  string
-	Limit int
-}
-
-func (e *LimitError) Error() string { return fmt.Sprintf("more than %d %s", e.Limit, e.What) }
-
 // Decoder follows the frames of one lane. It is not safe for concurrent use.
 type Decoder struct {
 	cfg     DecoderConfig
@@ -71,12 +51,17 @@ type Decoder struct {
 	schemas map[uint64]*decoderSchema
 	// known outlives keyframes, so that what did not change keeps its address.
 	known   map[string]*series.Source
-	columns int // over sources and schemas, against MaxColumns
+	keys    map[string]uint64 // of sources
+	columns int               // over sources and schemas, against MaxColumns
+	room    room
+	work    int // of the frame that is being decoded, see touch
 }
 
 type decoderSource struct {
 	source     *series.Source
 	schema     *decoderSchema
+	bytes      int // charged for it, and
+	extra      int // for its histograms and exemplars
 	values     []float64
 	columns    []column
 	present    []uint64
@@ -94,10 +79,22 @@ type decoderSource struct {
 }
 
 type decoderSchema struct {
-	schema  *series.Schema // nil until the last block of it came
-	parent  *decoderSchema
+	schema  *series.Schema  // nil until the last block of it came
+	parent  *decoderSchema  // nil for the empty one
 	columns []series.Column // own ones, while it is incomplete
 	forked  bool            // it has a child already
+}
+
+// extends reports whether s is old or grew from it on the wire. That two schemas have the same columns, and so are one
+// object, is not enough: an encoder goes by its chain.
+func (s *decoderSchema) extends(old *decoderSchema) bool {
+	for s != nil && s.schema.Len() >= old.schema.Len() {
+		if s == old {
+			return true
+		}
+		s = s.parent
+	}
+	return false
 }
 
 // NewDecoder returns a decoder that waits for a keyframe.
@@ -108,6 +105,7 @@ func NewDecoder(cfg DecoderConfig) *Decoder {
 	setDefault(&cfg.MaxBody, 8<<20)
 	setDefault(&cfg.MaxColumns, 4_000_000)
 	setDefault(&cfg.MaxSources, 100_000)
+	setDefault(&cfg.MaxState, 512<<20)
 	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 		zstd.WithDecoderMaxMemory(uint64(cfg.MaxBody)), zstd.WithDecoderMaxWindow(max(uint64(cfg.MaxBody), zstd.MinWindowSize)))
 	if err != nil {
@@ -146,8 +144,10 @@ func (d *Decoder) reset() {
 	}
 	d.have = ID{}
 	d.sources = make(map[uint64]*decoderSource, len(d.sources))
+	d.keys = make(map[string]uint64, len(d.keys))
 	d.schemas = map[uint64]*decoderSchema{0: {schema: d.cfg.Catalog.Empty(), forked: true}}
 	d.columns = 0
+	d.room = room{d.cfg.MaxState, d.cfg.MaxState}
 }
 
 // Reset makes the decoder wait for a keyframe.
@@ -159,6 +159,7 @@ func (d *Decoder) Reset() { d.reset() }
 func (d *Decoder) Decode(b []byte, h Handler) (Header, error) {
 	header, err := Verify(b)
 	if err != nil {
+		d.reset()
 		return header, err
 	}
 	if !d.Applies(&header) {
@@ -191,11 +192,16 @@ func (d *Decoder) decompress(src []byte) ([]byte, error) {
 	if err := h.Decode(src); err != nil {
 		return d.body, fmt.Errorf("read zstd header: %w", err)
 	}
-	if !h.HasFCS {
-		return d.body, errors.New("zstd frame does not tell its size")
+	if h.Skippable || !h.HasFCS || !h.SingleSegment || h.HasCheckSum || h.DictionaryID != 0 {
+		return d.body, errors.New("body is not a zstd frame of one segment that tells its size, without checksum and dictionary")
 	}
 	if h.FrameContentSize > uint64(d.cfg.MaxBody) {
 		return d.body, &LimitError{"bytes in a frame", d.cfg.MaxBody}
+	}
+	if size, err := zstdSize(src, h.HeaderSize); err != nil {
+		return d.body, err
+	} else if size != len(src) {
+		return d.body, fmt.Errorf("%d bytes behind the zstd frame", len(src)-size)
 	}
 	body, err := d.zstd.DecodeAll(src, d.body[:0])
 	if err != nil {
@@ -207,14 +213,37 @@ func (d *Decoder) decompress(src []byte) ([]byte, error) {
 	return body, nil
 }
 
+// zstdSize walks the blocks of a zstd frame without checksum, whose size it returns. The library would decode and
+// concatenate further frames, and skip some, so that a body had more than one form.
+func zstdSize(src []byte, headerSize int) (int, error) {
+	const last, rle = 1, 1
+	for at := headerSize; ; {
+		if len(src)-at < 3 {
+			return 0, errors.New("zstd frame is cut short")
+		}
+		block := int(src[at]) | int(src[at+1])<<8 | int(src[at+2])<<16
+		size := block >> 3
+		if block>>1&3 == rle {
+			size = 1
+		}
+		if at += 3; len(src)-at < size {
+			return 0, errors.New("zstd frame is cut short")
+		}
+		if at += size; block&last != 0 {
+			return at, nil
+		}
+	}
+}
+
 // blocks applies the blocks of a body.
 func (d *Decoder) blocks(body []byte, header *Header, h *Handler) error {
+	d.work = 0
 	rows := uint32(0)
 	outer := reader{b: body}
 	for len(outer.b) > 0 {
 		offset := len(body) - len(outer.b)
 		kind := blockKind(outer.byte())
-		r := reader{b: outer.bytes()}
+		r := reader{b: outer.bytes(), room: &d.room}
 		if outer.err != nil {
 			return fmt.Errorf("%s block at offset %d: %w", kind, offset, outer.err)
 		}
@@ -280,11 +309,16 @@ func (d *Decoder) source(r *reader) error {
 	key := r.string()
 	interval := r.uvarint()
 	ls := makeLabels(&d.builder, readLabelPairs(r, nil))
+	size := entryCost + labelsCost + len(key) + int(ls.ByteSize())
+	r.charge(size)
 	if r.err != nil {
 		return r.err
 	}
 	if _, ok := d.sources[id]; ok {
 		return fmt.Errorf("source %d is defined already", id)
+	}
+	if other, ok := d.keys[key]; ok {
+		return fmt.Errorf("source %d has the key %q of source %d", id, key, other)
 	}
 	if len(d.sources) >= d.cfg.MaxSources {
 		return &LimitError{"sources", d.cfg.MaxSources}
@@ -296,7 +330,8 @@ func (d *Decoder) source(r *reader) error {
 	if source == nil || source.Interval.Milliseconds() != int64(interval) || !labels.Equal(source.Labels, ls) {
 		source = newSource(key, ls, interval)
 	}
-	d.sources[id] = &decoderSource{source: source, schema: d.schemas[0], next: -1}
+	d.keys[key] = id
+	d.sources[id] = &decoderSource{source: source, schema: d.schemas[0], bytes: size, next: -1}
 	return nil
 }
 
@@ -307,7 +342,6 @@ func (d *Decoder) schema(r *reader) error {
 	if r.err == nil && (n == 0 || id == 0) {
 		r.failf("schema %d grows by %d columns", id, n)
 	}
-	columns := readColumns(r, n, &d.builder)
 	if r.err != nil {
 		return r.err
 	}
@@ -319,6 +353,7 @@ func (d *Decoder) schema(r *reader) error {
 	charge := n
 	switch {
 	case s == nil:
+		r.charge(entryCost)
 		s = &decoderSchema{parent: parent}
 		if parent.forked { // a second child takes a copy of all columns
 			charge += parent.schema.Len()
@@ -330,6 +365,10 @@ func (d *Decoder) schema(r *reader) error {
 	}
 	if d.columns += charge; d.columns > d.cfg.MaxColumns {
 		return &LimitError{"columns", d.cfg.MaxColumns}
+	}
+	columns := readColumns(r, n, &d.builder)
+	if r.err != nil {
+		return r.err
 	}
 	s.columns = append(s.columns, columns...)
 	if more == 0 {
@@ -347,8 +386,14 @@ func (d *Decoder) take(r *reader) *decoderSource {
 		r.failf("source %d is not there", id)
 		return nil
 	}
+	if s.next >= 0 {
+		r.failf("source %q: the row at %d is not complete", s.source.Key, s.row.T)
+		return nil
+	}
 	d.columns -= len(s.columns)
+	r.charge(-s.bytes - s.extra)
 	delete(d.sources, id)
+	delete(d.keys, s.source.Key)
 	return s
 }
 

@@ -9,8 +9,12 @@ import (
 	"github.com/thalweg/thalweg/internal/series"
 )
 
-// worstColumn bounds the bytes that one column of a row takes: a token, a value, its share of presence or list.
-const worstColumn = 16
+// worstColumn bounds the bytes that one column of a row takes: a token, a value, its share of presence or list;
+// worstStart those of its start timestamp.
+const (
+	worstColumn = 16
+	worstStart  = 15
+)
 
 // appendRow emits a row, in ranges of columns if it does not fit a block.
 func (e *Encoder) appendRow(dst [][]byte, s *encoderSource, row *series.Row, now int64) [][]byte {
@@ -41,8 +45,12 @@ type extras struct {
 // cut returns where a range that begins at place first ends so that its block stays below limit, and takes off x what
 // belongs to it. A range has at least one place.
 func (x *extras) cut(row *series.Row, first, n, limit int) (end int, part extras) {
-	end = min(n, first+max(limit/worstColumn, 1))
-	size := (end - first) * worstColumn
+	worst := worstColumn
+	if len(row.Starts) > 0 {
+		worst += worstStart
+	}
+	end = min(n, first+max(limit/worst, 1))
+	size := (end - first) * worst
 	for i := range x.histograms {
 		place := row.Place(x.histograms[i].Column)
 		if place >= end {
@@ -89,7 +97,8 @@ func (e *Encoder) encodeRange(s *encoderSource, row *series.Row, first, end int,
 	if len(x.exemplars) > 0 {
 		flags |= rowExemplars
 	}
-	if flags&rowMore == 0 && s.startsChanged(row) {
+	starts, changed := s.startsIn(row, first, end)
+	if changed {
 		flags |= rowStarts
 	}
 	p := binary.AppendUvarint(e.payload[:0], s.id)
@@ -114,8 +123,7 @@ func (e *Encoder) encodeRange(s *encoderSource, row *series.Row, first, end int,
 		p = s.appendExemplars(p, x.exemplars, row.T)
 	}
 	if flags&rowStarts != 0 {
-		p = appendStarts(p, row.Starts)
-		s.keepStarts(row)
+		p = appendStarts(p, starts)
 	}
 	return p
 }
@@ -233,18 +241,24 @@ func abs(v int64) int64 {
 	return v
 }
 
-// startsChanged reports whether the row's start timestamps must be written. Those of partial rows always are.
-func (s *encoderSource) startsChanged(row *series.Row) bool {
+// startsIn returns the start timestamps of the places first to end of a row, and whether they must be written: those of
+// whole rows if they differ from the last row's, whose place they take; those of partial rows always.
+func (s *encoderSource) startsIn(row *series.Row, first, end int) ([]series.StartAt, bool) {
 	if row.Columns != nil {
-		return len(row.Starts) > 0
+		if first == end {
+			return nil, false
+		}
+		from, to := startsIn(row.Starts, int(row.Columns[first]), int(row.Columns[end-1])+1)
+		return row.Starts[from:to], to > from
 	}
-	return !slices.Equal(s.starts, row.Starts)
-}
-
-func (s *encoderSource) keepStarts(row *series.Row) {
-	if row.Columns == nil {
-		s.starts = append(s.starts[:0], row.Starts...)
+	from, to := startsIn(row.Starts, first, end)
+	starts := row.Starts[from:to]
+	from, to = startsIn(s.starts, first, end)
+	if slices.Equal(s.starts[from:to], starts) {
+		return nil, false
 	}
+	s.starts = slices.Replace(s.starts, from, to, starts...)
+	return starts, true
 }
 
 func appendStarts(dst []byte, starts []series.StartAt) []byte {

@@ -42,9 +42,10 @@ type Encoder struct {
 	wantKeyframe bool
 	body         []byte
 	rows         uint32
-	pending      []byte // blocks that head the next frame: losses, refusals
+	pending      []byte // blocks for the next frame that is closed: losses, refusals
 
 	sources    map[*series.Source]*encoderSource
+	keys       map[string]*series.Source // of sources, which have different keys
 	nextSource uint64
 	schemas    map[*series.Schema]uint64 // ids start at 1; 0 is the empty schema
 	nextSchema uint64
@@ -72,6 +73,7 @@ func NewEncoder(cfg EncoderConfig) *Encoder {
 		cfg.MaxBody = DefaultMaxBody
 	}
 	cfg.MaxBody = max(cfg.MaxBody, minMaxBody)
+	cfg.Facts = cfg.Facts[:min(len(cfg.Facts), maxFacts)]
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault),
 		zstd.WithEncoderCRC(false), zstd.WithWindowSize(512<<10), zstd.WithLowerEncoderMem(true), zstd.WithSingleSegment(true))
 	if err != nil {
@@ -108,12 +110,14 @@ func (e *Encoder) Loss(l Loss) { e.pending = appendBlock(e.pending, blockLoss, a
 
 // Refusals reports what limits refused, in the next frame that is closed.
 func (e *Encoder) Refusals(r []Refusal) {
+	r = r[:min(len(r), maxRefusals)]
 	e.pending = appendBlock(e.pending, blockRefusals, appendRefusals(nil, r))
 }
 
 // reset forgets everything that a decoder does not know at the start of a keyframe.
 func (e *Encoder) reset() {
 	e.sources = make(map[*series.Source]*encoderSource, len(e.sources))
+	e.keys = make(map[string]*series.Source, len(e.keys))
 	e.schemas = make(map[*series.Schema]uint64, len(e.schemas))
 	e.nextSource, e.nextSchema = 0, 1
 }
@@ -132,7 +136,7 @@ func (e *Encoder) Append(dst [][]byte, row *series.Row, now int64) ([][]byte, er
 		}
 		payload := appendVarint(binary.AppendUvarint(e.payload[:0], s.id), row.T)
 		dst = e.emit(dst, blockEnd, payload, now)
-		delete(e.sources, row.Source)
+		e.drop(row.Source)
 		e.rows++
 		return dst, nil
 	}
@@ -150,12 +154,10 @@ func (e *Encoder) Append(dst [][]byte, row *series.Row, now int64) ([][]byte, er
 
 // Close appends the frame under construction to dst, if there is anything in it.
 func (e *Encoder) Close(dst [][]byte, now int64) [][]byte {
-	if len(e.body) == 0 {
-		if len(e.pending) == 0 {
-			return dst
-		}
-		e.begin()
+	if e.Empty() {
+		return dst
 	}
+	e.begin()
 	return append(dst, e.seal(now))
 }
 
@@ -170,8 +172,7 @@ func (e *Encoder) ForgetSilent(dst [][]byte, before func(*series.Source) int64, 
 			if e.sources[source] != s {
 				return dst // begin made a keyframe, and all is forgotten anyway
 			}
-			dst = e.emit(dst, blockForget, binary.AppendUvarint(e.payload[:0], s.id), now)
-			delete(e.sources, source)
+			dst = e.forget(dst, source, now)
 		}
 	}
 	return dst
@@ -188,8 +189,6 @@ func (e *Encoder) begin() {
 		e.reset()
 		e.body = appendBlock(e.body, blockOrigin, appendOrigin(nil, e.cfg.Facts))
 	}
-	e.body = append(e.body, e.pending...)
-	e.pending = e.pending[:0]
 }
 
 // emit adds a block, closing the frame before it if it does not fit any more.
@@ -219,6 +218,8 @@ func (e *Encoder) seal(now int64) []byte {
 		h.Flags |= FlagFirst
 		h.Predecessor = e.cfg.Predecessor
 	}
+	e.body = append(e.body, e.pending...)
+	e.pending = e.pending[:0]
 	body := e.body
 	if e.compressed = e.zstd.EncodeAll(body, e.compressed[:0]); len(e.compressed) < len(body) {
 		h.Flags |= FlagZstd
@@ -230,7 +231,24 @@ func (e *Encoder) seal(now int64) []byte {
 	return sealed
 }
 
+func (e *Encoder) forget(dst [][]byte, source *series.Source, now int64) [][]byte {
+	dst = e.emit(dst, blockForget, binary.AppendUvarint(e.payload[:0], e.sources[source].id), now)
+	e.drop(source)
+	return dst
+}
+
+func (e *Encoder) drop(source *series.Source) {
+	delete(e.sources, source)
+	delete(e.keys, source.Key)
+}
+
+// defineSource gives a source an id. One of the same key, which has other labels or another interval then, is
+// forgotten: for a decoder the key is the identity.
 func (e *Encoder) defineSource(dst [][]byte, source *series.Source, now int64) ([][]byte, *encoderSource) {
+	if old := e.keys[source.Key]; old != nil {
+		dst = e.forget(dst, old, now)
+	}
+	e.keys[source.Key] = source
 	s := &encoderSource{id: e.nextSource}
 	e.nextSource++
 	e.sources[source] = s

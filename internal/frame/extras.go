@@ -33,6 +33,7 @@ const (
 // histogramState is the last histogram of a column. Of the two only the one in use is up to date.
 type histogramState struct {
 	float bool
+	fresh bool // none came yet
 	h     histogram.Histogram
 	fh    histogram.FloatHistogram
 }
@@ -43,17 +44,19 @@ func (s *histogramState) like(at *series.HistogramAt) bool {
 		return false
 	}
 	if h := at.H; h != nil {
-		return s.h.Schema == h.Schema && s.h.ZeroThreshold == h.ZeroThreshold &&
+		return s.h.Schema == h.Schema && sameBits(s.h.ZeroThreshold, h.ZeroThreshold) &&
 			slices.Equal(s.h.PositiveSpans, h.PositiveSpans) && slices.Equal(s.h.NegativeSpans, h.NegativeSpans) &&
 			len(s.h.PositiveBuckets) == len(h.PositiveBuckets) && len(s.h.NegativeBuckets) == len(h.NegativeBuckets) &&
-			slices.Equal(s.h.CustomValues, h.CustomValues)
+			slices.EqualFunc(s.h.CustomValues, h.CustomValues, sameBits)
 	}
 	h := at.FH
-	return s.fh.Schema == h.Schema && s.fh.ZeroThreshold == h.ZeroThreshold &&
+	return s.fh.Schema == h.Schema && sameBits(s.fh.ZeroThreshold, h.ZeroThreshold) &&
 		slices.Equal(s.fh.PositiveSpans, h.PositiveSpans) && slices.Equal(s.fh.NegativeSpans, h.NegativeSpans) &&
 		len(s.fh.PositiveBuckets) == len(h.PositiveBuckets) && len(s.fh.NegativeBuckets) == len(h.NegativeBuckets) &&
-		slices.Equal(s.fh.CustomValues, h.CustomValues)
+		slices.EqualFunc(s.fh.CustomValues, h.CustomValues, sameBits)
 }
+
+func sameBits(a, b float64) bool { return math.Float64bits(a) == math.Float64bits(b) }
 
 // histogramSize estimates the bytes that a histogram takes, from above.
 func histogramSize(at *series.HistogramAt) int {
@@ -159,73 +162,6 @@ func appendBuckets(dst []byte, buckets, from []int64) []byte {
 	return dst
 }
 
-// readHistogram is the reverse of appendHistogram; it brings state forward.
-func readHistogram(r *reader, state *histogramState, fresh bool) {
-	flags := r.byte()
-	float, like := flags&histogramFloat != 0, flags&histogramLike != 0
-	if flags&^histogramKnown != 0 || like && (fresh || state.float != float) {
-		r.failf("histogram has flags %#x", flags)
-		return
-	}
-	state.float = float
-	hint := histogram.CounterResetHint(flags >> histogramHintBits)
-	if float {
-		h := &state.fh
-		h.CounterResetHint = hint
-		if !like {
-			positive, negative := readLayout(r, &h.Schema, &h.ZeroThreshold, &h.PositiveSpans, &h.NegativeSpans, &h.CustomValues, 8)
-			h.PositiveBuckets, h.NegativeBuckets = make([]float64, positive), make([]float64, negative)
-		}
-		h.Count, h.ZeroCount, h.Sum = r.float(), r.float(), r.float()
-		for i := range h.PositiveBuckets {
-			h.PositiveBuckets[i] = r.float()
-		}
-		for i := range h.NegativeBuckets {
-			h.NegativeBuckets[i] = r.float()
-		}
-		return
-	}
-	h := &state.h
-	h.CounterResetHint = hint
-	if !like {
-		positive, negative := readLayout(r, &h.Schema, &h.ZeroThreshold, &h.PositiveSpans, &h.NegativeSpans, &h.CustomValues, 1)
-		h.PositiveBuckets, h.NegativeBuckets = make([]int64, positive), make([]int64, negative)
-		h.Count, h.ZeroCount = 0, 0
-	}
-	h.Count += uint64(r.varint())
-	h.ZeroCount += uint64(r.varint())
-	h.Sum = r.float()
-	for i := range h.PositiveBuckets {
-		h.PositiveBuckets[i] += r.varint()
-	}
-	for i := range h.NegativeBuckets {
-		h.NegativeBuckets[i] += r.varint()
-	}
-}
-
-// readLayout reads what appendLayout wrote and the bucket counts behind it; bucketSize is the least size of a bucket.
-func readLayout(r *reader, schema *int32, zeroThreshold *float64, positive, negative *[]histogram.Span, custom *[]float64, bucketSize int) (int, int) {
-	*schema, *zeroThreshold = int32(r.varint()), r.float()
-	for _, spans := range [...]*[]histogram.Span{positive, negative} {
-		*spans = nil
-		if n := r.count(2); n > 0 {
-			*spans = make([]histogram.Span, n)
-		}
-		for i := range *spans {
-			(*spans)[i] = histogram.Span{Offset: int32(r.varint()), Length: uint32(r.uvarint())}
-		}
-	}
-	*custom = nil
-	if n := r.count(8); n > 0 {
-		*custom = make([]float64, n)
-	}
-	for i := range *custom {
-		(*custom)[i] = r.float()
-	}
-	p, n := r.count(bucketSize), r.count(bucketSize)
-	return p, n
-}
-
 type exemplarState = exemplar.Exemplar
 
 func exemplarSize(at *series.ExemplarAt) int {
@@ -247,7 +183,7 @@ func (s *encoderSource) appendExemplars(dst []byte, es []series.ExemplarAt, t in
 			dst = append(dst, exemplarSame)
 			continue
 		}
-		s.exemplars[column] = *x
+		s.exemplars[column] = exemplar.Exemplar{Labels: x.Labels.Copy(), Value: x.Value, Ts: x.Ts, HasTs: x.HasTs}
 		flags := byte(0)
 		if x.HasTs {
 			flags |= exemplarTime
@@ -262,59 +198,52 @@ func (s *encoderSource) appendExemplars(dst []byte, es []series.ExemplarAt, t in
 
 // sameExemplar compares bit for bit, so that a NaN equals itself.
 func sameExemplar(a, b *exemplar.Exemplar) bool {
-	return math.Float64bits(a.Value) == math.Float64bits(b.Value) && a.HasTs == b.HasTs && (!a.HasTs || a.Ts == b.Ts) && labels.Equal(a.Labels, b.Labels)
-}
-
-func readExemplar(r *reader, state map[uint32]exemplarState, column uint32, t int64, b *labels.ScratchBuilder) exemplar.Exemplar {
-	flags := r.byte()
-	if flags == exemplarSame {
-		last, ok := state[column]
-		if !ok {
-			r.failf("column %d has no exemplar to repeat", column)
-		}
-		return last
-	}
-	if flags&^exemplarKnown != 0 || flags&exemplarSame != 0 {
-		r.failf("exemplar has flags %#x", flags)
-		return exemplar.Exemplar{}
-	}
-	x := exemplar.Exemplar{Labels: makeLabels(b, readLabelPairs(r, nil)), Value: r.float()}
-	if flags&exemplarTime != 0 {
-		x.HasTs, x.Ts = true, t+r.varint()
-	}
-	state[column] = x
-	return x
+	return sameBits(a.Value, b.Value) && a.HasTs == b.HasTs && (!a.HasTs || a.Ts == b.Ts) && labels.Equal(a.Labels, b.Labels)
 }
 
 // checkExtras is the part of checkRow about histograms, exemplars and start timestamps.
 func checkExtras(row *series.Row, n int) error {
 	for i := range row.Histograms {
 		at := &row.Histograms[i]
-		if int(at.Column) >= n || i > 0 && at.Column <= row.Histograms[i-1].Column || (at.H == nil) == (at.FH == nil) {
+		if !hasColumn(row, at.Column) || i > 0 && at.Column <= row.Histograms[i-1].Column || (at.H == nil) == (at.FH == nil) {
 			return fmt.Errorf("histogram of column %d at place %d", at.Column, i)
 		}
 		if row.Schema.Column(int(at.Column)).Kind == series.Float {
 			return fmt.Errorf("histogram in float column %d", at.Column)
 		}
 		var err error
+		var hint histogram.CounterResetHint
 		if at.H != nil {
-			err = at.H.Validate()
+			hint, err = at.H.CounterResetHint, at.H.Validate()
 		} else {
-			err = at.FH.Validate()
+			hint, err = at.FH.CounterResetHint, at.FH.Validate()
+		}
+		if hint > histogram.GaugeType {
+			return fmt.Errorf("histogram of column %d has counter reset hint %d", at.Column, hint)
 		}
 		if err != nil {
 			return fmt.Errorf("histogram of series %s: %w", row.Schema.Column(int(at.Column)).Labels, err)
 		}
 	}
 	for i := range row.Exemplars {
-		if c := row.Exemplars[i].Column; int(c) >= n || i > 0 && c < row.Exemplars[i-1].Column {
+		if c := row.Exemplars[i].Column; !hasColumn(row, c) || i > 0 && c < row.Exemplars[i-1].Column {
 			return fmt.Errorf("exemplar of column %d at place %d", c, i)
 		}
 	}
 	for i := range row.Starts {
-		if c := row.Starts[i].Column; int(c) >= n || i > 0 && c <= row.Starts[i-1].Column {
+		c := row.Starts[i].Column
+		if int(c) >= n || i > 0 && c <= row.Starts[i-1].Column || row.Columns != nil && !hasColumn(row, c) {
 			return fmt.Errorf("start timestamp of column %d at place %d", c, i)
 		}
 	}
 	return nil
+}
+
+// hasColumn reports whether the row says something about column c.
+func hasColumn(row *series.Row, c uint32) bool {
+	if row.Columns != nil {
+		_, ok := slices.BinarySearch(row.Columns, c)
+		return ok
+	}
+	return int(c) < row.Schema.Len() && row.Has(int(c))
 }

@@ -16,8 +16,9 @@ var (
 // reader takes fields off the front of a block. The first error sticks and every later call returns zero, so that a
 // block is parsed without a check a field and checked once; lengths are checked before anything is allocated.
 type reader struct {
-	b   []byte
-	err error
+	b    []byte
+	err  error
+	room *room // for what is kept; nil where nothing is
 }
 
 func (r *reader) fail(err error) {
@@ -73,14 +74,48 @@ func (r *reader) count(size int) int {
 	return int(v)
 }
 
+// list is count for lists that the format bounds.
+func (r *reader) list(size, limit int) int {
+	n := r.count(size)
+	if n > limit {
+		r.failf("%d elements, at most %d are allowed", n, limit)
+		return 0
+	}
+	return n
+}
+
 // bounded reads a number that must be below limit.
 func (r *reader) bounded(limit int, what string) int {
 	v := r.uvarint()
-	if v >= uint64(limit) {
+	if r.err == nil && v >= uint64(limit) {
 		r.failf("%s %d is not below %d", what, v, limit)
 		return 0
 	}
 	return int(v)
+}
+
+// column reads how far a column lies behind the least one that may come, and returns it. Columns end at end.
+func (r *reader) column(least, end int) int {
+	return least + r.bounded(end-least, "distance of columns")
+}
+
+// int32 and uint32 refuse what does not fit rather than cut it.
+func (r *reader) int32() int32 {
+	v := r.varint()
+	if int64(int32(v)) != v {
+		r.failf("number %d does not fit 32 bits", v)
+		return 0
+	}
+	return int32(v)
+}
+
+func (r *reader) uint32() uint32 {
+	v := r.uvarint()
+	if v > math.MaxUint32 {
+		r.failf("number %d does not fit 32 bits", v)
+		return 0
+	}
+	return uint32(v)
 }
 
 func (r *reader) bytes() []byte {

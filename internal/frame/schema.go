@@ -124,9 +124,9 @@ func commonPrefix(a, b string) int {
 }
 
 // minColumn is the least number of bytes that a column definition takes.
-const minColumn = 2
+const minColumn = 1
 
-// readColumns reads n column definitions. builder is scratch.
+// readColumns reads n column definitions and charges them. builder is scratch.
 func readColumns(r *reader, n int, builder *labels.ScratchBuilder) []series.Column {
 	columns := make([]series.Column, 0, n)
 	var family series.Family
@@ -145,11 +145,13 @@ func readColumns(r *reader, n int, builder *labels.ScratchBuilder) []series.Colu
 		case i == 0:
 			r.failf("first column has no label names")
 		default:
-			for j := range pairs {
-				shared := r.bounded(len(pairs[j].Value)+1, "shared prefix")
-				pairs[j].Value = pairs[j].Value[:min(shared, len(pairs[j].Value))] + r.string()
-			}
+			readLabelValues(r, pairs)
 		}
+		size := labelsCost
+		for _, l := range pairs {
+			size += labelsCost + len(l.Name) + len(l.Value)
+		}
+		r.charge(size) // before it is built: a few bytes may repeat megabytes of the column before
 		if r.err != nil {
 			return nil
 		}
@@ -160,10 +162,31 @@ func readColumns(r *reader, n int, builder *labels.ScratchBuilder) []series.Colu
 	return columns
 }
 
+// readLabelValues reads label values against those in pairs, which are charged: it allocates no more than they and the
+// bytes read.
+func readLabelValues(r *reader, pairs []labels.Label) {
+	for i := range pairs {
+		last := pairs[i].Value
+		shared := r.bounded(len(last)+1, "shared prefix")
+		rest := r.bytes()
+		switch {
+		case r.err != nil:
+			return
+		case shared+len(rest) > maxLabel:
+			r.failf("label %q of %d bytes", pairs[i].Name, shared+len(rest))
+			return
+		}
+		if len(rest) > 0 || shared < len(last) {
+			pairs[i].Value = last[:shared] + string(rest)
+		}
+	}
+}
+
 func readFamily(r *reader) series.Family {
 	f := series.Family{Name: r.string()}
 	f.Type = metricTypes[r.bounded(len(metricTypes), "metric type")]
 	f.Help, f.Unit = r.string(), r.string()
+	r.charge(len(f.Name) + len(f.Help) + len(f.Unit))
 	return f
 }
 
@@ -171,7 +194,12 @@ func readFamily(r *reader) series.Family {
 func readLabelPairs(r *reader, dst []labels.Label) []labels.Label {
 	for range r.count(2) {
 		l := labels.Label{Name: r.string(), Value: r.string()}
-		if len(dst) > 0 && l.Name <= dst[len(dst)-1].Name {
+		switch {
+		case r.err != nil:
+			return dst
+		case len(l.Name) > maxLabel || len(l.Value) > maxLabel:
+			r.failf("label of %d and %d bytes", len(l.Name), len(l.Value))
+		case len(dst) > 0 && l.Name <= dst[len(dst)-1].Name:
 			r.failf("label %q after %q", l.Name, dst[len(dst)-1].Name)
 		}
 		dst = append(dst, l)
