@@ -23,7 +23,7 @@ type Ledger struct {
 
 type epoch struct {
 	id   frame.Epoch
-	rank uint64
+	rank uint32
 	// before is the epoch that this one names, if it is known from its first frame or another hub's knowledge.
 	before frame.Predecessor
 	first  bool // its first frame was seen: before says all
@@ -32,7 +32,7 @@ type epoch struct {
 
 // Rank orders the frames of a site, over epochs, as they were made.
 type Rank struct {
-	Epoch  uint64
+	Epoch  uint32
 	Number uint64
 }
 
@@ -41,7 +41,8 @@ func (r Rank) Less(o Rank) bool {
 	return r.Epoch < o.Epoch || r.Epoch == o.Epoch && r.Number < o.Number
 }
 
-const rankGap = 1 << 24
+// rankGap leaves room for epochs that turn out to lie between two others.
+const rankGap = 1 << 12
 
 // Has reports whether a frame came before.
 func (l *Ledger) Has(id frame.ID) bool {
@@ -108,7 +109,7 @@ func (l *Ledger) insert(h *frame.Header, backfill bool) *epoch {
 	e := &epoch{id: h.Epoch}
 	switch {
 	case len(l.epochs) == 0:
-		e.rank = 1 << 62
+		e.rank = 1 << 30
 	case at == len(l.epochs):
 		e.rank = l.epochs[at-1].rank + rankGap
 	case at == 0:

@@ -296,3 +296,12 @@ func classify(err error) Reason {
 	}
 	return ReasonCorrupt
 }
+
+// Readmit asks again, for every site, whether it is let in.
+func (r *Receiver) Readmit(admitted func(site string) bool) {
+	for name, s := range r.sites {
+		if ok := admitted(name); ok == s.refused {
+			delete(r.sites, name) // it begins anew, or is refused, with its next message
+		}
+	}
+}

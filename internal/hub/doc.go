@@ -1,0 +1,13 @@
+// Package hub is the reading side: it turns the stream back into rows.
+//
+// The tail reader starts a keyframe and a half back, feeds the store, keeps a ledger for every site and asks edges for
+// keyframes; it waits for nobody. An Output delivers every row to one destination, once and in the order of lanes: it
+// reads the stream itself, at its own pace, and keeps a cursor on disk.
+//
+//	h, err := hub.New(hub.Options{Config: cfg, Conn: conn, Store: store, Catalog: catalog, Logger: logger, ...})
+//	go h.Run(ctx)
+//	<-h.CaughtUp() // the store has what the stream held at the start
+//
+// The machines that decide are in package lane. A hub treats every frame as hostile: what is wrong with one is counted
+// and logged, and harms no other site.
+package hub

@@ -1,0 +1,354 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/frame"
+	"github.com/thalweg/thalweg/internal/lane"
+	"github.com/thalweg/thalweg/internal/pipeline"
+	"github.com/thalweg/thalweg/internal/series"
+	"github.com/thalweg/thalweg/internal/store"
+	"github.com/thalweg/thalweg/internal/telemetry"
+)
+
+const (
+	// keyframeBound is the keyframe interval that a hub asks of edges, and tailBack how far back its tail reader
+	// begins: a keyframe and a half.
+	keyframeBound = 10 * time.Minute
+	tailBack      = keyframeBound * 3 / 2
+	// expireEvery is how often silent sources are looked for.
+	expireEvery = 15 * time.Second
+	// repeatEvery bounds how often the same problem of the same site is logged.
+	repeatEvery = time.Minute
+	// ensureEvery is how often a hub makes sure that the stream exists.
+	ensureEvery = 30 * time.Second
+)
+
+// Options of New. All are required but Now.
+type Options struct {
+	Config Config
+	// Name of this hub, for edges and pages.
+	Name    string
+	Conn    *bus.Conn
+	Store   *store.Store
+	Catalog *series.Catalog
+	Logger  *slog.Logger
+	Now     func() time.Time
+}
+
+// Hub reads the lanes of all its sites. All methods are safe for concurrent use.
+type Hub struct {
+	name    string
+	conn    *bus.Conn
+	store   *store.Store
+	catalog *series.Catalog
+	log     *slog.Logger
+	repeats *telemetry.Repeats
+	now     func() time.Time
+	metrics *metrics
+	control *control
+
+	caughtUp     chan struct{}
+	caughtUpOnce sync.Once
+
+	mu       sync.Mutex
+	config   Config
+	receiver *lane.Receiver
+	guards   map[string]*guard
+	lastRow  map[string]int64 // by site: when the last row was applied, by this clock
+	position bus.Position
+	problem  string // why the stream cannot be read at the moment
+}
+
+// New returns a hub that has read nothing.
+func New(o Options) (*Hub, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	h := &Hub{
+		name: o.Name, conn: o.Conn, store: o.Store, catalog: o.Catalog, log: o.Logger, now: o.Now, config: o.Config,
+		repeats: telemetry.NewRepeats(o.Logger, repeatEvery), metrics: newMetrics(), caughtUp: make(chan struct{}),
+		guards: map[string]*guard{}, lastRow: map[string]int64{}, problem: "starting",
+	}
+	h.control = newControl(h)
+	h.receiver = h.newReceiver()
+	return h, nil
+}
+
+// newReceiver returns a receiver with the limits of the configuration in force. It is used with mu held.
+func (h *Hub) newReceiver() *lane.Receiver {
+	return lane.NewReceiver(lane.ReceiverConfig{Decoder: func(site string) (frame.DecoderConfig, bool) {
+		return h.config.decoder(h.catalog, site)
+	}})
+}
+
+// decoder returns the limits of a site's frames, and whether the site is let in.
+func (c *Config) decoder(catalog *series.Catalog, site string) (frame.DecoderConfig, bool) {
+	if _, listed := c.Sites[site]; c.StrictSites && !listed {
+		return frame.DecoderConfig{}, false
+	}
+	l := c.SiteLimits(site)
+	d := frame.DecoderConfig{Catalog: catalog, MaxBody: int(l.FrameBytes), MaxSources: l.Sources, MaxColumns: 2 * l.Series}
+	if l.AllowUnlimited {
+		d.MaxBody, d.MaxSources, d.MaxColumns = orMost(d.MaxBody, frame.MaxSize), orMost(d.MaxSources, 1<<30), orMost(d.MaxColumns, 1<<30)
+	}
+	return d, true
+}
+
+func orMost(limit, most int) int {
+	if limit == 0 {
+		return most
+	}
+	return limit
+}
+
+// StoreLimits bound what a site may hold in the store.
+func (c *Config) StoreLimits(site string) store.Limits {
+	l := c.SiteLimits(site)
+	return store.Limits{Series: l.Series, Sources: l.Sources}
+}
+
+// Apply puts a changed configuration in force: limits, sites and match for what comes from now on. Parts need a
+// restart.
+func (h *Hub) Apply(c Config) error {
+	if err := h.store.Reload(c.Store); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c.Parts = h.config.Parts
+	h.config = c
+	clear(h.guards)
+	h.receiver.Readmit(func(site string) bool {
+		_, ok := c.decoder(h.catalog, site)
+		return ok
+	})
+	return nil
+}
+
+// CaughtUp is closed when everything has been read that the stream held when the hub began.
+func (h *Hub) CaughtUp() <-chan struct{} { return h.caughtUp }
+
+// Problem says why the stream cannot be read at the moment; "" if it can.
+func (h *Hub) Problem() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.problem
+}
+
+func (h *Hub) setProblem(reason string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.problem = reason
+}
+
+// Run reads until ctx ends.
+func (h *Hub) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var parts sync.WaitGroup
+	parts.Go(func() { h.keepStream(ctx) })
+	parts.Go(func() { h.control.run(ctx) })
+	parts.Go(func() { h.keepExpiring(ctx) })
+	err := h.tail(ctx)
+	cancel()
+	parts.Wait()
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// keepStream makes sure that the stream exists, at each connect and now and then.
+func (h *Hub) keepStream(ctx context.Context) {
+	for ctx.Err() == nil {
+		state, changed := h.conn.Watch()
+		if state.Connected {
+			result, err := h.conn.EnsureStream(ctx)
+			switch {
+			case err != nil:
+				h.setProblem(err.Error())
+				h.repeats.Log(slog.LevelWarn, "stream", "stream is not as it should be", slog.Any("err", err))
+			default:
+				h.setProblem("")
+				if result.Created {
+					h.log.Info("stream created")
+				}
+				for _, d := range result.Differences {
+					h.repeats.Log(slog.LevelWarn, "differs "+d, "stream differs from the configuration", slog.String("what", d))
+				}
+			}
+		} else {
+			h.setProblem("not connected: " + state.Reason)
+		}
+		wait := ensureEvery
+		if h.Problem() != "" {
+			wait = 2 * time.Second
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-changed:
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
+}
+
+func (h *Hub) keepExpiring(ctx context.Context) {
+	t := time.NewTicker(expireEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			h.store.Expire(h.now().UnixMilli())
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// subjects of the lanes that this hub reads.
+func (c *Config) subjects(root bus.Root) []string {
+	if c.Parts == AllParts {
+		return []string{root.AllLanes()}
+	}
+	var subjects []string
+	for _, part := range c.Parts.List() {
+		for _, l := range bus.Lanes() {
+			subjects = append(subjects, root.LanesOfPart(int(part), l))
+		}
+	}
+	return subjects
+}
+
+// tail reads the stream from a keyframe and a half back, and goes on at its head.
+func (h *Hub) tail(ctx context.Context) error {
+	reader, err := h.conn.NewReader(bus.ReaderOptions{
+		Name:     "tail",
+		Subjects: h.config.subjects(h.conn.Root()),
+		Start:    bus.Start{Time: h.now().Add(-tailBack)},
+		Handle: func(m bus.Message) error {
+			h.step(m)
+			return nil
+		},
+		CaughtUp: func() { h.caughtUpOnce.Do(func() { close(h.caughtUp) }) },
+		Reset: func(r bus.Reset) {
+			h.log.Warn("the stream is not the one that was read; reading again from keyframes", "reason", r.Reason, "detail", r.Detail)
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.receiver.Restart()
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("read lanes: %w", err)
+	}
+	return reader.Run(ctx)
+}
+
+// step takes one message of the stream.
+func (h *Hub) step(m bus.Message) {
+	site, l, err := h.conn.Root().ParseLane(m.Subject)
+	if err != nil {
+		h.metrics.problems.WithLabelValues("subject").Inc()
+		h.repeats.Log(slog.LevelWarn, "subject "+m.Subject, "message on a subject that is no lane", slog.Any("err", err))
+		return
+	}
+	now := h.now()
+	var problems []lane.Problem
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.metrics.messages.WithLabelValues(string(l)).Inc()
+	h.metrics.bytes.WithLabelValues(string(l)).Add(float64(len(m.Payload)))
+	h.receiver.Step(lane.Message{Site: site, Backfill: l == bus.Backfill, Sequence: m.Sequence, Payload: m.Payload}, lane.Handler{
+		Row: func(d *lane.Delivery, row *series.Row) { h.row(d, row, now) },
+		Done: func(d *lane.Delivery) {
+			h.metrics.frames.WithLabelValues(string(l)).Inc()
+			if !d.Backfill {
+				h.metrics.delay.Observe(max(float64(now.UnixMilli()-d.Header.Sent)/1000, 0))
+			}
+		},
+		Loss: func(site string, loss frame.Loss) {
+			h.log.Warn("site lost rows", "site", site, "cause", loss.Cause, "epoch", loss.Epoch, "from", loss.From, "to", loss.To,
+				"rows", loss.Rows)
+		},
+		Problem: func(p lane.Problem) { problems = append(problems, p) },
+	})
+	for i := range problems {
+		h.complain(&problems[i], l)
+	}
+}
+
+// row applies a row to the store. The caller holds mu.
+func (h *Hub) row(d *lane.Delivery, row *series.Row, now time.Time) {
+	h.metrics.rows.Inc()
+	h.metrics.samples.Add(float64(row.Samples()))
+	err := h.guard(d.Site).apply(row, func(row *series.Row) error {
+		return h.store.Apply(d.Site, store.Rank{Epoch: d.Rank.Epoch, Frame: d.Rank.Number}, row, now.UnixMilli())
+	})
+	if err != nil {
+		h.repeats.Log(slog.LevelWarn, "row "+d.Site, "row was refused", slog.String("site", d.Site),
+			slog.String("source", row.Source.Key), slog.Any("err", err))
+		return
+	}
+	h.lastRow[d.Site] = now.UnixMilli()
+}
+
+// complain counts and logs a problem, and asks for a keyframe where that helps. The caller holds mu.
+func (h *Hub) complain(p *lane.Problem, l bus.Lane) {
+	h.metrics.problems.WithLabelValues(string(p.Reason)).Inc()
+	h.repeats.Log(slog.LevelWarn, string(p.Reason)+" "+p.Message.Site, "frame was not taken", slog.String("site", p.Message.Site),
+		slog.String("lane", string(l)), slog.Uint64("sequence", p.Message.Sequence), slog.String("reason", string(p.Reason)), slog.Any("err", p.Err))
+	if p.WantsKeyframe() {
+		h.control.wantKeyframe(p.Message.Site)
+	}
+}
+
+// guard is the second pipeline of a site: what the hub takes from it.
+type guard struct {
+	pipelines []*pipeline.Pipeline // all must let a row pass
+}
+
+// guard returns the guard of a site. The caller holds mu.
+func (h *Hub) guard(site string) *guard {
+	if g := h.guards[site]; g != nil {
+		return g
+	}
+	g := &guard{}
+	for _, match := range [][]string{h.config.Match, h.config.Sites[site].Match} {
+		if len(match) == 0 {
+			continue
+		}
+		matchers, err := pipeline.ParseMatch(match)
+		if err != nil { // the configuration was validated; nothing fails open
+			h.log.Error("selectors of a site cannot be read; nothing of it is taken", "site", site, "err", err)
+			matchers = [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, labels.MetricName, "")}}
+		}
+		p, err := pipeline.New(pipeline.Options{Catalog: h.catalog, Match: matchers, Always: pipeline.AlwaysPass("thalweg")})
+		if err != nil {
+			panic("BUG: hub: " + err.Error())
+		}
+		g.pipelines = append(g.pipelines, p)
+	}
+	h.guards[site] = g
+	return g
+}
+
+func (g *guard) apply(row *series.Row, next series.Sink) error {
+	for i := len(g.pipelines) - 1; i >= 0; i-- {
+		next = g.pipelines[i].Wrap(next)
+	}
+	return next(row)
+}
+
+// Metrics to register.
+func (h *Hub) Metrics() []prometheus.Collector { return append(h.metrics.all(), siteCollector{h}) }
