@@ -67,8 +67,10 @@ const idleColumns = 1 << 16
 // unindex takes the source in a slot out of an index. The index goes with its last source, at the next sweep.
 func (s *Store) unindex(x *index, slot int) {
 	last := len(x.sources) - 1
-	x.sources[slot] = x.sources[last]
-	x.sources[slot].slot = slot
+	if slot != last {
+		x.sources[slot] = x.sources[last]
+		x.sources[slot].slot = slot
+	}
 	x.sources[last] = nil
 	x.sources = x.sources[:last]
 	if last > 0 {

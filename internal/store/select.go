@@ -300,8 +300,8 @@ func (sel *selection) pick(v *view, column uint32, family string) (pk pick, roam
 		return pk, false, false
 	}
 	roams = pk.contested || v.contested
-	for i := range pk.labels {
-		roams = roams || sel.store.baseNames[pk.labels[i].Name] > 0
+	for _, l := range pk.labels {
+		roams = roams || l.Value == "" || sel.store.baseNames[l.Name] > 0
 	}
 	return pk, roams, true
 }

@@ -235,7 +235,7 @@ func (s *source) storeExemplar(at *series.ExemplarAt) {
 func (s *source) transfer(to *series.Schema) {
 	from, old := s.schema, *s
 	column := make(map[uint64]uint32, to.Len())
-	for i := range to.Columns() {
+	for i := to.Len() - 1; i >= 0; i-- { // the first of equal ones stays, as in the index
 		column[to.Column(i).Labels.Hash()] = uint32(i)
 	}
 	n := to.Len()
@@ -244,7 +244,7 @@ func (s *source) transfer(to *series.Schema) {
 	for i := range from.Columns() {
 		c, was := from.Column(i), uint32(i)
 		is, ok := column[c.Labels.Hash()]
-		if !ok || !old.has(was) {
+		if !ok || !old.has(was) || old.index.isHidden(i) {
 			continue
 		}
 		if t := to.Column(int(is)); t.Kind != c.Kind || !labels.Equal(t.Labels, c.Labels) {

@@ -1,0 +1,631 @@
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/value"
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/thalweg/thalweg/internal/series"
+	"github.com/thalweg/thalweg/internal/store"
+)
+
+const now = int64(1_700_000_000_000)
+
+var stale = math.Float64frombits(value.StaleNaN)
+
+func newStore(t testing.TB, change func(*store.Options)) *store.Store {
+	t.Helper()
+	o := store.Options{Config: store.DefaultConfig()}
+	if change != nil {
+		change(&o)
+	}
+	s, err := store.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func selectors(t testing.TB, texts ...string) [][]*labels.Matcher {
+	t.Helper()
+	sets, err := parser.NewParser(parser.Options{}).ParseMetricSelectors(texts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sets
+}
+
+// dump renders a selection, a line for each series, sorted within a family.
+func dump(s *store.Store, q store.Query) string {
+	var b strings.Builder
+	for family := range s.Select(q) {
+		fmt.Fprintf(&b, "# %s %s", family.Name, family.Type)
+		if family.Help != "" {
+			fmt.Fprintf(&b, " %q", family.Help)
+		}
+		if family.Conflict {
+			b.WriteString(" conflict")
+		}
+		b.WriteByte('\n')
+		var lines []string
+		for r := range family.Series() {
+			ls := labels.New(r.AppendLabels(nil)...)
+			lines = append(lines, fmt.Sprintf("%s%s %v %+d\n", r.Name(), ls, r.V, r.T-now))
+		}
+		slices.Sort(lines)
+		b.WriteString(strings.Join(lines, ""))
+	}
+	return b.String()
+}
+
+// columns parses series such as `up{code="x"}`; a type may follow the name of a family that has it.
+func columns(t testing.TB, texts ...string) []series.Column {
+	t.Helper()
+	var cs []series.Column
+	for _, text := range texts {
+		ls, err := parser.NewParser(parser.Options{}).ParseMetric(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cs = append(cs, series.Column{Labels: ls})
+	}
+	return cs
+}
+
+func source(key string, ls ...string) *series.Source {
+	return &series.Source{Key: key, Labels: labels.FromStrings(ls...), Interval: 15 * time.Second}
+}
+
+type fixture struct {
+	*testing.T
+	store   *store.Store
+	catalog *series.Catalog
+	frame   uint64
+}
+
+func newFixture(t *testing.T, change func(*store.Options)) *fixture {
+	return &fixture{T: t, store: newStore(t, change), catalog: series.NewCatalog()}
+}
+
+func (f *fixture) schema(texts ...string) *series.Schema {
+	return f.catalog.Extend(f.catalog.Empty(), columns(f.T, texts...))
+}
+
+func (f *fixture) apply(site string, row *series.Row) {
+	f.Helper()
+	f.frame++
+	f.applyAt(site, store.Rank{Epoch: 1, Frame: f.frame}, row)
+}
+
+func (f *fixture) applyAt(site string, rank store.Rank, row *series.Row) {
+	f.Helper()
+	if err := f.store.Apply(site, rank, row, now); err != nil {
+		f.Fatal(err)
+	}
+}
+
+func (f *fixture) refused(reason store.Reason, site string, row *series.Row) {
+	f.Helper()
+	err := f.store.Apply(site, store.Rank{Epoch: 9}, row, now)
+	refused, ok := errors.AsType[*store.RefusedError](err)
+	if !ok || refused.Reason != reason || refused.Site != site || refused.Source != row.Source.Key {
+		f.Errorf("got error %v, want a refusal of %s from %s for %s", err, row.Source.Key, site, reason)
+	}
+}
+
+func (f *fixture) want(selector, want string) {
+	f.Helper()
+	got := dump(f.store, store.Query{Matchers: selectors(f.T, selector), Now: now})
+	if want = strings.TrimPrefix(want, "\n"); got != want {
+		f.Errorf("%s: got\n%swant\n%s", selector, got, want)
+	}
+}
+
+func TestRankDecidesNotTime(t *testing.T) {
+	f := newFixture(t, nil)
+	src, schema := source("s", "job", "j"), f.schema("m")
+	row := func(v float64, ms int64) *series.Row {
+		return &series.Row{Source: src, Schema: schema, T: now + ms, Values: []float64{v}}
+	}
+	f.applyAt("a", store.Rank{Epoch: 2, Frame: 5}, row(1, -1000))
+	f.applyAt("a", store.Rank{Epoch: 2, Frame: 4}, row(2, 0))
+	f.applyAt("a", store.Rank{Epoch: 1, Frame: 9}, row(3, 0))
+	f.want("m", "# m unknown\nm{job=\"j\", site=\"a\"} 1 -1000\n")
+	f.applyAt("a", store.Rank{Epoch: 2, Frame: 5}, row(4, -2000)) // the next row of the same frame
+	f.want("m", "# m unknown\nm{job=\"j\", site=\"a\"} 4 -2000\n")
+	f.applyAt("a", store.Rank{Epoch: 3, Frame: 1}, &series.Row{Source: src, T: now, End: true})
+	f.want("m", "")
+	f.applyAt("a", store.Rank{Epoch: 2, Frame: 6}, row(5, 0)) // history of a source that has ended
+	f.want("m", "")
+	f.applyAt("b", store.Rank{Epoch: 1, Frame: 1}, row(6, 0)) // another site has an order of its own
+	f.want("m", "# m unknown\nm{job=\"j\", site=\"b\"} 6 +0\n")
+	if got := testutil.ToFloat64(metric(t, f.store, "thalweg_store_superseded_rows_total")); got != 3 {
+		t.Errorf("%v rows superseded, want 3", got)
+	}
+}
+
+func metric(t *testing.T, s *store.Store, name string) prometheus.Collector {
+	t.Helper()
+	for _, c := range s.Metrics() {
+		descs := make(chan *prometheus.Desc, 10)
+		c.Describe(descs)
+		if strings.Contains((<-descs).String(), `"`+name+`"`) {
+			return c
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return nil
+}
+
+func TestWindow(t *testing.T) {
+	f := newFixture(t, nil)
+	ahead, lookback := store.FutureBound.Milliseconds(), (5 * time.Minute).Milliseconds()
+	for i, ms := range []int64{-lookback - 1, -lookback, 0, ahead} {
+		f.apply("a", &series.Row{
+			Source: source(fmt.Sprint(i), "i", fmt.Sprint(i)), Schema: f.schema("m"), T: now + ms, Values: []float64{1},
+		})
+	}
+	f.want("m", `
+# m unknown
+m{i="1", site="a"} 1 -300000
+m{i="2", site="a"} 1 +0
+m{i="3", site="a"} 1 +600000
+`)
+	f.refused(store.ReasonFuture, "a", &series.Row{Source: source("5"), Schema: f.schema("m"), T: now + ahead + 1, Values: []float64{1}})
+}
+
+func TestPartialRowsMerge(t *testing.T) {
+	f := newFixture(t, nil)
+	src := source("s")
+	two := f.schema("m", "n")
+	three := f.catalog.Extend(two, columns(t, "o"))
+	other := f.schema("p", "o", "m")
+	partial := func(schema *series.Schema, ms int64, columns []uint32, values ...float64) *series.Row {
+		return &series.Row{Source: src, Schema: schema, T: now + ms, Columns: columns, Values: values}
+	}
+	f.apply("a", partial(two, -30, []uint32{0, 1}, 1, 2))
+	f.apply("a", partial(three, -20, []uint32{1, 2}, 3, 4))
+	f.want(`{site="a"}`, `
+# m unknown
+m{site="a"} 1 -30
+# n unknown
+n{site="a"} 3 -20
+# o unknown
+o{site="a"} 4 -20
+`)
+	f.apply("a", partial(three, -10, []uint32{1}, stale))
+	f.apply("a", partial(other, -5, []uint32{0}, 5)) // compacted: n has gone, the others have moved
+	f.want(`{site="a"}`, `
+# m unknown
+m{site="a"} 1 -30
+# o unknown
+o{site="a"} 4 -20
+# p unknown
+p{site="a"} 5 -5
+`)
+}
+
+func TestWholeRowsEndWhatTheyLack(t *testing.T) {
+	f := newFixture(t, nil)
+	row := &series.Row{Source: source("s"), Schema: f.schema("m", "n"), T: now, Values: []float64{1, math.NaN()}}
+	f.apply("a", row)
+	f.want(`{site="a"}`, "# m unknown\nm{site=\"a\"} 1 +0\n# n unknown\nn{site=\"a\"} NaN +0\n")
+	row.Values[0] = 99 // the store has a copy
+	f.want(`m`, "# m unknown\nm{site=\"a\"} 1 +0\n")
+	row.Present = []uint64{0b10}
+	f.apply("a", row)
+	f.want(`{site="a"}`, "# n unknown\nn{site=\"a\"} NaN +0\n")
+}
+
+func TestFamilies(t *testing.T) {
+	f := newFixture(t, nil)
+	hist := series.Family{Name: "h", Type: model.MetricTypeHistogram, Help: "A histogram."}
+	cs := columns(t, `h_bucket{le="1.0"}`, `h_bucket{le="+Inf"}`, "h_sum", "h_count", "h_created", "h_abc", "c_total")
+	for i := range 5 {
+		cs[i].Family = hist
+	}
+	cs[6].Family = series.Family{Name: "c", Type: model.MetricTypeCounter}
+	f.apply("a", &series.Row{
+		Source: source("s"), Schema: f.catalog.Extend(f.catalog.Empty(), cs), T: now, Values: []float64{1, 2, 3, 4, 5, 6, 7},
+	})
+	f.want(`{site="a"}`, `
+# c_total counter
+c_total{site="a"} 7 +0
+# h histogram "A histogram."
+h_bucket{le="+Inf", site="a"} 2 +0
+h_bucket{le="1.0", site="a"} 1 +0
+h_count{site="a"} 4 +0
+h_sum{site="a"} 3 +0
+# h_abc unknown
+h_abc{site="a"} 6 +0
+# h_created unknown "A histogram."
+h_created{site="a"} 5 +0
+`)
+	var names []string
+	for family := range f.store.Select(store.Query{Matchers: selectors(t, `{site="a"}`), Now: now, Grouping: store.ByName}) {
+		names = append(names, family.Name)
+	}
+	if want := []string{"c_total", "h_abc", "h_bucket", "h_count", "h_created", "h_sum"}; !slices.Equal(names, want) {
+		t.Errorf("by name: %q, want %q", names, want)
+	}
+}
+
+func TestTypeOfMostSeriesWins(t *testing.T) {
+	f := newFixture(t, nil)
+	for i, typ := range []model.MetricType{"gauge", "counter", "counter", "unknown", "unknown", "unknown"} {
+		cs := columns(t, "m")
+		cs[0].Family = series.Family{Name: "m", Type: typ, Help: "A " + string(typ)}
+		f.apply("a", &series.Row{
+			Source: source(fmt.Sprint(i), "i", fmt.Sprint(i)), Schema: f.catalog.Extend(f.catalog.Empty(), cs), T: now, Values: []float64{1},
+		})
+	}
+	heads := func(selector string) (heads string) {
+		for line := range strings.Lines(dump(f.store, store.Query{Matchers: selectors(t, selector), Now: now})) {
+			if line[0] == '#' {
+				heads += line
+			}
+		}
+		return heads
+	}
+	for selector, want := range map[string]string{
+		`m`:           "# m counter \"A counter\" conflict\n",
+		`m{i=~"0|1"}`: "# m counter \"A counter\" conflict\n", // a draw
+		`m{i=~"0|3"}`: "# m gauge \"A gauge\"\n",
+		`m{i="0"}`:    "# m gauge \"A gauge\"\n",
+		`m{i="3"}`:    "# m unknown \"A unknown\"\n",
+	} {
+		if got := heads(selector); got != want {
+			t.Errorf("%s: got %q, want %q", selector, got, want)
+		}
+	}
+}
+
+func TestSiteLabel(t *testing.T) {
+	contested := func(f *fixture) {
+		f.apply("a", &series.Row{Source: source("1", "job", "j", "site", "mine"), Schema: f.schema("m", `m{exported_site="x"}`), T: now, Values: []float64{1, 2}})
+		f.apply("a", &series.Row{Source: source("2", "job", "k"), Schema: f.schema("m", `m{site="theirs"}`), T: now, Values: []float64{3, 4}})
+	}
+	t.Run("export", func(t *testing.T) {
+		f := newFixture(t, nil)
+		contested(f)
+		f.want("m", `
+# m unknown
+m{exported_exported_site="mine", exported_site="x", job="j", site="a"} 2 +0
+m{exported_site="mine", job="j", site="a"} 1 +0
+m{exported_site="theirs", job="k", site="a"} 4 +0
+m{job="k", site="a"} 3 +0
+`)
+		f.want(`m{exported_site="mine"}`, "# m unknown\nm{exported_site=\"mine\", job=\"j\", site=\"a\"} 1 +0\n")
+		f.want(`m{site="mine"}`, "")
+		config := store.DefaultConfig()
+		config.SiteLabel = "edge"
+		if err := f.store.Reload(config); err != nil {
+			t.Fatal(err)
+		}
+		f.want(`m{site=~".+"}`, `
+# m unknown
+m{edge="a", exported_site="x", job="j", site="mine"} 2 +0
+m{edge="a", job="j", site="mine"} 1 +0
+m{edge="a", job="k", site="theirs"} 4 +0
+`)
+	})
+	t.Run("drop", func(t *testing.T) {
+		f := newFixture(t, func(o *store.Options) { o.Config.OnConflict = store.Drop })
+		contested(f)
+		f.want("m", "# m unknown\nm{job=\"k\", site=\"a\"} 3 +0\n")
+	})
+	t.Run("reject", func(t *testing.T) {
+		f := newFixture(t, func(o *store.Options) { o.Config.OnConflict = store.Reject })
+		f.refused(store.ReasonSite, "a", &series.Row{Source: source("1", "site", "mine"), Schema: f.schema("m"), T: now, Values: []float64{1}})
+		f.refused(store.ReasonSite, "a", &series.Row{Source: source("2"), Schema: f.schema("m", `m{site="theirs"}`), T: now, Values: []float64{1, 2}})
+		f.want(`{site="a"}`, "")
+	})
+	t.Run("none", func(t *testing.T) {
+		f := newFixture(t, func(o *store.Options) { o.Config.SiteLabel = "" })
+		f.apply("a", &series.Row{Source: source("1", "site", "mine"), Schema: f.schema("m"), T: now, Values: []float64{1}})
+		f.want("m", "# m unknown\nm{site=\"mine\"} 1 +0\n")
+	})
+}
+
+func TestIdenticalSeriesAppearOnce(t *testing.T) {
+	f := newFixture(t, nil)
+	f.apply("a", &series.Row{Source: source("1", "job", "j"), Schema: f.schema("m"), T: now - 5, Values: []float64{1}})
+	f.apply("a", &series.Row{Source: source("2", "job", "j"), Schema: f.schema("m"), T: now - 3, Values: []float64{2}})
+	f.apply("a", &series.Row{Source: source("3"), Schema: f.schema(`m{job="j"}`, "n"), T: now - 4, Values: []float64{3, 4}})
+	f.want(`{site="a"}`, "# m unknown\nm{job=\"j\", site=\"a\"} 2 -3\n# n unknown\nn{site=\"a\"} 4 -4\n")
+}
+
+func TestLimits(t *testing.T) {
+	limits := store.Limits{Series: 5, Sources: 2}
+	f := newFixture(t, func(o *store.Options) {
+		o.Limits = func(site string) store.Limits {
+			if site == "free" {
+				return store.Limits{}
+			}
+			return limits
+		}
+	})
+	row := func(key string, n int) *series.Row {
+		texts := make([]string, n)
+		for i := range texts {
+			texts[i] = fmt.Sprint("m", i)
+		}
+		return &series.Row{Source: source(key, "key", key), Schema: f.schema(texts...), T: now, Values: make([]float64, n)}
+	}
+	f.apply("a", row("1", 3))
+	f.refused(store.ReasonSeries, "a", row("2", 3))
+	f.apply("a", row("2", 2))
+	f.refused(store.ReasonSeries, "a", row("1", 4))
+	f.refused(store.ReasonSources, "a", row("3", 0))
+	f.apply("free", row("1", 30))
+	f.apply("a", &series.Row{Source: source("1"), T: now, End: true})
+	f.apply("a", row("3", 3)) // takes the place of what has ended
+	f.want(`m0{site="a"}`, "# m0 unknown\nm0{key=\"2\", site=\"a\"} 0 +0\nm0{key=\"3\", site=\"a\"} 0 +0\n")
+	limits.Series = 1 // whoever has more may stay as it is, or shrink
+	f.apply("a", row("3", 2))
+	f.refused(store.ReasonSeries, "a", row("3", 3))
+}
+
+func TestBadRowsHarmNothing(t *testing.T) {
+	f := newFixture(t, nil)
+	good := &series.Row{Source: source("s"), Schema: f.schema("m", "n"), T: now, Values: []float64{1, 2}}
+	f.apply("a", good)
+	h := &histogram.Histogram{}
+	for name, change := range map[string]func(*series.Row){
+		"values":           func(r *series.Row) { r.Values = r.Values[:1] },
+		"bitmap":           func(r *series.Row) { r.Present = []uint64{} },
+		"columns":          func(r *series.Row) { r.Columns = []uint32{0} },
+		"column":           func(r *series.Row) { r.Columns = []uint32{0, 2} },
+		"histogram":        func(r *series.Row) { r.Histograms = []series.HistogramAt{{Column: 2, H: h}} },
+		"histogram kind":   func(r *series.Row) { r.Histograms = []series.HistogramAt{{Column: 1, H: h}} },
+		"exemplar":         func(r *series.Row) { r.Exemplars = []series.ExemplarAt{{Column: 2}} },
+		"start":            func(r *series.Row) { r.Starts = []series.StartAt{{Column: 2}} },
+		"source's name":    func(r *series.Row) { r.Source = source("t", "__name__", "m") },
+		"source's label":   func(r *series.Row) { r.Source = source("t", "job", "\xff") },
+		"source's classes": func(r *series.Row) { r.Source = source("t", "a", "1", "a", "2") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bad := *good
+			change(&bad)
+			g := *f
+			g.T = t
+			g.refused(store.ReasonInvalid, "a", &bad)
+		})
+	}
+	f.want(`{site="a"}`, "# m unknown\nm{site=\"a\"} 1 +0\n# n unknown\nn{site=\"a\"} 2 +0\n")
+}
+
+// Series that a reader would choke on are not served; those beside them are.
+func TestUnfitSeriesAreHidden(t *testing.T) {
+	f := newFixture(t, nil)
+	cs := columns(t, "m", `{job="nameless"}`, "m", "n")
+	builder := labels.NewScratchBuilder(3)
+	for _, l := range [][2]string{{"__name__", "o"}, {"b", "1"}, {"a", "2"}} {
+		builder.Add(l[0], l[1])
+	}
+	cs = append(cs, series.Column{Labels: builder.Labels()}, series.Column{Labels: labels.FromStrings("__name__", "p", "a", "\xff")})
+	f.apply("a", &series.Row{Source: source("s"), Schema: f.catalog.Extend(f.catalog.Empty(), cs), T: now, Values: []float64{1, 2, 3, 4, 5, 6}})
+	f.want(`{site="a"}`, "# m unknown\nm{site=\"a\"} 1 +0\n# n unknown\nn{site=\"a\"} 4 +0\n")
+	if got := testutil.ToFloat64(metric(t, f.store, "thalweg_store_hidden_series_total")); got != 4 {
+		t.Errorf("%v series hidden, want 4", got)
+	}
+}
+
+func TestExtras(t *testing.T) {
+	f := newFixture(t, nil)
+	cs := columns(t, "c", "native", "custom")
+	cs[1].Kind, cs[2].Kind = series.Histogram, series.GaugeHistogram
+	native := &histogram.Histogram{Schema: 1, Count: 3, Sum: 4, PositiveSpans: []histogram.Span{{Length: 2}}, PositiveBuckets: []int64{1, 1}}
+	custom := &histogram.FloatHistogram{
+		Schema: histogram.CustomBucketsSchema, Count: 2, Sum: 5,
+		PositiveSpans: []histogram.Span{{Length: 1}}, PositiveBuckets: []float64{2}, CustomValues: []float64{1, 2},
+	}
+	row := &series.Row{
+		Source: source("s"), Schema: f.catalog.Extend(f.catalog.Empty(), cs), T: now, Values: []float64{1, 0, 0},
+		Histograms: []series.HistogramAt{{Column: 1, H: native}, {Column: 2, FH: custom}},
+		Exemplars:  []series.ExemplarAt{{Column: 0, Exemplar: exemplar.Exemplar{Labels: labels.FromStrings("trace", "1"), Value: 7}}},
+		Starts:     []series.StartAt{{Column: 0, Ms: 77}},
+	}
+	f.apply("a", row)
+	custom.CustomValues[0], native.PositiveBuckets[0] = 99, 99 // the store has copies
+
+	read := func(native bool) map[string]*store.Series {
+		got := map[string]*store.Series{}
+		for family := range f.store.Select(store.Query{Matchers: selectors(t, `{site="a"}`), Now: now, Native: native}) {
+			for r := range family.Series() {
+				copied := *r
+				got[r.Name()] = &copied
+			}
+		}
+		return got
+	}
+	got := read(true)
+	if c := got["c"]; c.Start != 77 || c.Exemplar == nil || c.Exemplar.Value != 7 || c.Exemplar.Labels.Get("trace") != "1" {
+		t.Errorf("c has start %d and exemplar %v", c.Start, c.Exemplar)
+	}
+	if h := got["native"].H; h == nil || h.Count != 3 || h.PositiveBuckets[0] != 1 {
+		t.Errorf("native is %v", h)
+	}
+	if h := got["custom"].FH; h == nil || h.Sum != 5 || h.CustomValues[0] != 1 {
+		t.Errorf("custom is %v", h)
+	}
+	if got = read(false); len(got) != 2 || got["custom"] == nil {
+		t.Errorf("without native histograms: %v", got)
+	}
+
+	row.Exemplars, row.Starts = nil, nil // they stay until others come
+	row.Histograms[0].H.Sum = stale
+	f.apply("a", row)
+	if got = read(true); got["c"].Start != 77 || got["c"].Exemplar == nil || got["native"] != nil {
+		t.Errorf("after the next row: %v", got)
+	}
+	row.Present, row.Histograms = []uint64{0}, nil
+	f.apply("a", row)
+	row.Present = []uint64{1}
+	f.apply("a", row)
+	if got = read(true); len(got) != 1 || got["c"].Start != 0 || got["c"].Exemplar != nil {
+		t.Errorf("after a gap: %v", got)
+	}
+}
+
+func TestExpire(t *testing.T) {
+	f := newFixture(t, nil)
+	minutes := func(n int64) int64 { return n * time.Minute.Milliseconds() }
+	slow := source("slow")
+	slow.Interval = time.Hour
+	for _, src := range []*series.Source{source("fast"), slow} {
+		f.apply("a", &series.Row{Source: src, Schema: f.schema("m", src.Key), T: now, Values: []float64{1, 2}})
+	}
+	keys := func() (keys string) {
+		for _, s := range f.store.Sources("a") {
+			keys += s.Key + " "
+		}
+		return keys
+	}
+	f.want("fast", "# fast unknown\nfast{site=\"a\"} 2 +0\n")
+	f.store.Expire(now + minutes(5))
+	if got := keys(); got != "fast slow " {
+		t.Errorf("after the lookback: %q", got)
+	}
+	f.store.Expire(now + minutes(5) + 1)
+	if got := keys(); got != "slow " {
+		t.Errorf("later: %q", got)
+	}
+	f.want("fast", "")
+	f.store.Expire(now + minutes(180) + 1)
+	if got := f.store.Sites(); len(got) != 1 || got[0].Sources != 0 || got[0].LastRow != now {
+		t.Errorf("after three intervals: %v", got)
+	}
+	if got := testutil.ToFloat64(metric(t, f.store, "thalweg_store_schemas")); got != 0 {
+		t.Errorf("%v schemas are left", got)
+	}
+	f.store.Expire(now + minutes(24*60) + 1)
+	if got := f.store.Sites(); len(got) != 0 {
+		t.Errorf("after a day: %v", got)
+	}
+}
+
+// Sources whose schemas grow together share one index; a schema that comes and goes leaves nothing behind.
+func TestSchemasAreShared(t *testing.T) {
+	f := newFixture(t, nil)
+	schemas := func() float64 { return testutil.ToFloat64(metric(t, f.store, "thalweg_store_schemas")) }
+	a, b := source("a", "i", "a"), source("b", "i", "b")
+	one := f.schema("m")
+	two := f.catalog.Extend(one, columns(t, "n"))
+	f.apply("x", &series.Row{Source: a, Schema: one, T: now, Values: []float64{1}})
+	f.apply("y", &series.Row{Source: b, Schema: one, T: now, Values: []float64{2}})
+	f.apply("x", &series.Row{Source: a, Schema: two, T: now, Values: []float64{3, 4}})
+	if got := schemas(); got != 1 {
+		t.Errorf("%v schemas, want 1", got)
+	}
+	f.want(`{i=~".+"}`, `
+# m unknown
+m{i="a", site="x"} 3 +0
+m{i="b", site="y"} 2 +0
+# n unknown
+n{i="a", site="x"} 4 +0
+`)
+	for i := range 300 {
+		texts := make([]string, 1000)
+		for j := range texts {
+			texts[j] = fmt.Sprintf("m%d_%d", i, j)
+		}
+		f.apply("x", &series.Row{Source: a, Schema: f.schema(texts...), T: now, Values: make([]float64, len(texts))})
+	}
+	if got := schemas(); got > 70 {
+		t.Errorf("%v schemas after 300 that came and went", got)
+	}
+}
+
+func TestApplyDoesNotAllocate(t *testing.T) {
+	f := newFixture(t, nil)
+	cs := columns(t, "m", "n", "h")
+	cs[2].Kind = series.Histogram
+	h := &histogram.Histogram{Schema: 1, Count: 3, PositiveSpans: []histogram.Span{{Length: 2}}, PositiveBuckets: []int64{1, 1}}
+	schema := f.catalog.Extend(f.catalog.Empty(), cs)
+	whole := &series.Row{
+		Source: source("w", "i", "w"), Schema: schema, T: now, Values: []float64{1, 2, 0}, Present: []uint64{0b101},
+		Histograms: []series.HistogramAt{{Column: 2, H: h}},
+		Exemplars:  []series.ExemplarAt{{Column: 0, Exemplar: exemplar.Exemplar{Labels: labels.FromStrings("trace", "1")}}},
+		Starts:     []series.StartAt{{Column: 0, Ms: 1}},
+	}
+	partial := &series.Row{
+		Source: source("p", "i", "p"), Schema: schema, T: now, Columns: []uint32{1, 2}, Values: []float64{1, 0},
+		Histograms: []series.HistogramAt{{Column: 2, H: h}},
+	}
+	for _, row := range []*series.Row{whole, partial} {
+		f.apply("a", row)
+		if n := testing.AllocsPerRun(100, func() { f.apply("a", row) }); n != 0 {
+			t.Errorf("%v allocations for a row of %s", n, row.Source.Key)
+		}
+	}
+}
+
+// One writer and several readers; a histogram is never torn between two rows.
+func TestReadersSeeWholeHistograms(t *testing.T) {
+	f := newFixture(t, nil)
+	cs := columns(t, `h_bucket{le="1.0"}`, `h_bucket{le="+Inf"}`, "h_sum", "h_count")
+	for i := range cs {
+		cs[i].Family = series.Family{Name: "h", Type: model.MetricTypeHistogram}
+	}
+	schema := f.catalog.Extend(f.catalog.Empty(), cs)
+	var sources []*series.Source
+	for i := range 3000 {
+		sources = append(sources, source(fmt.Sprint(i), "i", fmt.Sprint(i)))
+	}
+	round := func(v float64) {
+		for _, src := range sources {
+			f.apply("a", &series.Row{Source: src, Schema: schema, T: now, Values: []float64{v, v, v, v}})
+		}
+	}
+	round(0)
+	query := store.Query{Matchers: selectors(t, "{__name__=~'h.*'}"), Now: now}
+	done := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				n, sum, first := 0, 0.0, 0.0
+				for family := range f.store.Select(query) {
+					for r := range family.Series() {
+						if n%4 == 0 {
+							first = r.V
+						}
+						if r.V != first {
+							t.Errorf("series %d: %v beside %v", n, r.V, first)
+						}
+						n, sum = n+1, sum+r.V
+					}
+				}
+				if n != 4*len(sources) {
+					t.Errorf("%d series, sum %v", n, sum)
+				}
+			}
+		})
+	}
+	for v := range 20 {
+		round(float64(v))
+		f.store.Expire(now)
+	}
+	close(done)
+	readers.Wait()
+}
