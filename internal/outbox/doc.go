@@ -14,8 +14,8 @@
 //
 // The directory holds one file per keyframe group, <ordinal>-<epoch>-<first number>.frames, a plain concatenation of
 // frames. Ordinals only grow, so names sort in the order of writing, over epochs and restarts. state.json holds what
-// the frames cannot say: acknowledgements, losses not yet announced, the last frame ever stored. It is a cache: without
-// it everything is read and sent again, and nothing is lost.
+// the frames cannot say: acknowledgements, losses not yet announced, the last frame ever stored. Without it everything
+// is read and sent again; no row is lost with it.
 //
 // It promises, with sync: flush, that what Append accepted is there after a crash, in order, or is reported as a loss;
 // that opening never fails because of what the files contain; that Append fails rather than blocks when the disk does;

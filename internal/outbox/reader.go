@@ -104,6 +104,9 @@ func (r *Reader) position() (size int64, err error) {
 		}
 	}
 	groups := r.o.groups
+	if r.g != nil && r.skip > r.g.last {
+		r.skip, r.off = 0, r.g.size // it was cut off meanwhile
+	}
 	if r.g != nil && r.skip == 0 && r.off >= r.g.size {
 		// A group that has been read to its end need not be there any longer.
 		i := sort.Search(len(groups), func(i int) bool { return groups[i].seq > r.seq })
@@ -211,46 +214,41 @@ func (r *Reader) read(size int64, max int) (data []byte, first, last frame.Heade
 		}
 		r.skip = 0
 	}
-	n := 0
-	err = scan(r.file, r.off, size, func(h *frame.Header, off int64) bool {
-		if n > 0 && n+h.Size > max {
-			return false
-		}
-		n += h.Size
-		return true
-	})
-	if err != nil && n == 0 {
+	n := min(size-r.off, int64(max))
+	h, err := readHeader(r.file, r.off, size)
+	if err != nil {
 		return nil, first, last, err
 	}
-	if cap(r.buf) < n {
+	if n < int64(h.Size) {
+		n = int64(h.Size)
+	}
+	if int64(cap(r.buf)) < n {
 		r.buf = make([]byte, n)
 	}
 	data = r.buf[:n]
 	if err := readFull(r.file, data, r.off); err != nil {
 		return nil, first, last, err
 	}
-	good := 0
-	for good < n {
+	want, good := r.next, 0
+	for good < len(data) {
 		h, one, _, err := frame.Split(data[good:])
 		if err == nil {
 			h, err = frame.Verify(one)
 		}
-		if want := (frame.ID{Epoch: r.next.Epoch, Number: last.Number + 1}); err == nil && good > 0 && h.ID != want {
+		if err == nil && h.ID != want {
 			err = fmt.Errorf("frame %s where %s should be", h.ID, want)
-		}
-		if err == nil && good == 0 && h.ID != r.next {
-			err = fmt.Errorf("frame %s where %s should be", h.ID, r.next)
 		}
 		if err != nil && good == 0 {
 			return nil, first, last, err
 		}
 		if err != nil {
-			break // what is whole goes first; the next call meets the damage
+			break // max ends here, or a damage does, which the next call meets
 		}
 		if good == 0 {
 			first = h
 		}
 		last = h
+		want.Number++
 		good += h.Size
 	}
 	return data[:good], first, last, nil

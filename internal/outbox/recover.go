@@ -62,7 +62,7 @@ func (o *Outbox) recover() error {
 			o.logger.Error("outbox file is missing", "file", g.name, "rows", g.rowsAfter-g.rowsBefore)
 		}
 	}
-	o.cutUnaccepted(saved)
+	o.cutUnaccepted()
 	o.adopt(saved)
 	o.pruneCorrupt()
 	return nil
@@ -92,9 +92,11 @@ func (o *Outbox) examine(f FileInfo, old *group) *group {
 	ordinal, id, _ := parseGroupName(f.Name)
 	e, d, err := o.check(f.Name, f.Size, id)
 	if err != nil {
-		// It may be readable another day. What is known of it stays; a reader will see.
 		o.logger.Error("outbox file cannot be read", "file", f.Name, "err", err)
-		return old
+		if old != nil && old.size == f.Size {
+			return old // a reader will see
+		}
+		return nil // the next Open may find more
 	}
 	g := &group{name: f.Name, ordinal: ordinal, extent: e, cut: d != nil && !d.torn}
 	if d != nil {
@@ -213,15 +215,11 @@ func (o *Outbox) truncate(name string, size int64) error {
 }
 
 // cutUnaccepted removes frames at the end of a file that an Append wrote and then refused without being able to undo
-// it: the next file of the epoch counts their rows again. Files that the state file knows are not among them.
-func (o *Outbox) cutUnaccepted(saved *state) {
-	accepted := map[string]uint64{}
-	for _, g := range saved.Groups {
-		accepted[g.File] = g.Last
-	}
+// it: the next file of the epoch counts their rows again, which Append does not let accepted frames do.
+func (o *Outbox) cutUnaccepted() {
 	for i := len(o.groups) - 2; i >= 0; i-- {
 		g, next := o.groups[i], o.groups[i+1]
-		if g.epoch != next.epoch || g.rowsAfter <= next.rowsBefore || accepted[g.name] >= g.last {
+		if g.epoch != next.epoch || g.rowsAfter <= next.rowsBefore {
 			continue
 		}
 		keep := extent{}
