@@ -1,0 +1,133 @@
+package web
+
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"html/template"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/thalweg/thalweg/internal/telemetry"
+)
+
+//go:embed page.html
+var pageHTML string
+
+// maxShown bounds the rows of each table of the page; the JSON API has them all.
+const maxShown = 500
+
+// pageData is what page.html shows.
+type pageData struct {
+	Process     Process
+	Now         time.Time
+	Ready       bool
+	Conditions  []telemetry.ConditionStatus
+	Hub         bool // there are sites to show, if none yet
+	Sites       []Site
+	MoreSites   int
+	Gaps        []Gap
+	MoreGaps    int
+	Edge        bool
+	Targets     []Target
+	MoreTargets int
+	Federate    bool
+}
+
+// page returns the handler of the status page.
+func page(o *Options) http.Handler {
+	t := template.Must(template.New("page").Funcs(template.FuncMap{"ago": ago, "clock": clock}).Parse(pageHTML))
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		d := pageData{
+			Now:        time.Now(),
+			Ready:      o.Health.Ready(),
+			Conditions: o.Health.Conditions(),
+			Hub:        o.Status.Sites != nil,
+			Edge:       o.Status.Targets != nil,
+			Federate:   o.Handlers["/federate"] != nil,
+		}
+		if o.Status.Process != nil {
+			d.Process = o.Status.Process()
+		}
+		d.Sites, d.MoreSites = first(sitesByNeed(call(o.Status.Sites)))
+		d.Gaps, d.MoreGaps = first(call(o.Status.Gaps))
+		d.Targets, d.MoreTargets = first(targetsByNeed(call(o.Status.Targets)))
+		var b bytes.Buffer
+		if err := t.Execute(&b, d); err != nil {
+			o.Logger.Error("status page not rendered", "err", err)
+			http.Error(w, "status page not rendered", http.StatusInternalServerError)
+			return
+		}
+		h := w.Header()
+		h.Set("Content-Type", "text/html; charset=utf-8")
+		h.Set("Cache-Control", "no-store")
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		_, _ = b.WriteTo(w) // an error means that the client is gone
+	})
+}
+
+func first[T any](list []T) (shown []T, more int) {
+	n := min(len(list), maxShown)
+	return list[:n], len(list) - n
+}
+
+// sitesByNeed puts first what somebody should look at: missing sites, then those with gaps, then the rest by name.
+func sitesByNeed(sites []Site) []Site {
+	rank := func(s Site) int {
+		switch {
+		case s.LastRow.IsZero():
+			return 0
+		case s.Gaps > 0:
+			return 1
+		}
+		return 2
+	}
+	slices.SortStableFunc(sites, func(a, b Site) int { return rank(a) - rank(b) })
+	return sites
+}
+
+// targetsByNeed puts those that fail first.
+func targetsByNeed(targets []Target) []Target {
+	slices.SortStableFunc(targets, func(a, b Target) int {
+		switch failsA, failsB := a.Health == "down", b.Health == "down"; {
+		case failsA && !failsB:
+			return -1
+		case failsB && !failsA:
+			return 1
+		}
+		return 0
+	})
+	return targets
+}
+
+// ago writes how long before now something was, in one unit.
+func ago(now, t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	d := now.Sub(t)
+	switch {
+	case d < -time.Second:
+		return "in the future"
+	case d < time.Second:
+		return "now"
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%d s ago", int(d.Seconds()))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%d min ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h ago", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
+}
+
+// clock writes a time for people who compare it with their logs.
+func clock(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02 15:04:05 UTC")
+}

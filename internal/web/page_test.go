@@ -1,0 +1,88 @@
+package web
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestPage(t *testing.T) {
+	o := options()
+	o.Health.Condition("hub tail reader").NotReady("reads from 3 min ago")
+	now := time.Now()
+	o.Status = Status{
+		Process: func() Process {
+			return Process{Version: "1.2.3", Site: "core", Roles: []string{"hub core"}, Started: now, Notes: []string{"nats.urls needs a restart"}}
+		},
+		Sites: func() []Site {
+			sites := []Site{
+				{Name: "ams-1", LastRow: now.Add(-10 * time.Minute), Series: 4711, Epoch: "00000000000000ab"},
+				{Name: "fra-1", LastRow: now, Gaps: 2, MissingRows: 99},
+				{Name: "lost-1", Expected: true},
+			}
+			for i := range maxShown {
+				sites = append(sites, Site{Name: fmt.Sprintf("more-%d", i), LastRow: now})
+			}
+			return sites
+		},
+		Gaps: func() []Gap { return []Gap{{Site: "fra-1", Rows: 99, Cause: "outbox full"}} },
+		Targets: func() []Target {
+			return []Target{
+				{Job: "node", URL: "http://a:9100/metrics", Health: "up", LastScrape: now, Samples: 500},
+				{Job: "node", URL: "http://b:9100/metrics", Health: "down", Error: `<script>alert("x")</script>`},
+			}
+		},
+	}
+	code, body := get(t, "http://"+start(t, o)+"/")
+	if code != 200 {
+		t.Fatalf("%d %s", code, body)
+	}
+	last := 0
+	for _, want := range []string{
+		"Thalweg · core", "✗ not ready", "hub core", "version 1.2.3", "! nats.urls needs a restart",
+		"hub tail reader", "reads from 3 min ago",
+		"lost-1", "no rows yet", "fra-1", "2 (99 rows)", "ams-1", "10 min ago", "4711", "and 3 more",
+		"outbox full",
+		"http://b:9100/metrics", "down: &lt;script&gt;", "http://a:9100/metrics", "✓ up",
+	} {
+		i := strings.Index(body[last:], want)
+		if i < 0 {
+			t.Fatalf("%q is not there, or not in its place, in\n%s", want, body)
+		}
+		last += i
+	}
+	for _, foreign := range []string{"<script", "src=", "http-equiv=\"Content", "url("} {
+		if strings.Contains(body, foreign) {
+			t.Errorf("page holds %q", foreign)
+		}
+	}
+}
+
+func TestPageOfAnEdgeAlone(t *testing.T) {
+	o := options()
+	o.Status.Targets = func() []Target { return nil }
+	_, body := get(t, "http://"+start(t, o)+"/")
+	if !strings.Contains(body, "No scrape targets.") || strings.Contains(body, "<h2>Sites") || !strings.Contains(body, "✓ ready") {
+		t.Error(body)
+	}
+}
+
+func TestAgo(t *testing.T) {
+	now := time.Unix(1_000_000_000, 0)
+	f := func(before time.Duration, want string) {
+		t.Helper()
+		if got := ago(now, now.Add(-before)); got != want {
+			t.Errorf("%s ago is %q, want %q", before, got, want)
+		}
+	}
+	f(0, "now")
+	f(-time.Minute, "in the future")
+	f(90*time.Second, "90 s ago")
+	f(90*time.Minute, "90 min ago")
+	f(30*time.Hour, "30 h ago")
+	f(72*time.Hour, "3 days ago")
+	if got := ago(now, time.Time{}); got != "never" {
+		t.Error(got)
+	}
+}
