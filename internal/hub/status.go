@@ -97,8 +97,12 @@ type SiteGap struct {
 func (h *Hub) Gaps(limit int) []SiteGap {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return gapsOf(h.receiver, limit)
+}
+
+func gapsOf(r *lane.Receiver, limit int) []SiteGap {
 	var sites []*lane.Site
-	h.receiver.Sites(func(s *lane.Site) bool {
+	r.Sites(func(s *lane.Site) bool {
 		sites = append(sites, s)
 		return true
 	})

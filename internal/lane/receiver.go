@@ -90,15 +90,14 @@ type Site struct {
 	Waiting bool
 
 	backfillKeyframe uint64
-	backfillOpen     bool
 	live, backfill   *frame.Decoder
 	refused          bool
 }
 
-// RestartSequence is where a reader must begin to decode everything behind LastSequence: the message with the last
-// keyframe of a lane.
-func (s *Site) RestartSequence() uint64 {
-	if s.backfillOpen && s.backfillKeyframe != 0 && (s.KeyframeSequence == 0 || s.backfillKeyframe < s.KeyframeSequence) {
+// KeyframeOf returns the stream sequence of the message with the last keyframe that was decoded on a lane; 0 before
+// the first.
+func (s *Site) KeyframeOf(backfill bool) uint64 {
+	if backfill {
 		return s.backfillKeyframe
 	}
 	return s.KeyframeSequence
@@ -145,7 +144,7 @@ func (r *Receiver) Restart() {
 		if !s.refused {
 			s.live.Reset()
 			s.backfill.Reset()
-			s.KeyframeSequence, s.backfillKeyframe, s.backfillOpen = 0, 0, false
+			s.KeyframeSequence, s.backfillKeyframe = 0, 0
 		}
 	}
 }
@@ -271,7 +270,6 @@ func (s *Site) step(m *Message, header *frame.Header, b []byte, h *Handler) erro
 // progress notes where decoding could begin again.
 func (s *Site) progress(m *Message, header *frame.Header) {
 	if m.Backfill {
-		s.backfillOpen = true
 		if header.Kind == frame.Keyframe {
 			s.backfillKeyframe = m.Sequence
 		}
