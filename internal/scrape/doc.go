@@ -1,0 +1,19 @@
+// Package scrape makes rows from the targets of Prometheus' scrape_configs.
+//
+//	m, err := scrape.New(scrape.Options{Site: "ams-1", Catalog: catalog, Sink: sink, Logger: logger}, config.Jobs)
+//	go m.Run(ctx)
+//	err = m.ApplyConfig(ctx, reloaded.Jobs)
+//	for _, t := range m.Targets() { ... }
+//
+// Discovery (static, file, http, dns) is Prometheus' own; the rules that make targets of what it finds, and series of
+// what targets expose, are Prometheus' rules. Each target has a loop of its own: fetch, parse, one whole row.
+//
+// It promises: one row for each scrape, good or bad, with up and its companions in it; a failed scrape is a row in
+// which all other series have ended; a target that is gone ends by a row with End, at the time of its first missed
+// scrape, unless it comes back before the one after; nothing ends because the process stops. A reload that leaves a
+// target as it was costs it nothing. A target that misbehaves harms only itself.
+//
+// It leaves out the parsing (package expo) and what happens to rows (the sink). It does not import prometheus/scrape:
+// that package writes through an Appender, sample by sample with all labels, and weighs 6 MB; what we need of it are
+// some sixty lines of rules in target.go and mapper.go.
+package scrape

@@ -1,0 +1,186 @@
+package scrape
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	commonconfig "github.com/prometheus/common/config"
+	"github.com/prometheus/common/model"
+	promconfig "github.com/prometheus/prometheus/config"
+
+	"github.com/thalweg/thalweg/internal/expo"
+)
+
+// DefaultBodySizeLimit bounds uncompressed bodies where body_size_limit does not.
+const DefaultBodySizeLimit = 128 << 20
+
+// fetcher fetches the bodies of one target. It is safe for concurrent use.
+type fetcher struct {
+	client  *http.Client
+	url     *url.URL
+	header  http.Header
+	timeout time.Duration
+	limit   int64
+	memory  *memory
+}
+
+// fetchError says at which step a fetch ended.
+type fetchError struct {
+	reason reason
+	err    error
+}
+
+func (e *fetchError) Error() string { return e.err.Error() }
+func (e *fetchError) Unwrap() error { return e.err }
+
+func newFetcher(client *http.Client, t *target, cfg *promconfig.ScrapeConfig, userAgent string, mem *memory) (*fetcher, error) {
+	scheme, err := promconfig.ToEscapingScheme(cfg.MetricNameEscapingScheme, cfg.MetricNameValidationScheme)
+	if err != nil {
+		return nil, fmt.Errorf("metric_name_escaping_scheme: %w", err)
+	}
+	encoding := "identity"
+	if cfg.EnableCompression {
+		encoding = "gzip"
+	}
+	limit := int64(cfg.BodySizeLimit)
+	if limit <= 0 {
+		limit = DefaultBodySizeLimit
+	}
+	return &fetcher{
+		client: client,
+		url:    t.url,
+		header: http.Header{
+			"Accept":                              {accept(cfg.ScrapeProtocols, scheme)},
+			"Accept-Encoding":                     {encoding},
+			"User-Agent":                          {userAgent},
+			"X-Prometheus-Scrape-Timeout-Seconds": {strconv.FormatFloat(t.timeout.Seconds(), 'f', -1, 64)},
+		},
+		timeout: t.timeout,
+		limit:   limit,
+		memory:  mem,
+	}, nil
+}
+
+// accept lists the protocols in the order of preference, with the weights that Prometheus gives them.
+func accept(protocols []promconfig.ScrapeProtocol, scheme model.EscapingScheme) string {
+	weight := len(promconfig.ScrapeProtocolsHeaders) + 1
+	var b strings.Builder
+	for _, p := range protocols {
+		b.WriteString(promconfig.ScrapeProtocolsHeaders[p])
+		if p == promconfig.PrometheusText1_0_0 || p == promconfig.OpenMetricsText1_0_0 {
+			fmt.Fprintf(&b, ";%s=%s", model.EscapingKey, scheme)
+		}
+		fmt.Fprintf(&b, ";q=0.%d,", weight)
+		weight--
+	}
+	fmt.Fprintf(&b, "*/*;q=0.%d", weight)
+	return b.String()
+}
+
+// newClient returns the client for the targets of a job, or for those of its targets behind one Unix socket.
+func newClient(cfg *promconfig.ScrapeConfig, socket string) (*http.Client, error) {
+	var options []commonconfig.HTTPClientOption
+	if socket != "" {
+		options = append(options, commonconfig.WithDialContextFunc(
+			func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+			}))
+	}
+	client, err := commonconfig.NewClientFromConfig(cfg.HTTPClientConfig, cfg.JobName, options...)
+	if err != nil {
+		return nil, fmt.Errorf("make HTTP client of job %q: %w", cfg.JobName, err)
+	}
+	return client, nil
+}
+
+// fetch appends the uncompressed body to buf and returns its content type. The timeout covers everything up to the
+// last byte.
+func (f *fetcher) fetch(ctx context.Context, buf *bytes.Buffer) (contentType string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	contentType, err = f.get(ctx, buf)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return "", &fetchError{timedOut, fmt.Errorf("no complete answer within the scrape timeout of %s: %w", f.timeout, err)}
+	}
+	return contentType, err
+}
+
+func (f *fetcher) get(ctx context.Context, buf *bytes.Buffer) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, f.url.String(), http.NoBody)
+	if err != nil {
+		return "", &fetchError{badRequest, fmt.Errorf("make request: %w", err)}
+	}
+	request.Header = f.header.Clone()
+	response, err := f.client.Do(request)
+	if err != nil {
+		if u := (*url.Error)(nil); errors.As(err, &u) {
+			err = u.Err // the URL stands beside the error anyway
+		}
+		return "", &fetchError{connect, fmt.Errorf("connect: %w", err)}
+	}
+	defer func() {
+		// A short rest lets the connection be used again; a long one is not worth reading.
+		io.CopyN(io.Discard, response.Body, 64<<10)
+		response.Body.Close()
+	}()
+	if response.StatusCode != http.StatusOK {
+		return "", &fetchError{status, fmt.Errorf("server returned HTTP status %.100s", response.Status)}
+	}
+	var body io.Reader = response.Body
+	switch e := response.Header.Get("Content-Encoding"); e {
+	case "", "identity":
+	case "gzip":
+		z := f.memory.gzip.Get().(*gzip.Reader)
+		defer f.memory.gzip.Put(z)
+		if err := z.Reset(body); err != nil {
+			return "", &fetchError{transfer, fmt.Errorf("read gzip header: %w", err)}
+		}
+		body = z
+	default:
+		return "", &fetchError{transfer, fmt.Errorf("unknown content encoding %.100q", e)}
+	}
+	n, err := buf.ReadFrom(io.LimitReader(body, f.limit))
+	if err != nil {
+		return "", &fetchError{transfer, fmt.Errorf("read body: %w", err)}
+	}
+	if n >= f.limit {
+		return "", &fetchError{bodySize, &expo.LimitError{Limit: "body_size_limit", Max: int(f.limit)}}
+	}
+	return response.Header.Get("Content-Type"), nil
+}
+
+// memory is what scrapes of all targets reuse.
+type memory struct {
+	gzip    sync.Pool // of *gzip.Reader
+	buffers sync.Pool // of *bytes.Buffer
+}
+
+// Buffers above maxPooled are left to the garbage collector, so that one huge body is not kept for ever.
+const maxPooled = 16 << 20
+
+func newMemory() *memory {
+	return &memory{
+		gzip:    sync.Pool{New: func() any { return new(gzip.Reader) }},
+		buffers: sync.Pool{New: func() any { return new(bytes.Buffer) }},
+	}
+}
+
+func (m *memory) buffer() *bytes.Buffer { return m.buffers.Get().(*bytes.Buffer) }
+
+func (m *memory) release(b *bytes.Buffer) {
+	if b.Cap() <= maxPooled {
+		b.Reset()
+		m.buffers.Put(b)
+	}
+}

@@ -1,0 +1,362 @@
+package scrape
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
+
+	commonconfig "github.com/prometheus/common/config"
+	promconfig "github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/thalweg/thalweg/internal/expo"
+	"github.com/thalweg/thalweg/internal/series"
+)
+
+// settings are everything about a target that may change while it is scraped. They are immutable.
+type settings struct {
+	cfg     *promconfig.ScrapeConfig
+	target  *target
+	fetcher *fetcher
+	grid    grid
+	forced  error // every scrape fails with it
+}
+
+// sameSeries reports whether a body gives the same series under both settings, so that a parser can go on.
+func (s *settings) sameSeries(o *settings) bool {
+	if s.cfg != o.cfg && !reflect.DeepEqual(seriesConfig(s.cfg), seriesConfig(o.cfg)) {
+		return false
+	}
+	a, b := s.target, o.target
+	return labels.Equal(a.source.Labels, b.source.Labels) && a.interval == b.interval &&
+		a.native == b.native && a.classic == b.classic && a.convert == b.convert
+}
+
+// seriesConfig is cfg without what has no influence on the series of a target.
+func seriesConfig(cfg *promconfig.ScrapeConfig) *promconfig.ScrapeConfig {
+	c := *cfg
+	c.ScrapeInterval, c.ScrapeTimeout, c.BodySizeLimit, c.TargetLimit = 0, 0, 0, 0
+	c.HTTPClientConfig = commonconfig.HTTPClientConfig{}
+	c.ServiceDiscoveryConfigs, c.RelabelConfigs = nil, nil
+	return &c
+}
+
+// loop scrapes one target. run is its goroutine; the methods of the first group are for the manager.
+type loop struct {
+	site *site
+	key  string // of the source
+	slot int
+	done chan struct{} // closed when run has returned
+
+	// Of Manager.Run:
+	job    string
+	synced int // as of its job, if the job still has the target
+
+	mu       sync.Mutex
+	settings *settings
+	leaving  bool // discovery does not have the target any more
+	ended    bool // too late for the target to come back
+	status   Target
+	changed  chan struct{} // a token says that run has to look again
+
+	// Of run:
+	parser    *expo.Parser
+	parsedFor *settings
+	extra     bool // the parser has the columns of extra_scrape_metrics
+	failed    reason
+	logged    time.Time // last time that a failure was logged
+	since     int       // failures since then
+}
+
+// site is what the loops of a manager share.
+type site struct {
+	Options
+	memory  *memory
+	metrics *metrics
+	logs    *limitedLog
+}
+
+func newLoop(site *site, slot int, s *settings) *loop {
+	l := &loop{
+		site:    site,
+		key:     s.target.source.Key,
+		slot:    slot,
+		done:    make(chan struct{}),
+		changed: make(chan struct{}, 1),
+	}
+	l.update(s)
+	return l
+}
+
+// update gives the loop new settings, and takes back a leave. It reports false if the target has ended.
+func (l *loop) update(s *settings) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return false
+	}
+	l.settings, l.leaving = s, false
+	l.status.describe(s)
+	l.wake()
+	return true
+}
+
+// has reports whether the loop goes on with these very settings, so that it need not be disturbed.
+func (l *loop) has(cfg *promconfig.ScrapeConfig, t *target, forced error) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.settings
+	return !l.ended && !l.leaving && s.cfg == cfg && s.target.equal(t) &&
+		(s.forced == nil) == (forced == nil) && (forced == nil || s.forced.Error() == forced.Error())
+}
+
+// leave lets the target end, unless update comes in time.
+func (l *loop) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.leaving {
+		l.leaving = true
+		l.wake()
+	}
+}
+
+func (l *loop) wake() {
+	select {
+	case l.changed <- struct{}{}:
+	default:
+	}
+}
+
+// snapshot returns the state for status pages, and whether the target is still wanted.
+func (l *loop) snapshot() (Target, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.status, !l.leaving && !l.ended
+}
+
+func (l *loop) state() (s *settings, leaving bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.settings, l.leaving
+}
+
+// retire makes the end of a leaving target final.
+func (l *loop) retire() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = l.leaving
+	return l.ended
+}
+
+// run scrapes until ctx is done or the target has ended. It begins when after is closed.
+//
+// A target that leaves ends at the time of the first scrape that it misses, but only when the time of the next one has
+// passed without the target having come back: Prometheus waits as long.
+func (l *loop) run(ctx context.Context, after <-chan struct{}) {
+	defer close(l.done)
+	if after != nil {
+		select {
+		case <-after:
+		case <-ctx.Done():
+			return
+		}
+	}
+	var (
+		last   time.Time // instant of the previous scrape
+		missed time.Time // instant of the first one that did not take place
+	)
+	for ctx.Err() == nil {
+		s, leaving := l.state()
+		due := s.grid.next(last, wallClock())
+		switch {
+		case !leaving:
+			missed = time.Time{}
+			if last.IsZero() && l.site.Immediate {
+				due = wallClock()
+			}
+		case last.IsZero():
+			if l.retire() {
+				return // there is nothing that could end
+			}
+			continue
+		default:
+			if missed.IsZero() {
+				missed = due
+			}
+			due = missed.Add(s.grid.interval + s.grid.interval/10)
+		}
+		if !l.wait(ctx, due) {
+			continue
+		}
+		if !leaving {
+			l.scrape(ctx, s, s.grid.rowTime(due, wallClock()))
+			last = due
+		} else if l.retire() {
+			l.end(missed)
+			return
+		}
+	}
+}
+
+// wallClock is the time without the monotonic reading: instants are compared and subtracted as wall clock times.
+func wallClock() time.Time { return time.Now().Round(0) }
+
+// wait reports whether t has come. It returns early when the settings change or ctx is done.
+func (l *loop) wait(ctx context.Context, t time.Time) bool {
+	timer := time.NewTimer(time.Until(t))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-l.changed:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// scrape makes one scrape with the time at, and hands on its rows.
+func (l *loop) scrape(ctx context.Context, s *settings, at time.Time) {
+	start := time.Now()
+	l.prepare(s)
+	body := l.site.memory.buffer()
+	defer l.site.memory.release(body)
+
+	result, err := l.result(ctx, s, body, at.UnixMilli())
+	if err != nil && ctx.Err() != nil {
+		return // it was cut short by the end of the process, and says nothing about the target
+	}
+	r := report{
+		up:          err == nil,
+		duration:    time.Since(start),
+		scraped:     result.Samples,
+		kept:        result.Kept,
+		added:       result.Added,
+		timeout:     s.target.timeout,
+		sampleLimit: s.cfg.SampleLimit,
+		bodyBytes:   body.Len(),
+	}
+	if f := (*fetchError)(nil); errors.As(err, &f) {
+		if r.bodyBytes = 0; f.reason == bodySize {
+			r.bodyBytes = -1
+		}
+	}
+	r.fill(result.Whole.Values, l.extra)
+
+	l.deliver(result.Whole)
+	for i := range result.Stamped {
+		l.deliver(&result.Stamped[i])
+	}
+	l.account(s, at, &r, &result.Stats, err)
+}
+
+// prepare sees to it that the parser is right for the settings.
+func (l *loop) prepare(s *settings) {
+	if l.parser != nil && s.sameSeries(l.parsedFor) {
+		l.parsedFor = s
+		return
+	}
+	cfg, t := s.cfg, s.target
+	o := expo.Options{
+		Catalog: l.site.Catalog,
+		Source:  t.source,
+		Map:     newMapper(cfg, t.source.Labels).column,
+		Lead:    reportColumns(cfg.ExtraScrapeMetricsEnabled()),
+
+		IgnoreTimestamps: !cfg.HonorTimestamps,
+		TrackStaleness:   cfg.TrackTimestampsStaleness || strings.HasSuffix(t.url.Path, "/federate"),
+		NativeHistograms: t.native,
+		KeepClassic:      t.classic,
+		ConvertClassic:   t.convert,
+		SampleLimit:      int(cfg.SampleLimit),
+		BucketLimit:      int(cfg.NativeHistogramBucketLimit),
+		MinBucketFactor:  cfg.NativeHistogramMinBucketFactor,
+	}
+	if cfg.ScrapeFallbackProtocol != "" {
+		o.FallbackContentType = cfg.ScrapeFallbackProtocol.HeaderMediaType()
+	}
+	if l.site.KeyframeInterval > 0 {
+		o.CompactAfter = max(1, int(l.site.KeyframeInterval/t.interval))
+	}
+	l.parser, l.parsedFor, l.extra = expo.NewParser(o), s, cfg.ExtraScrapeMetricsEnabled()
+}
+
+// result fetches the body into buf and parses it. The result is valid also after an error.
+func (l *loop) result(ctx context.Context, s *settings, buf *bytes.Buffer, t int64) (*expo.Result, error) {
+	if s.forced != nil {
+		return l.parser.Fail(t), s.forced
+	}
+	contentType, err := s.fetcher.fetch(ctx, buf)
+	if err != nil {
+		return l.parser.Fail(t), err
+	}
+	result, err := l.parser.Parse(buf.Bytes(), contentType, t)
+	if result.Fallback != nil {
+		l.site.Logger.Debug("content type replaced by fallback_scrape_protocol",
+			"job", s.cfg.JobName, "target", s.target.url.Redacted(), "err", result.Fallback)
+	}
+	return result, err
+}
+
+func (l *loop) deliver(r *series.Row) {
+	if err := l.site.Sink(r); err != nil {
+		l.site.metrics.refusedRows.Inc()
+		l.site.logs.warn("scraped row not accepted", "source", r.Source.Key, "err", err)
+	}
+}
+
+// end tells that all series of the target ended at t.
+func (l *loop) end(t time.Time) {
+	whole, stamped := l.parser.Schemas()
+	l.deliver(&series.Row{Source: l.parser.Source(), Schema: whole, T: t.UnixMilli(), End: true})
+	if source := l.parser.StampedSource(); source != nil {
+		l.deliver(&series.Row{Source: source, Schema: stamped, T: t.UnixMilli(), End: true})
+	}
+}
+
+// account counts, logs and shows what came of a scrape.
+func (l *loop) account(s *settings, at time.Time, r *report, stats *expo.Stats, err error) {
+	m := l.site.metrics
+	m.scrapes.Inc()
+	m.samples.Add(float64(stats.Samples))
+	if r.bodyBytes > 0 {
+		m.bodyBytes.Add(float64(r.bodyBytes))
+	}
+	if err == nil {
+		m.drop(stats)
+	} else {
+		m.failures.WithLabelValues(string(reasonOf(err))).Inc()
+	}
+	l.log(s, err)
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.status.LastScrape, l.status.Duration, l.status.Samples = at, r.duration, stats.Samples
+	l.status.Health, l.status.Err = Up, err
+	if err != nil {
+		l.status.Health = Down
+	}
+}
+
+// logAgain is how often a target that goes on failing in the same way is logged.
+const logAgain = 5 * time.Minute
+
+func (l *loop) log(s *settings, err error) {
+	attrs := []any{"job", s.cfg.JobName, "target", s.target.url.Redacted()}
+	if err == nil {
+		if l.failed != "" {
+			l.site.logs.info("scrape works again", append(attrs, "failures", l.since)...)
+		}
+		l.failed, l.since = "", 0
+		return
+	}
+	r := reasonOf(err)
+	l.since++
+	if r != l.failed || time.Since(l.logged) >= logAgain {
+		l.site.logs.warn("scrape failed", append(attrs, "reason", string(r), "failures", l.since, "err", err)...)
+		l.failed, l.logged = r, time.Now()
+	}
+}
