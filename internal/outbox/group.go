@@ -115,17 +115,17 @@ func verify(f io.ReaderAt, size int64, id frame.ID) (extent, *damage, error) {
 		if err != nil && !isDamage(err) {
 			return e, nil, err
 		}
-		if err == nil {
-			err = e.follows(&h)
+		if err != nil {
+			last := len(data) > 0 && e.size+int64(len(data)) == size
+			torn := last || errors.Is(err, frame.ErrShort) || zeros(f, e.size, size)
+			return e, &damage{offset: e.size, torn: torn, err: err}, nil
 		}
+		err = e.follows(&h)
 		if err == nil && e.size == 0 && h.ID != id {
 			err = fmt.Errorf("frame %s in the file of %s", h.ID, id)
 		}
 		if err != nil {
-			d := &damage{offset: e.size, err: err}
-			d.torn = errors.Is(err, frame.ErrShort) || len(data) > 0 && e.size+int64(len(data)) == size ||
-				zeros(f, e.size, size)
-			return e, d, nil
+			return e, &damage{offset: e.size, err: err}, nil
 		}
 		e.add(&h)
 	}

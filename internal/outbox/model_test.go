@@ -21,8 +21,7 @@ type encoder struct {
 	rng   *rand.Rand
 	clock *time.Time
 	last  frame.Header
-	// again: the next keyframe counts the rows of refused frames as still to come.
-	rows uint64
+	rows  uint64 // of the epoch so far
 }
 
 func newEncoder(rng *rand.Rand, clock *time.Time) *encoder { return &encoder{rng: rng, clock: clock} }
@@ -40,6 +39,7 @@ func (e *encoder) next(kind frame.Kind, size int) []byte {
 	h.Number++
 	if h.Number == 1 {
 		h.Flags, h.Predecessor = frame.FlagFirst, e.last.Predecessor
+		size = max(0, size-frame.PredecessorSize)
 	}
 	if kind == frame.Delta {
 		h.Base = h.Number - 1

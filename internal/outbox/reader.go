@@ -42,7 +42,9 @@ type Reader struct {
 	buf  []byte
 }
 
-// Reader returns a reader that begins with a frame, or with the oldest one if from is zero. The caller closes it.
+// Reader returns a reader that begins with a frame, or with the oldest one if from is zero. From may be the frame after
+// the last one of an epoch; frames of an epoch that the outbox has never seen are missing (GapError), see ReaderAtHead.
+// The caller closes it.
 func (o *Outbox) Reader(from frame.ID) *Reader { return &Reader{o: o, from: from} }
 
 // ReaderAtHead returns a reader that begins with the frame that is appended next.
@@ -115,7 +117,7 @@ func (r *Reader) position() (size int64, err error) {
 		}
 		missing, hole := r.next, r.g.cut || groups[i].seq != r.seq+1
 		r.moveTo(groups[i])
-		if hole {
+		if hole && r.next != missing {
 			return 0, &GapError{Missing: missing, Resume: r.next}
 		}
 		return r.g.size, nil
@@ -127,7 +129,7 @@ func (r *Reader) position() (size int64, err error) {
 	if g := groups[i]; g != r.g {
 		missing, hole := r.next, g.seq != r.seq
 		r.moveTo(g)
-		if hole && missing.Number != 0 {
+		if hole && missing.Number != 0 && r.next != missing {
 			return 0, &GapError{Missing: missing, Resume: r.next}
 		}
 	}

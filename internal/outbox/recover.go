@@ -99,19 +99,19 @@ func (o *Outbox) examine(f FileInfo, old *group) *group {
 		return nil // the next Open may find more
 	}
 	g := &group{name: f.Name, ordinal: ordinal, extent: e, cut: d != nil && !d.torn}
-	if d != nil {
-		o.mend(g, f.Size, d)
-	}
 	if old != nil {
 		if lost := old.without(e); lost != nil {
-			g.cut = true
 			cause := CauseMissing
-			if d != nil && !d.torn {
-				cause = CauseCorrupt
+			if d != nil {
+				cause, d.torn = CauseCorrupt, false // it was whole once
 			}
 			o.lose(cause, lost)
+			g.cut = true
 		}
 		g.acked = old.acked.remove(e.last+1, old.last)
+	}
+	if d != nil {
+		o.mend(g, f.Size, d)
 	}
 	if e.size == 0 {
 		return nil

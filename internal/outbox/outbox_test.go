@@ -1,0 +1,868 @@
+package outbox
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/units"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/common/model"
+
+	"github.com/thalweg/thalweg/internal/frame"
+)
+
+// fixture is an outbox in a real directory with an encoder in front of it.
+type fixture struct {
+	t     *testing.T
+	dir   string
+	clock time.Time
+	conf  Config
+	log   bytes.Buffer
+	enc   *encoder
+	box   *Outbox
+	sent  [][]byte
+}
+
+func newFixture(t *testing.T) *fixture {
+	f := &fixture{t: t, dir: t.TempDir(), clock: time.UnixMilli(1_700_000_000_000), conf: DefaultConfig()}
+	f.enc = newEncoder(rand.New(rand.NewPCG(1, 1)), &f.clock)
+	f.open()
+	return f
+}
+
+// open opens the outbox, again if need be, and begins an epoch.
+func (f *fixture) open() {
+	f.t.Helper()
+	f.close()
+	box, err := Open(Options{
+		Dir: f.dir, Config: f.conf, Now: func() time.Time { return f.clock }, Logger: slog.New(slog.NewTextHandler(&f.log, nil)),
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.box = box
+	f.t.Cleanup(func() { box.Close() })
+	last, _ := box.Last()
+	f.enc.begin(last)
+}
+
+func (f *fixture) close() {
+	f.t.Helper()
+	if f.box == nil {
+		return
+	}
+	if err := f.box.Close(); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// group appends a keyframe and deltas, n frames of size bytes in all.
+func (f *fixture) group(n, size int) {
+	f.t.Helper()
+	for i := range n {
+		kind := frame.Delta
+		if i == 0 {
+			kind = frame.Keyframe
+		}
+		f.clock = f.clock.Add(time.Second)
+		data := f.enc.next(kind, size-frame.HeaderSize)
+		if err := f.box.Append(data); err != nil {
+			f.t.Fatal(err)
+		}
+		f.sent = append(f.sent, data)
+	}
+}
+
+func (f *fixture) epoch() frame.Epoch { return f.enc.last.Epoch }
+
+func (f *fixture) id(number uint64) frame.ID { return frame.ID{Epoch: f.epoch(), Number: number} }
+
+// files lists the files of a suffix, in order.
+func (f *fixture) files(suffix string) []string {
+	f.t.Helper()
+	entries, err := os.ReadDir(f.dir)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), suffix) {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+func (f *fixture) wantSpans(got []Range, want ...span) {
+	f.t.Helper()
+	var spans []span
+	for _, r := range got {
+		spans = append(spans, span{r.From, r.To})
+	}
+	if fmt.Sprint(spans) != fmt.Sprint(want) {
+		f.t.Fatalf("ranges are %v, want %v", spans, want)
+	}
+}
+
+func lossRanges(losses []Loss) []Range {
+	var ranges []Range
+	for _, l := range losses {
+		ranges = append(ranges, l.Range)
+	}
+	return ranges
+}
+
+func TestGroupName(t *testing.T) {
+	name := groupName(7, frame.ID{Epoch: 0xabc, Number: 42})
+	if want := "000000000007-0000000000000abc-00000000000000000042.frames"; name != want {
+		t.Fatalf("name is %q, want %q", name, want)
+	}
+	ordinal, id, ok := parseGroupName(name)
+	if !ok || ordinal != 7 || id != (frame.ID{Epoch: 0xabc, Number: 42}) {
+		t.Fatalf("parsed %d, %s, %t", ordinal, id, ok)
+	}
+	for _, bad := range []string{
+		"", ".frames", "lock", "state.json", name + ".corrupt", strings.ToUpper(name), "0" + name, name[1:],
+		"000000000007-0000000000000abc-42.frames", "-00000000007-0000000000000abc-00000000000000000042.frames",
+		"9999999999999-0000000000000abc-00000000000000000042.frames",
+	} {
+		if _, _, ok := parseGroupName(bad); ok {
+			t.Errorf("%q is taken for a file of frames", bad)
+		}
+	}
+}
+
+func TestSpans(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 3))
+	for range 2000 {
+		var s spans
+		var oracle [65]bool // numbers 1 to 64
+		for range 20 {
+			from := uint64(1 + rng.IntN(64))
+			to := min(from+uint64(rng.IntN(8)), 64)
+			set := rng.IntN(3) > 0
+			if len(s) >= maxSpans {
+				break
+			}
+			if set {
+				s = s.add(from, to)
+			} else {
+				s = s.remove(from, to)
+			}
+			for i := from; i <= to; i++ {
+				oracle[i] = set
+			}
+		}
+		var got [65]bool
+		for i, a := range s {
+			if a.from > a.to || i > 0 && s[i-1].to+1 >= a.from {
+				t.Fatalf("spans are not in order: %v", s)
+			}
+			for n := a.from; n <= a.to; n++ {
+				got[n] = true
+			}
+		}
+		if got != oracle {
+			t.Fatalf("spans are %v, want %v", s, oracle)
+		}
+		all := got
+		for _, a := range s.gaps(1, 64) {
+			for n := a.from; n <= a.to; n++ {
+				if all[n] {
+					t.Fatalf("gaps of %v: %v", s, s.gaps(1, 64))
+				}
+				all[n] = true
+			}
+			if s.cover(a.from, a.to) {
+				t.Fatalf("%v covers its gap %v", s, a)
+			}
+		}
+		for _, a := range s {
+			if !s.cover(a.from, a.to) {
+				t.Fatalf("%v does not cover %v", s, a)
+			}
+		}
+		for n, there := range all[1:] {
+			if !there {
+				t.Fatalf("%d is neither in %v nor in its gaps", n+1, s)
+			}
+		}
+	}
+	var s spans
+	for n := range uint64(1000) {
+		s = s.add(3*n+1, 3*n+1+n%2)
+	}
+	if len(s) > maxSpans {
+		t.Fatalf("%d spans, want at most %d", len(s), maxSpans)
+	}
+}
+
+func TestReader(t *testing.T) {
+	f := newFixture(t)
+	head := f.box.ReaderAtHead()
+	defer head.Close()
+	f.group(3, 100)
+	f.group(4, 100)
+	old := f.epoch()
+	f.open() // another epoch
+	f.group(2, 100)
+
+	if got := contents(t, f.box, 1, false); !reflect.DeepEqual(got, f.sent) {
+		t.Fatalf("read %d frames, want the %d appended", len(got), len(f.sent))
+	}
+	t.Run("max", func(t *testing.T) {
+		r := f.box.Reader(frame.ID{Epoch: old, Number: 2})
+		defer r.Close()
+		for _, c := range []struct{ max, first, last int }{
+			{1000, 2, 3}, // to the end of the file
+			{200, 4, 5}, {199, 6, 6}, {0, 7, 7},
+		} {
+			data, first, last, err := r.Next(c.max)
+			if err != nil || first.Number != uint64(c.first) || last.Number != uint64(c.last) || len(data) != 100*(c.last-c.first+1) {
+				t.Fatalf("Next(%d) is %d bytes, %d to %d, %v; want %d to %d", c.max, len(data), first.Number, last.Number, err, c.first, c.last)
+			}
+		}
+	})
+	t.Run("places", func(t *testing.T) {
+		for _, c := range []struct {
+			from, want frame.ID
+			gap        bool
+		}{
+			{frame.ID{}, frame.ID{Epoch: old, Number: 1}, false},
+			{frame.ID{Epoch: old, Number: 5}, frame.ID{Epoch: old, Number: 5}, false},
+			{frame.ID{Epoch: old, Number: 8}, f.id(1), false}, // the epoch ended
+			{f.id(2), f.id(2), false},
+			{frame.ID{Epoch: 1234, Number: 1}, frame.ID{Epoch: old, Number: 1}, true},
+		} {
+			r := f.box.Reader(c.from)
+			_, first, _, err := r.Next(1)
+			var gap *GapError
+			if errors.As(err, &gap) != c.gap || gap != nil && (gap.Missing != c.from || gap.Resume != c.want) {
+				t.Fatalf("read from %s: %v", c.from, err)
+			}
+			if c.gap {
+				_, first, _, err = r.Next(1)
+			}
+			if err != nil || first.ID != c.want {
+				t.Fatalf("read from %s: got %s, %v; want %s", c.from, first.ID, err, c.want)
+			}
+			r.Close()
+		}
+	})
+	t.Run("head", func(t *testing.T) {
+		r := f.box.Reader(f.id(3))
+		defer r.Close()
+		at := f.box.ReaderAtHead()
+		defer at.Close()
+		for range 2 {
+			if _, _, _, err := r.Next(1); !errors.Is(err, ErrHead) {
+				t.Fatalf("at the head: %v", err)
+			}
+		}
+		if err := f.box.Append(f.enc.next(frame.Delta, 10)); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range []*Reader{r, at} {
+			if _, first, _, err := r.Next(1); err != nil || first.ID != f.id(3) {
+				t.Fatalf("read %s, %v; want %s", first.ID, err, f.id(3))
+			}
+		}
+	})
+	for id, want := range map[frame.ID]frame.ID{
+		{Epoch: old, Number: 1}: {Epoch: old, Number: 1},
+		{Epoch: old, Number: 7}: {Epoch: old, Number: 4},
+		f.id(2):                 f.id(1),
+		f.id(9):                 {},
+		{Epoch: 5, Number: 1}:   {},
+	} {
+		if got, ok := f.box.KeyframeBefore(id); got != want || ok != (want.Number != 0) {
+			t.Errorf("keyframe before %s is %s, %t; want %s", id, got, ok, want)
+		}
+	}
+}
+
+func TestAppendRefuses(t *testing.T) {
+	f := newFixture(t)
+	refuse := func(what, want string, frames ...[]byte) {
+		t.Helper()
+		err := f.box.Append(frames...)
+		if !errors.Is(err, ErrKeyframeNeeded) || !strings.Contains(err.Error(), want) {
+			t.Fatalf("append %s: %v, want an error with %q", what, err, want)
+		}
+	}
+	f.enc.next(frame.Keyframe, 10)
+	refuse("a delta to nothing", "where a keyframe must stand", f.enc.next(frame.Delta, 10))
+	f.group(3, 100)
+	again := f.sent[0]
+	refuse("a frame twice", "comes after", again)
+	refuse("a delta after a refusal", "where a keyframe must stand", f.enc.next(frame.Delta, 10))
+	f.group(2, 100)
+	f.enc.next(frame.Delta, 10)
+	refuse("a delta that skips one", "does not follow", f.enc.next(frame.Delta, 10))
+	refuse("rubbish", "magic", bytes.Repeat([]byte("x"), 100))
+	f.group(1, 100)
+	refuse("half a frame", "cut short", f.enc.next(frame.Delta, 100)[:90])
+	refuse("two frames in one", "behind its end", append(f.enc.next(frame.Keyframe, 10), 0))
+	f.enc.rows = 1
+	refuse("rows that are there", "of which", f.enc.next(frame.Keyframe, 10))
+	old := *f.enc
+	f.enc.begin(old.last)
+	f.group(1, 100)
+	f.enc.last, f.enc.rows = old.last, 1000
+	refuse("an epoch of the past", "epoch of the past", f.enc.next(frame.Keyframe, 10))
+	if got := contents(t, f.box, 1, false); !reflect.DeepEqual(got, f.sent) {
+		t.Fatalf("read %d frames, want %d", len(got), len(f.sent))
+	}
+	f.close()
+	if err := f.box.Append(again); !errors.Is(err, ErrClosed) {
+		t.Fatalf("append after Close: %v", err)
+	}
+	if err := f.box.Expire(f.clock); !errors.Is(err, ErrClosed) {
+		t.Fatalf("expire after Close: %v", err)
+	}
+}
+
+func TestAckAndExpire(t *testing.T) {
+	f := newFixture(t)
+	f.group(10, 100)
+	f.group(10, 100)
+	f.wantSpans(f.box.Unacked(), span{1, 20})
+	f.box.Ack(f.epoch(), 1, 4)
+	f.box.Ack(f.epoch(), 8, 12)
+	f.box.Ack(f.epoch(), 900, 1000)
+	f.box.Ack(f.epoch()+1, 1, 20)
+	f.wantSpans(f.box.Unacked(), span{5, 7}, span{13, 20})
+	for i, r := range f.box.Unacked() {
+		want := Range{Epoch: f.epoch(), From: r.From, To: r.To}
+		for n := r.From; n <= r.To; n++ {
+			h, err := frame.ParseHeader(f.sent[n-1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			want.Rows += uint64(h.Rows)
+			want.Bytes += int64(h.Size)
+			want.LastSent = h.Sent
+			if n == r.From {
+				want.FirstSent = h.Sent
+			}
+		}
+		if r != want {
+			t.Fatalf("range %d is %+v, want %+v", i, r, want)
+		}
+	}
+
+	epoch := f.epoch()
+	f.open() // acknowledgements survive
+	f.wantSpans(f.box.Unacked(), span{5, 7}, span{13, 20})
+	f.box.Ack(epoch, 5, 7)
+	f.box.Unack(epoch, 6, 15)
+	f.wantSpans(f.box.Unacked(), span{6, 20})
+
+	f.box.Ack(epoch, 6, 20)
+	expire := func(files int) {
+		t.Helper()
+		if err := f.box.Expire(f.clock); err != nil {
+			t.Fatal(err)
+		}
+		if got := f.files(groupSuffix); len(got) != files {
+			t.Fatalf("files are %v, want %d", got, files)
+		}
+	}
+	f.clock = f.clock.Add(time.Duration(f.conf.ResendWindow) - time.Second)
+	expire(2)
+	f.clock = f.clock.Add(time.Second)
+	expire(0)
+	if len(f.box.Losses()) > 0 {
+		t.Fatalf("losses %v", f.box.Losses())
+	}
+	for range 2 { // the name of the last frame survives the frame
+		last, ok := f.box.Last()
+		if !ok || last.ID != (frame.ID{Epoch: epoch, Number: 20}) || last.RowsAfter() != f.enc.last.Predecessor.Rows {
+			t.Fatalf("last frame is %+v, %t", last, ok)
+		}
+		f.open()
+	}
+	r := f.box.Reader(frame.ID{Epoch: epoch, Number: 21})
+	if _, _, _, err := r.Next(1); !errors.Is(err, ErrHead) {
+		t.Fatalf("read behind the last frame: %v", err)
+	}
+	f.group(1, 100)
+	if _, first, _, err := r.Next(1); err != nil || first.ID != f.id(1) {
+		t.Fatalf("read %s, %v", first.ID, err)
+	}
+	// A group that may still grow stays.
+	f.box.Ack(f.epoch(), 1, 1)
+	f.clock = f.clock.Add(time.Hour)
+	expire(1)
+	f.group(1, 100)
+	expire(1)
+}
+
+func TestEvict(t *testing.T) {
+	f := newFixture(t)
+	f.conf.MaxBytes = 10 * units.KiB
+	f.conf.MaxAge = model.Duration(time.Hour)
+	f.open()
+	reader := f.box.Reader(frame.ID{})
+	defer reader.Close()
+	for range 5 {
+		f.group(2, 1000)
+	}
+	if _, first, _, err := reader.Next(1); err != nil || first.ID != f.id(1) {
+		t.Fatalf("read %s, %v", first.ID, err)
+	}
+	f.box.Ack(f.epoch(), 3, 4) // done: goes first
+	f.box.Ack(f.epoch(), 1, 1)
+	f.group(2, 1000)
+	f.wantSpans(lossRanges(f.box.Losses()))
+	f.group(2, 1000)
+	f.wantSpans(lossRanges(f.box.Losses()), span{2, 2})
+	if l := f.box.Losses()[0]; l.Cause != CauseSize || l.Rows == 0 || l.Bytes != 1000 || l.FirstSent != l.LastSent {
+		t.Fatalf("loss is %+v", l)
+	}
+	var gap *GapError
+	if _, _, _, err := reader.Next(1); !errors.As(err, &gap) || gap.Missing != f.id(2) || gap.Resume != f.id(5) {
+		t.Fatalf("read on after eviction: %v", err)
+	}
+	f.group(4, 1000)
+	f.wantSpans(lossRanges(f.box.Losses()), span{2, 2}, span{5, 8})
+
+	epoch := f.epoch()
+	f.open() // losses survive, as long as nobody announced them
+	f.wantSpans(lossRanges(f.box.Losses()), span{2, 2}, span{5, 8})
+	f.box.Announced(1)
+	f.wantSpans(lossRanges(f.box.Losses()), span{5, 8})
+	f.box.Announced(1)
+	f.open()
+	f.wantSpans(lossRanges(f.box.Losses()))
+
+	f.group(1, 1000)
+	f.box.Announced(len(f.box.Losses()))
+	f.clock = f.clock.Add(time.Hour + time.Second)
+	if err := f.box.Expire(f.clock); err != nil {
+		t.Fatal(err)
+	}
+	if l := f.box.Losses(); len(l) != 1 || l[0].Cause != CauseAge || l[0].Epoch != epoch || l[0].From != 11 || l[0].To != 18 {
+		t.Fatalf("losses are %+v", l)
+	}
+	if got := f.files(groupSuffix); len(got) != 1 {
+		t.Fatalf("files are %v, want the one that may grow", got)
+	}
+
+	// One group that alone would fill the outbox.
+	var err error
+	for n := 0; err == nil; n++ {
+		if n > 10 {
+			t.Fatal("a group grows beyond max_bytes")
+		}
+		err = f.box.Append(f.enc.next(frame.Delta, 1000))
+	}
+	if !errors.Is(err, ErrKeyframeNeeded) || !strings.Contains(err.Error(), "half of max_bytes") {
+		t.Fatal(err)
+	}
+	if err := f.box.Append(f.enc.next(frame.Keyframe, 20_000)); !errors.Is(err, ErrKeyframeNeeded) || !strings.Contains(err.Error(), "more than max_bytes") {
+		t.Fatal(err)
+	}
+	f.group(1, 10_000)
+}
+
+func TestCorruptFiles(t *testing.T) {
+	flip := func(at int) func([]byte) []byte {
+		return func(b []byte) []byte { b[at] ^= 0x10; return b }
+	}
+	tests := []struct {
+		name   string
+		file   int // of three, with four frames of 100 bytes each
+		change func([]byte) []byte
+		left   int // frames of that file
+		kept   int // bytes of evidence, if the state file knows what was there
+		guess  int // and if it does not, so that a crash may explain the damage
+	}{
+		{"first frame", 0, flip(90), 0, 400, 400},
+		{"magic", 1, flip(0), 0, 400, 400},
+		{"a body in the middle", 1, flip(280), 2, 200, 200},
+		{"a header in the middle", 1, flip(100 + 14), 1, 300, 300},
+		{"a length in the middle", 1, flip(100 + 10), 1, 300, 0},
+		{"shorter", 1, func(b []byte) []byte { return b[:250] }, 2, 50, 0},
+		{"shorter by whole frames", 1, func(b []byte) []byte { return b[:200] }, 2, 0, 0},
+		{"empty", 1, func(b []byte) []byte { return nil }, 0, 0, 0},
+		{"longer by zeros", 1, func(b []byte) []byte { return append(b, make([]byte, 5000)...) }, 4, 0, 0},
+		{"longer by rubbish", 1, func(b []byte) []byte { return append(b, bytes.Repeat([]byte("y"), 60)...) }, 4, 60, 60},
+		{"another frame", 1, func(b []byte) []byte { return append(b, b[:100]...) }, 4, 100, 100},
+		{"newest, torn", 2, func(b []byte) []byte { return b[:333] }, 3, 33, 0},
+		{"newest, last frame", 2, flip(390), 3, 100, 0},
+		{"newest, middle", 2, flip(150), 1, 300, 300},
+		{"newest, zeros", 2, func(b []byte) []byte { clear(b[200:]); return b }, 2, 200, 0},
+		{"missing", 1, nil, 0, 0, 0},
+		{"newest, missing", 2, nil, 0, 0, 0},
+	}
+	for _, tt := range tests {
+		for _, saved := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/state=%t", tt.name, saved), func(t *testing.T) {
+				f := newFixture(t)
+				for range 3 {
+					f.group(4, 100)
+				}
+				epoch := f.epoch()
+				f.close()
+				name := f.files(groupSuffix)[tt.file]
+				path := filepath.Join(f.dir, name)
+				data, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if tt.change == nil {
+					err = os.Remove(path)
+				} else {
+					err = os.WriteFile(path, tt.change(data), 0o600)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !saved {
+					if err := os.Remove(filepath.Join(f.dir, stateName)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				f.open()
+
+				var want [][]byte
+				want = append(want, f.sent[:4*tt.file+tt.left]...)
+				want = append(want, f.sent[4*tt.file+4:]...)
+				gaps := tt.left < 4
+				if got := contents(t, f.box, 1000, gaps); !reflect.DeepEqual(got, want) {
+					t.Fatalf("read %d frames, want %d", len(got), len(want))
+				}
+				if got := contents(t, f.box, 1000, gaps); !reflect.DeepEqual(got, want) {
+					t.Fatalf("read %d frames the second time, want %d", len(got), len(want))
+				}
+				if saved && tt.left < 4 {
+					f.wantSpans(lossRanges(f.box.Losses()), span{uint64(4*tt.file + tt.left + 1), uint64(4*tt.file + 4)})
+				} else {
+					f.wantSpans(lossRanges(f.box.Losses()))
+				}
+				kept := 0
+				for _, name := range f.files(corruptSuffix) {
+					info, err := os.Stat(filepath.Join(f.dir, name))
+					if err != nil {
+						t.Fatal(err)
+					}
+					kept += int(info.Size())
+				}
+				wantKept := tt.kept
+				if !saved {
+					wantKept = tt.guess
+				}
+				if kept != wantKept {
+					t.Fatalf("%d bytes of evidence in %v, want %d", kept, f.files(corruptSuffix), wantKept)
+				}
+				if kept > 0 && !strings.Contains(f.log.String(), "outbox file is corrupt") {
+					t.Fatalf("log is %q", f.log.String())
+				}
+				if last, ok := f.box.Last(); !ok || last.Epoch != epoch || saved && last.Number != 12 {
+					t.Fatalf("last frame is %+v, %t", last, ok)
+				}
+				f.group(2, 100)
+				f.open()
+				if got := contents(t, f.box, 1000, false); len(got) != len(want)+2 {
+					t.Fatalf("read %d frames after going on, want %d", len(got), len(want)+2)
+				}
+			})
+		}
+	}
+}
+
+// TestDamageWhileOpen changes a file that Open took as it is, and the one that grows.
+func TestDamageWhileOpen(t *testing.T) {
+	for _, file := range []int{0, 1} {
+		t.Run(fmt.Sprint("file=", file), func(t *testing.T) {
+			f := newFixture(t)
+			f.group(4, 100)
+			f.group(4, 100)
+			f.open()
+			epoch := f.enc.last.Predecessor.Epoch
+			if file == 1 {
+				f.group(4, 100)
+				epoch, file = f.epoch(), 2
+			}
+			r := f.box.Reader(frame.ID{Epoch: epoch, Number: 1})
+			defer r.Close()
+			if _, _, last, err := r.Next(100); err != nil || last.Number != 1 {
+				t.Fatalf("read %s, %v", last.ID, err)
+			}
+			path := filepath.Join(f.dir, f.files(groupSuffix)[file])
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data[270] ^= 1
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, last, err := r.Next(1000); err != nil || last.Number != 2 {
+				t.Fatalf("read up to %s, %v; want what is before the damage", last.ID, err)
+			}
+			missing := frame.ID{Epoch: epoch, Number: 3}
+			if file == 2 {
+				if _, _, _, err := r.Next(1000); !errors.Is(err, ErrHead) {
+					t.Fatal(err)
+				}
+				if err := f.box.Append(f.enc.next(frame.Delta, 10)); !errors.Is(err, ErrKeyframeNeeded) {
+					t.Fatalf("append behind the damage: %v", err)
+				}
+				f.group(1, 100)
+			}
+			var gap *GapError
+			if _, _, _, err := r.Next(1000); !errors.As(err, &gap) || gap.Missing != missing || gap.Resume.Number < 5 {
+				t.Fatalf("read on: %v", err)
+			}
+			if _, first, _, err := r.Next(1); err != nil || first.ID != gap.Resume {
+				t.Fatalf("read %s, %v; want %s", first.ID, err, gap.Resume)
+			}
+			f.wantSpans(lossRanges(f.box.Losses()), span{3, 4})
+			if n := testutil.ToFloat64(f.box.m.corruptFiles); n != 1 {
+				t.Fatalf("%v corrupt files counted, want 1", n)
+			}
+			if names := f.files(corruptSuffix); len(names) != 1 {
+				t.Fatalf("evidence is %v", names)
+			}
+		})
+	}
+}
+
+func TestCorruptFilesAreBounded(t *testing.T) {
+	f := newFixture(t)
+	for range 3 * maxCorruptFiles {
+		f.group(2, 100)
+	}
+	f.close()
+	for _, name := range f.files(groupSuffix) {
+		if err := os.WriteFile(filepath.Join(f.dir, name), bytes.Repeat([]byte("z"), 200), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.open()
+	if got := contents(t, f.box, 1, true); len(got) > 0 {
+		t.Fatalf("read %d frames from rubbish", len(got))
+	}
+	if names := f.files(corruptSuffix); len(names) == 0 || len(names) > maxCorruptFiles {
+		t.Fatalf("%d corrupt files are kept, want 1 to %d", len(names), maxCorruptFiles)
+	}
+	if names := f.files(groupSuffix); len(names) > 0 {
+		t.Fatalf("files %v are left", names)
+	}
+}
+
+func TestStateIsChecked(t *testing.T) {
+	f := newFixture(t)
+	f.group(9, 100)
+	f.box.Ack(f.epoch(), 1, 5)
+	f.close()
+	path := filepath.Join(f.dir, stateName)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := bytes.Replace(data, []byte("[[1,5]]"), []byte("[[1,9]]"), 1)
+	if bytes.Equal(data, changed) {
+		t.Fatalf("no acknowledgement in %s", data)
+	}
+	if err := os.WriteFile(path, changed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.open()
+	f.wantSpans(f.box.Unacked(), span{1, 9})
+	if !strings.Contains(f.log.String(), "outbox state is unreadable") {
+		t.Fatalf("log is %q", f.log.String())
+	}
+}
+
+func TestLossesAreBounded(t *testing.T) {
+	f := newFixture(t)
+	f.conf.MaxBytes = 4000
+	f.open()
+	for range 2 * maxLosses { // no two of them touch
+		f.group(1, 1000)
+		f.enc.last.Number++
+	}
+	if n := len(f.box.Losses()); n != maxLosses {
+		t.Fatalf("%d losses, want %d", n, maxLosses)
+	}
+	if testutil.ToFloat64(f.box.m.lossesForgotten) == 0 {
+		t.Fatal("forgotten losses are not counted")
+	}
+}
+
+// TestTwoProcesses runs this test binary as the second one.
+func TestTwoProcesses(t *testing.T) {
+	const env = "THALWEG_TEST_OUTBOX"
+	if dir := os.Getenv(env); dir != "" {
+		_, err := Open(Options{Dir: dir, Config: DefaultConfig()})
+		fmt.Printf("locked=%t %v\n", errors.Is(err, ErrLocked), err)
+		return
+	}
+	f := newFixture(t)
+	second := func() string {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestTwoProcesses$")
+		cmd.Env = append(os.Environ(), env+"="+f.dir)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return string(out)
+	}
+	if out := second(); !strings.Contains(out, "locked=true") || !strings.Contains(out, fmt.Sprintf("by process %d ", os.Getpid())) {
+		t.Fatalf("second process says %q", out)
+	}
+	f.close()
+	if out := second(); !strings.Contains(out, "locked=false <nil>") {
+		t.Fatalf("second process says %q after Close", out)
+	}
+}
+
+// TestConcurrent reads, acknowledges, expires and collects metrics while frames are appended and evicted.
+func TestConcurrent(t *testing.T) {
+	f := newFixture(t)
+	f.conf.MaxBytes = 20 * units.KiB
+	f.conf.Sync = SyncNone
+	f.open()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(f.box.Metrics()...)
+	const frames = 2000
+	epoch := f.epoch()
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	for range 2 {
+		r := f.box.ReaderAtHead()
+		wg.Go(func() {
+			defer r.Close()
+			last := uint64(0)
+			for last < frames {
+				data, first, to, err := r.Next(700)
+				var gap *GapError
+				switch {
+				case errors.Is(err, ErrHead):
+				case errors.As(err, &gap):
+					if gap.Resume.Number <= last {
+						t.Errorf("%v, after %d had been read", err, last)
+						return
+					}
+				case err != nil:
+					t.Errorf("read after %d: %v", last, err)
+					return
+				case first.Number <= last || len(data) == 0:
+					t.Errorf("read %d to %d after %d", first.Number, to.Number, last)
+					return
+				default:
+					last = to.Number
+					f.box.Ack(epoch, first.Number, last)
+				}
+			}
+		})
+	}
+	wg.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			if _, err := registry.Gather(); err != nil {
+				t.Error(err)
+			}
+			f.box.Announced(len(f.box.Losses()))
+			if err := f.box.Expire(time.UnixMilli(1_700_000_000_000)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for n := range frames {
+		kind := frame.Delta
+		if n%7 == 0 {
+			kind = frame.Keyframe
+		}
+		if err := f.box.Append(f.enc.next(kind, 200)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(done)
+	wg.Wait()
+}
+
+func TestMetrics(t *testing.T) {
+	f := newFixture(t)
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(f.box.Metrics()...)
+	f.group(4, 100)
+	f.box.Ack(f.epoch(), 1, 3)
+	err := testutil.GatherAndCompare(registry, strings.NewReader(`
+# HELP thalweg_outbox_bytes Bytes of frames in the outbox.
+# TYPE thalweg_outbox_bytes gauge
+thalweg_outbox_bytes 400
+# HELP thalweg_outbox_appended_frames_total Frames accepted.
+# TYPE thalweg_outbox_appended_frames_total counter
+thalweg_outbox_appended_frames_total 4
+# HELP thalweg_outbox_unacked_bytes Bytes that the server is not known to have stored.
+# TYPE thalweg_outbox_unacked_bytes gauge
+thalweg_outbox_unacked_bytes 100
+# HELP thalweg_outbox_oldest_unacked_timestamp_seconds Send time of the oldest frame that the server is not known to have stored; absent if there is none.
+# TYPE thalweg_outbox_oldest_unacked_timestamp_seconds gauge
+thalweg_outbox_oldest_unacked_timestamp_seconds 1.700000004e+09
+`), "thalweg_outbox_bytes", "thalweg_outbox_appended_frames_total", "thalweg_outbox_unacked_bytes", "thalweg_outbox_oldest_unacked_timestamp_seconds")
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// FuzzOpen puts arbitrary bytes where files of frames and the state should be.
+func FuzzOpen(f *testing.F) {
+	clock := time.UnixMilli(1_700_000_000_000)
+	enc := newEncoder(rand.New(rand.NewPCG(1, 1)), &clock)
+	enc.begin(frame.Header{})
+	first := append(enc.next(frame.Keyframe, 40), enc.next(frame.Delta, 20)...)
+	name := groupName(3, frame.ID{Epoch: enc.last.Epoch, Number: 1})
+	f.Add(name, first, []byte(nil), []byte(`{"checksum":"00000000","state":{}}`))
+	f.Add(name, first[:100], first, []byte("{"))
+	f.Fuzz(func(t *testing.T, name string, a, b, state []byte) {
+		m := newMemFS()
+		put := func(name string, data []byte) { m.files[name] = &memNode{data: data, synced: data} }
+		put(name, a)
+		put(groupName(4, frame.ID{Epoch: enc.last.Epoch, Number: 3}), b)
+		put(stateName, fmt.Appendf(nil, `{"checksum":%q,"state":%s}`, stateChecksum(state), state))
+		for range 2 {
+			box, err := Open(Options{FS: m, Config: DefaultConfig()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			box.Unacked()
+			before := contents(t, box, 50, true)
+			last, _ := box.Last()
+			e := newEncoder(rand.New(rand.NewPCG(9, uint64(len(before)))), &clock)
+			e.begin(last)
+			if err := box.Append(e.next(frame.Keyframe, 5)); err != nil {
+				t.Fatal(err)
+			}
+			if after := contents(t, box, 1, false); len(after) != len(before)+1 {
+				t.Fatalf("%d frames after appending 1 to %d", len(after), len(before))
+			}
+			if err := box.Expire(clock); err != nil {
+				t.Fatal(err)
+			}
+			if err := box.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
