@@ -123,7 +123,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) int {
 	if !h.ready() {
 		return fail(http.StatusServiceUnavailable, http.StatusText(http.StatusServiceUnavailable))
 	}
-	w.Header().Add("Vary", "Accept, Accept-Encoding")
+	w.Header()["Vary"] = []string{"Accept-Encoding", "Accept"}
 	if err := r.ParseForm(); err != nil {
 		return fail(http.StatusBadRequest, fmt.Sprintf("error parsing form values: %v", err))
 	}
@@ -285,4 +285,3 @@ func (h *Handler) Metrics() []prometheus.Collector {
 	m := h.metrics
 	return []prometheus.Collector{m.requests, m.seconds, m.bytes, m.series, m.conflicts, m.aborted}
 }
-

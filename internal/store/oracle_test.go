@@ -271,7 +271,7 @@ func (s *scenario) matchers() [][]*labels.Matcher {
 }
 
 func TestStoreAgreesWithOracle(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(40) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { compareWithOracle(t, seed) })
 	}
 }
