@@ -49,9 +49,9 @@ type place struct {
 
 // keyPlace is where a lane's last keyframe stands.
 type keyPlace struct {
-	before  bus.Position // in front of the message with the keyframe
-	keySeq  uint64
-	last    time.Time // of the lane's last message, by the server's clock
+	before bus.Position // in front of the message with the keyframe
+	keySeq uint64
+	last   time.Time // of the lane's last message, by the server's clock
 }
 
 // cursorLine is one line of the journal; which field is set tells its kind.

@@ -29,8 +29,6 @@ const (
 	expireEvery = 15 * time.Second
 	// repeatEvery bounds how often the same problem of the same site is logged.
 	repeatEvery = time.Minute
-	// ensureEvery is how often a hub makes sure that the stream exists.
-	ensureEvery = 30 * time.Second
 )
 
 // Options of New. All are required but Now.
@@ -156,7 +154,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var parts sync.WaitGroup
-	parts.Go(func() { h.keepStream(ctx) })
+	parts.Go(func() { h.conn.KeepStream(ctx, h.setProblem) })
 	parts.Go(func() { h.control.run(ctx) })
 	parts.Go(func() { h.keepExpiring(ctx) })
 	err := h.tail(ctx)
@@ -166,42 +164,6 @@ func (h *Hub) Run(ctx context.Context) error {
 		return nil
 	}
 	return err
-}
-
-// keepStream makes sure that the stream exists, at each connect and now and then.
-func (h *Hub) keepStream(ctx context.Context) {
-	for ctx.Err() == nil {
-		state, changed := h.conn.Watch()
-		if state.Connected {
-			result, err := h.conn.EnsureStream(ctx)
-			switch {
-			case err != nil:
-				h.setProblem(err.Error())
-				h.repeats.Log(slog.LevelWarn, "stream", "stream is not as it should be", slog.Any("err", err))
-			default:
-				h.setProblem("")
-				if result.Created {
-					h.log.Info("stream created")
-				}
-				for _, d := range result.Differences {
-					h.repeats.Log(slog.LevelWarn, "differs "+d, "stream differs from the configuration", slog.String("what", d))
-				}
-			}
-		} else {
-			h.setProblem("not connected: " + state.Reason)
-		}
-		wait := ensureEvery
-		if h.Problem() != "" {
-			wait = 2 * time.Second
-		}
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-changed:
-		case <-ctx.Done():
-		}
-		t.Stop()
-	}
 }
 
 func (h *Hub) keepExpiring(ctx context.Context) {

@@ -5,19 +5,18 @@ import (
 	"math/bits"
 	"strconv"
 	"strings"
-)
 
-// PartCount is the number of parts that the sites are divided into.
-const PartCount = 64
+	"github.com/thalweg/thalweg/internal/bus"
+)
 
 // Parts is a set of parts: bit i is part i.
 type Parts uint64
 
 // AllParts is every part.
-const AllParts Parts = 1<<PartCount - 1
+const AllParts Parts = 1<<bus.Parts - 1
 
 // Has reports whether part i is in the set.
-func (p Parts) Has(i uint32) bool { return i < PartCount && p&(1<<i) != 0 }
+func (p Parts) Has(i uint32) bool { return i < bus.Parts && p&(1<<i) != 0 }
 
 // List returns the parts in ascending order.
 func (p Parts) List() []uint32 {
@@ -31,7 +30,7 @@ func (p Parts) List() []uint32 {
 // String writes the set as ParseParts reads it, such as 0-31,40.
 func (p Parts) String() string {
 	var ranges []string
-	for i := 0; i < PartCount; i++ {
+	for i := 0; i < bus.Parts; i++ {
 		if !p.Has(uint32(i)) {
 			continue
 		}
@@ -58,7 +57,7 @@ func ParseParts(s string) (Parts, error) {
 		if err == nil && isRange {
 			to, err = strconv.ParseUint(high, 10, 8)
 		}
-		if err != nil || from > to || to >= PartCount {
+		if err != nil || from > to || to >= bus.Parts {
 			return 0, fmt.Errorf("parse parts %q: %q is not a part or a range within 0-63", s, item)
 		}
 		for i := from; i <= to; i++ {

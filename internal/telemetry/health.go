@@ -28,7 +28,7 @@ type Condition struct {
 type ConditionStatus struct {
 	Name   string    `json:"name"`
 	Ready  bool      `json:"ready"`
-	Reason string    `json:"reason,omitempty"` // why it is not ready; "" if it is
+	Reason string    `json:"reason,omitempty"` // why it is not ready, or what is amiss although it is; "" if nothing
 	Since  time.Time `json:"since"`            // when it last became ready, or not
 }
 
@@ -55,6 +55,9 @@ func (c *Condition) Ready() { c.set(true, "") }
 // NotReady says that the condition does not hold, and why, in a short phrase for people.
 func (c *Condition) NotReady(reason string) { c.set(false, reason) }
 
+// Degraded says that the condition holds, but that something is amiss which people should know of.
+func (c *Condition) Degraded(reason string) { c.set(true, reason) }
+
 func (c *Condition) set(ready bool, reason string) {
 	c.health.mu.Lock()
 	defer c.health.mu.Unlock()
@@ -80,12 +83,15 @@ func (h *Health) Ready() bool {
 	return !slices.ContainsFunc(h.Conditions(), func(c ConditionStatus) bool { return !c.Ready })
 }
 
-// ServeHTTP answers 200, or 503 with a line for each condition that does not hold.
+// ServeHTTP answers 200, with a line for each condition that is degraded, or 503 with a line for each that does not
+// hold.
 func (h *Health) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	var waiting strings.Builder
+	var waiting, amiss strings.Builder
 	for _, c := range h.Conditions() {
 		if !c.Ready {
 			fmt.Fprintf(&waiting, "waiting for %s: %s (since %s)\n", c.Name, c.Reason, c.Since.UTC().Format(time.RFC3339))
+		} else if c.Reason != "" {
+			fmt.Fprintf(&amiss, "%s: %s\n", c.Name, c.Reason)
 		}
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -95,6 +101,7 @@ func (h *Health) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	fmt.Fprintln(w, "Thalweg is ready.")
+	fmt.Fprint(w, amiss.String())
 }
 
 var conditionDesc = prometheus.NewDesc("thalweg_condition_ready",

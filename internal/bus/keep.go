@@ -1,0 +1,59 @@
+package bus
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+const (
+	// keepEvery is how often the stream is looked after, keepRetry how often while something is wrong.
+	keepEvery = 30 * time.Second
+	keepRetry = 2 * time.Second
+)
+
+// KeepStream calls EnsureStream at each connect and now and then, so that a stream that was deleted comes back, until
+// ctx ends. report is told why the stream cannot be used at the moment, "" if it can.
+func (c *Conn) KeepStream(ctx context.Context, report func(problem string)) {
+	logged := map[string]bool{} // of the connection at hand; there are few differences
+	for ctx.Err() == nil {
+		state, changed := c.Watch()
+		problem := ""
+		if !state.Connected {
+			problem = "not connected: " + state.Reason
+			clear(logged)
+		} else if result, err := c.EnsureStream(ctx); err != nil {
+			problem = err.Error()
+		} else {
+			if result.Created {
+				c.log.Info("stream created", "stream", c.options.Config.Stream.Name)
+			}
+			for _, d := range result.Differences {
+				if !logged[d] {
+					logged[d] = true
+					c.log.Warn("stream differed from the configuration", "stream", c.options.Config.Stream.Name, "what", d,
+						"updated", result.Updated)
+				}
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if problem != "" && state.Connected && !logged[problem] {
+			logged[problem] = true
+			c.log.Log(ctx, slog.LevelWarn, "stream cannot be used", "err", problem)
+		}
+		report(problem)
+		wait := keepEvery
+		if problem != "" {
+			wait = keepRetry
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-changed:
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
+}
