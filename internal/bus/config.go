@@ -58,7 +58,7 @@ type StreamConfig struct {
 
 // DefaultConfig is what an absent key means.
 func DefaultConfig() Config {
-	return Config{SubjectRoot: "thalweg", Stream: DefaultStreamConfig()}
+	return Config{SubjectRoot: string(DefaultRoot), Stream: DefaultStreamConfig()}
 }
 
 // DefaultStreamConfig is what an absent key of stream means.

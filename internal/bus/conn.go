@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -65,7 +64,6 @@ type Conn struct {
 	options Options
 	root    Root
 	nc      *nats.Conn
-	js      jetstream.JetStream
 	log     *slog.Logger
 	metrics *metrics
 	closed  chan struct{}
@@ -105,15 +103,6 @@ func Connect(o Options) (*Conn, error) {
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
 	if c.nc, err = options.Connect(); err != nil {
-		return nil, fmt.Errorf("connect to NATS: %w", err)
-	}
-	if domain := o.Config.Domain; domain != "" {
-		c.js, err = jetstream.NewWithDomain(c.nc, domain)
-	} else {
-		c.js, err = jetstream.New(c.nc)
-	}
-	if err != nil {
-		c.nc.Close()
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
 	c.mu.Lock()

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Start says where a reader begins.
@@ -105,5 +108,264 @@ func (r *Reader) setPosition(p Position) {
 
 // Run reads until ctx ends, the handler returns an error, or End is reached; the latter is the only nil.
 func (r *Reader) Run(ctx context.Context) error {
-	return fmt.Errorf("read stream: %w", ctx.Err())
+	for failures := 0; ; {
+		delivered := r.Position()
+		err := r.follow(ctx)
+		var handler *handlerError
+		switch {
+		case errors.Is(err, errEndReached):
+			return nil
+		case errors.As(err, &handler):
+			return fmt.Errorf("read stream: handle message %d: %w", handler.sequence, handler.err)
+		case ctx.Err() != nil:
+			return fmt.Errorf("read stream: %w", context.Cause(ctx))
+		case errors.Is(err, errVoid):
+			continue
+		}
+		if failures++; r.Position() != delivered {
+			failures = 1
+		}
+		r.conn.mu.Lock()
+		r.conn.logRarely("reader subscribes again", "reader "+r.options.Name+err.Error(), "reader", r.options.Name, "err", err)
+		r.conn.mu.Unlock()
+		if err := r.conn.pause(ctx, failures); err != nil {
+			return fmt.Errorf("read stream: %w", err)
+		}
+	}
+}
+
+// What follow ends with besides the failures of the world.
+var (
+	errEndReached = errors.New("end reached")
+	errVoid       = errors.New("position is void")
+)
+
+type handlerError struct {
+	sequence uint64
+	err      error
+}
+
+func (e *handlerError) Error() string { return e.err.Error() }
+
+// follow reads with one consumer, until something is wrong with it.
+func (r *Reader) follow(ctx context.Context) error {
+	ctx, unlink, err := r.conn.linked(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlink()
+	if end := r.options.End; end > 0 && r.Position().Sequence >= end {
+		return errEndReached
+	}
+	// The consumer is made first: if the stream is replaced before it is looked at, the consumer is gone, and if it
+	// was replaced before the consumer was made, the look tells.
+	s, err := r.conn.subscribe(ctx, r.options.Subjects, r.Position().Sequence, r.options.Start.Time)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	info, err := r.verify(ctx)
+	if err != nil {
+		return err
+	}
+	r.conn.metrics.readerResumes.Inc()
+	run := &run{Reader: r, consumer: s, created: info.Created, target: info.State.LastSeq, last: info.State.LastSeq}
+	if end := r.options.End; end > 0 {
+		run.target = min(run.target, end)
+	}
+	return run.loop(ctx)
+}
+
+// verify reads the message at the position back. If it is no longer there, for another reason than its age, the
+// position is void: the handler is told and errVoid returned.
+func (r *Reader) verify(ctx context.Context) (*jetstream.StreamInfo, error) {
+	info, err := r.conn.streamInfo(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p := r.Position()
+	if err := r.compare(p, info); err != nil || p.IsZero() || p.Sequence < info.State.FirstSeq {
+		return info, err
+	}
+	m, err := r.conn.storedMessage(ctx, p.Sequence, "")
+	switch {
+	case errors.Is(err, ErrNoMessage):
+		// It may have aged out since.
+		if info, err = r.conn.streamInfo(ctx); err != nil || p.Sequence < info.State.FirstSeq {
+			return info, err
+		}
+		return nil, r.void(MessageMissing, fmt.Sprintf("message %d is missing, the stream begins with %d", p.Sequence, info.State.FirstSeq))
+	case err != nil:
+		return nil, err
+	case checksum(m.Payload) != p.Checksum:
+		return nil, r.void(MessageReplaced, fmt.Sprintf("message %d has checksum %08x, want %08x", p.Sequence, checksum(m.Payload), p.Checksum))
+	}
+	return info, nil
+}
+
+// compare does what can be done without reading a message.
+func (r *Reader) compare(p Position, info *jetstream.StreamInfo) error {
+	switch {
+	case p.IsZero():
+		return nil
+	case !info.Created.Equal(p.Created):
+		return r.void(StreamRecreated, fmt.Sprintf("stream was created at %s, want %s",
+			info.Created.Format(time.RFC3339Nano), p.Created.Format(time.RFC3339Nano)))
+	case info.State.LastSeq < p.Sequence:
+		return r.void(StreamRewound, fmt.Sprintf("stream ends at %d, before %d", info.State.LastSeq, p.Sequence))
+	}
+	return nil
+}
+
+// void gives the position up.
+func (r *Reader) void(reason ResetReason, detail string) error {
+	p := r.Position()
+	r.conn.metrics.readerResets.WithLabelValues(string(reason)).Inc()
+	r.conn.log.Warn("position in the stream is void, reading begins again",
+		"reader", r.options.Name, "reason", string(reason), "position", p.String(), "detail", detail)
+	r.setPosition(Position{})
+	r.options.Reset(Reset{Reason: reason, Position: p, Detail: detail})
+	return errVoid
+}
+
+// How often an idle reader looks at the stream: until it has caught up or while it waits for its end, and later.
+const (
+	lookSoon = 500 * time.Millisecond
+	lookIdle = 10 * time.Second
+)
+
+// run is a reader with a consumer.
+type run struct {
+	*Reader
+	consumer *subscription
+	created  time.Time
+	target   uint64 // what has to be delivered, if it matches, before CaughtUp
+	last     uint64 // last sequence of the stream when it was looked at
+	caughtUp bool
+}
+
+func (r *run) loop(ctx context.Context) error {
+	if err := r.progress(ctx, r.consumer.pending); err != nil {
+		return err
+	}
+	if err := r.consumer.pull(); err != nil {
+		return err
+	}
+	look := time.NewTimer(lookSoon)
+	defer look.Stop()
+	for {
+		select {
+		case m := <-r.consumer.messages:
+			if err := r.take(ctx, m); err != nil {
+				return err
+			}
+		case <-look.C:
+			if err := r.look(ctx); err != nil {
+				return err
+			}
+		case <-r.consumer.silence.C:
+			return errSilent
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		r.consumer.silence.Reset(silenceMax)
+		if r.caughtUp && r.options.End == 0 {
+			look.Reset(lookIdle)
+		} else {
+			look.Reset(lookSoon)
+		}
+	}
+}
+
+// take handles what the consumer sent.
+func (r *run) take(ctx context.Context, raw *nats.Msg) error {
+	m, err := r.consumer.receive(raw)
+	if err != nil || m == nil {
+		return err
+	}
+	end := r.options.End
+	if end > 0 && m.Sequence > end {
+		return errEndReached
+	}
+	if err := r.options.Handle(*m); err != nil {
+		return &handlerError{sequence: m.Sequence, err: err}
+	}
+	r.setPosition(Position{Created: r.created, Sequence: m.Sequence, Checksum: checksum(m.Payload)})
+	r.conn.metrics.readerMessages.Inc()
+	r.conn.metrics.readerBytes.Add(float64(len(m.Payload)))
+	if err := r.progress(ctx, m.Pending); err != nil {
+		return err
+	}
+	if m.Sequence == end {
+		return errEndReached
+	}
+	return nil
+}
+
+// progress reports catching up, once.
+func (r *run) progress(ctx context.Context, pending uint64) error {
+	if r.caughtUp {
+		return nil
+	}
+	if r.Position().Sequence < r.target {
+		if pending > 0 {
+			return nil
+		}
+		if reached, err := r.reached(ctx, r.target); err != nil || !reached {
+			return err
+		}
+	}
+	r.caughtUp = true
+	r.options.CaughtUp()
+	if end := r.options.End; end > 0 && r.last >= end {
+		return errEndReached
+	}
+	return nil
+}
+
+// reached asks the stream's leader whether nothing up to the target is still to come. The consumer cannot know: its
+// server may lag behind the leader.
+func (r *run) reached(ctx context.Context, target uint64) (bool, error) {
+	from := max(r.Position().Sequence+1, r.consumer.first)
+	if from > target {
+		return true, nil
+	}
+	for _, subject := range r.options.Subjects {
+		m, err := r.conn.storedMessage(ctx, from, subject)
+		switch {
+		case errors.Is(err, ErrNoMessage):
+		case err != nil:
+			return false, err
+		case m.Sequence <= target:
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// look compares position and stream while nothing comes.
+func (r *run) look(ctx context.Context) error {
+	info, err := r.conn.streamInfo(ctx)
+	if err != nil {
+		return err
+	}
+	if !info.Created.Equal(r.created) {
+		return errRecreated
+	}
+	if err := r.compare(r.Position(), info); err != nil {
+		return err
+	}
+	r.last = info.State.LastSeq
+	if err := r.progress(ctx, 0); err != nil {
+		return err
+	}
+	end := r.options.End
+	if end == 0 || r.last < end {
+		return nil
+	}
+	reached, err := r.reached(ctx, end)
+	if err == nil && reached {
+		err = errEndReached
+	}
+	return err
 }

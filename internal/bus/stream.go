@@ -33,27 +33,19 @@ func (c *Conn) EnsureStream(ctx context.Context) (StreamResult, error) {
 }
 
 func (c *Conn) ensureStream(ctx context.Context) (StreamResult, error) {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	ctx, unlink, err := c.linked(ctx)
-	if err != nil {
-		return StreamResult{}, err
-	}
-	defer unlink()
 	cfg := &c.options.Config.Stream
 	want := c.wantedStream()
 	info, err := c.streamInfo(ctx)
 	if errors.Is(err, ErrNoStream) && cfg.Manage {
-		_, err = c.js.CreateStream(ctx, want)
-		if err == nil {
+		if err = c.putStream(ctx, "CREATE", &want); err == nil {
 			return StreamResult{Created: true}, nil
 		}
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another hub was faster
-			info, err = c.streamInfo(ctx)
+		if failure := (*APIError)(nil); errors.As(err, &failure) && failure.Code == codeStreamNameTaken {
+			info, err = c.streamInfo(ctx) // another hub was faster
 		}
 	}
 	if err != nil {
-		return StreamResult{}, c.apiFailure(ctx, err)
+		return StreamResult{}, err
 	}
 	have := info.Config
 	result := StreamResult{Differences: differences(&have, &want)}
@@ -74,8 +66,8 @@ func (c *Conn) ensureStream(ctx context.Context) (StreamResult, error) {
 	}
 	have.Storage, have.Retention, have.Discard = want.Storage, want.Retention, want.Discard
 	have.MaxAge, have.MaxBytes, have.Replicas, have.AllowDirect = want.MaxAge, want.MaxBytes, want.Replicas, true
-	if _, err := c.js.UpdateStream(ctx, have); err != nil {
-		return result, fmt.Errorf("bring it into line: %w", c.apiFailure(ctx, err))
+	if err := c.putStream(ctx, "UPDATE", &have); err != nil {
+		return result, fmt.Errorf("bring it into line (%s): %w", strings.Join(result.Differences, "; "), err)
 	}
 	result.Updated = true
 	return result, nil
@@ -133,6 +125,20 @@ func capturesAll(subjects []string, wanted string) bool {
 		}
 		return false
 	})
+}
+
+// putStream creates or updates.
+func (c *Conn) putStream(ctx context.Context, verb string, config *jetstream.StreamConfig) error {
+	var answer struct {
+		Error *apiError `json:"error"`
+	}
+	if err := c.api(ctx, "STREAM."+verb+"."+config.Name, config, &answer); err != nil {
+		return err
+	}
+	if answer.Error != nil {
+		return answer.Error.typed()
+	}
+	return nil
 }
 
 // streamInfo asks the stream's leader.
@@ -193,17 +199,4 @@ func (c *Conn) api(ctx context.Context, method string, request, answer any) erro
 		return fmt.Errorf("parse answer to %s: %w", method, err)
 	}
 	return nil
-}
-
-// apiFailure gives an error of the client library, made under a linked context, our types.
-func (c *Conn) apiFailure(ctx context.Context, err error) error {
-	var failure jetstream.JetStreamError
-	if errors.As(err, &failure) && failure.APIError() != nil {
-		e := failure.APIError()
-		return (&apiError{Code: e.Code, ErrCode: int(e.ErrorCode), Description: e.Description}).typed()
-	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("JetStream API: %w", context.Cause(ctx))
-	}
-	return err
 }
