@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -81,6 +80,7 @@ func (c *Config) complete() {
 		c.Hub.NATS = override(c.Hub.NATS)
 	}
 	c.NATS.Embedded = c.Embedded()
+	c.trackFederatedStaleness()
 	if c.Hub != nil && c.Hub.Name == "" {
 		c.Hub.Name = c.Site
 	}
@@ -152,8 +152,6 @@ func (c *Config) readMatchFile() error {
 	return errors.Join(errs...)
 }
 
-var validSite = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
-
 // Validate completes what Prometheus completes when it validates, and returns the join of one *Error for each mistake.
 func (c *Config) Validate() error {
 	var found []*Error
@@ -162,12 +160,11 @@ func (c *Config) Validate() error {
 			found = append(found, c.places.locate(section, e))
 		}
 	}
-	switch _, written := c.places["site"]; {
-	case validSite.MatchString(c.Site):
-	case written:
-		report("", fmt.Errorf("site: %q is not a site name: 1 to 64 letters, digits, _ and -", c.Site))
-	default:
-		report("", fmt.Errorf("site: the host name gives %q, which is not a site name; set site to 1 to 64 letters, digits, _ and -", c.Site))
+	if err := bus.ValidSite(c.Site); err != nil {
+		if _, written := c.places["site"]; !written {
+			err = fmt.Errorf("taken from the host name because site is not set: %w", err)
+		}
+		report("", fmt.Errorf("site: %w", err))
 	}
 	if c.DataDir == "" {
 		report("", errors.New("data_dir: is empty"))
@@ -185,8 +182,8 @@ func (c *Config) Validate() error {
 		report("hub", c.Hub.Config.Validate())
 		report("hub.nats", validateOverride(c.Hub.NATS))
 		for name := range c.Hub.Sites {
-			if !validSite.MatchString(name) {
-				report("hub.sites."+name, fmt.Errorf("%q is not a site name: 1 to 64 letters, digits, _ and -", name))
+			if err := bus.ValidSite(name); err != nil {
+				report("hub.sites."+name, err)
 			}
 		}
 		if name := model.LabelName(c.Hub.Store.SiteLabel); c.Global.ExternalLabels.Has(string(name)) {
@@ -229,6 +226,20 @@ func (c *Config) validateNATS() error {
 		}
 	}
 	return errors.Join(append(errs, needsURL(&n.Client))...)
+}
+
+// trackFederatedStaleness turns track_timestamps_staleness on for jobs that scrape a /federate endpoint and do not say
+// otherwise. All samples there carry timestamps, and without it a series that ended stays visible for the lookback.
+func (c *Config) trackFederatedStaleness() {
+	if c.Edge == nil {
+		return
+	}
+	for i, job := range c.Edge.Scrape.Jobs {
+		_, written := c.places[fmt.Sprintf("edge.scrape_configs[%d].track_timestamps_staleness", i)]
+		if job != nil && !written && strings.HasSuffix(job.MetricsPath, "/federate") {
+			job.TrackTimestampsStaleness = true
+		}
+	}
 }
 
 // override returns nil for a role's nats section that says nothing.

@@ -91,6 +91,18 @@ func TestHubFile(t *testing.T) {
 	equal(t, "ship is expected", c.Hub.Sites["ship"].Expected, false)
 }
 
+func TestFederatedJobsTrackStaleness(t *testing.T) {
+	f := func(job string, want bool) {
+		t.Helper()
+		c := parse(t, "{site: a, edge: {scrape_configs: [{job_name: x, "+job+"}]}}")
+		equal(t, job, c.Edge.Scrape.Jobs[0].TrackTimestampsStaleness, want)
+	}
+	f("metrics_path: /metrics", false)
+	f("metrics_path: /federate", true)
+	f("metrics_path: /prometheus/federate", true)
+	f("metrics_path: /federate, track_timestamps_staleness: false", false)
+}
+
 func TestWhichNATS(t *testing.T) {
 	regional := load(t, "testdata/regional.yml")
 	equal(t, "hub", regional.HubClient().URLs, []string{"nats://localhost:4222"})
@@ -121,7 +133,7 @@ func TestSiteDefault(t *testing.T) {
 	c := DefaultConfig()
 	equal(t, "site", c.Site, want)
 	c.Site, c.Edge = "a.b", &Edge{}
-	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), `the host name gives "a.b"`) {
+	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), `taken from the host name because site is not set: site name "a.b"`) {
 		t.Errorf("error is %v", err)
 	}
 }
@@ -140,7 +152,7 @@ func TestNeedsRestart(t *testing.T) {
 		"data_dir", "edge.flush_interval", "edge.outbox.max_age")
 	f("{site: a, hub: {}}", "{site: a, hub: {limits: {series: 5}, sites: {b: {}}, parts: 3}, nats: {domain: x, urls: ['nats://x']}}",
 		"nats.embedded", "nats.urls", "nats.domain", "hub.parts")
-	f("{site: a, hub: {}, nats: {embedded: {}}}", "{site: a, hub: {}, nats: {embedded: {listen: ':1'}, stream: {replicas: 3}}}",
+	f("{site: a, hub: {}, nats: {embedded: {}}}", "{site: a, hub: {}, nats: {embedded: {listen: '127.0.0.1:1'}, stream: {replicas: 3}}}",
 		"nats.embedded.listen", "nats.stream.replicas")
 }
 
@@ -169,4 +181,15 @@ func TestSecretsAreNotShown(t *testing.T) {
 	if err == nil || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("error is %v", err)
 	}
+}
+
+func TestFiles(t *testing.T) {
+	equal(t, "files", load(t, "testdata/edge.yml").Files(), []NamedFile{
+		{"nats.token_file", "testdata/token"},
+		{"nats.tls_config.ca_file", "testdata/tls/ca.pem"},
+		{"edge.scrape_configs[0].authorization.credentials_file", "testdata/bearer"},
+		{"edge.scrape_configs[1].authorization.credentials_file", "testdata/bearer"},
+		{"edge.match_file", "testdata/selectors.txt"},
+	})
+	equal(t, "files", load(t, "testdata/hub.yml").Files(), []NamedFile{{"nats.embedded.auth.tokens_file", "testdata/tokens"}})
 }

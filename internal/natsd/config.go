@@ -51,7 +51,7 @@ func (c *Config) SetDirectory(dir string) {
 
 // Validate reports what is wrong, beginning with the key.
 func (c *Config) Validate() error {
-	_, port, err := net.SplitHostPort(c.Listen)
+	host, port, err := net.SplitHostPort(c.Listen)
 	if err != nil {
 		return fmt.Errorf("listen: %q is not HOST:PORT", c.Listen)
 	}
@@ -60,6 +60,9 @@ func (c *Config) Validate() error {
 	}
 	if c.AllowAnonymous && c.Auth.TokensFile != "" {
 		return fmt.Errorf("allow_anonymous: would make auth.tokens_file %q pointless; remove one", c.Auth.TokensFile)
+	}
+	if !isLoopback(host) && !c.AllowAnonymous && c.Auth.TokensFile == "" {
+		return fmt.Errorf("listen: %q is not loopback and nobody would need a credential: set auth.tokens_file, or allow_anonymous: true", c.Listen)
 	}
 	return nil
 }
