@@ -25,6 +25,9 @@ import (
 	"github.com/thalweg/thalweg/internal/store"
 )
 
+// maxMatchers bounds the work of one request on each series. The longest lists in use have some hundreds.
+const maxMatchers = 4096
+
 // Options of a Handler.
 type Options struct {
 	// Select reads the store.
@@ -131,6 +134,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) int {
 	if err != nil {
 		return fail(http.StatusBadRequest, err.Error())
 	}
+	if n := count(sets); n > maxMatchers {
+		return fail(http.StatusBadRequest, fmt.Sprintf("%d matchers in all match[] parameters, at most %d are allowed", n, maxMatchers))
+	}
 	format := expfmt.NegotiateAccept(r.Header, expfmt.NewFormat(expfmt.TypeTextPlain))
 	w.Header().Set("Content-Type", string(format))
 	compress := acceptsGzip(r.Header.Values("Accept-Encoding"))
@@ -155,6 +161,13 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) int {
 		h.logger.Debug("federation answer not delivered", "remote", r.RemoteAddr, "err", err)
 	}
 	return http.StatusOK
+}
+
+func count(sets [][]*labels.Matcher) (n int) {
+	for _, set := range sets {
+		n += len(set)
+	}
+	return n
 }
 
 // write makes the answer, family by family. An error means that the reader has gone.

@@ -190,6 +190,16 @@ old{foo="baz",instance="",zone="ie"} 981 5880000
 	}
 }
 
+func TestTooManyMatchers(t *testing.T) {
+	h := newHub(t, nil)
+	if w := h.get(strings.Repeat("&match[]=a", 4096)); w.Code != 200 {
+		t.Errorf("4096 matchers: %d %s", w.Code, w.Body)
+	}
+	if w := h.get(strings.Repeat("&match[]=a", 4097)); w.Code != 400 || !strings.HasPrefix(w.Body.String(), "4097 matchers") {
+		t.Errorf("4097 matchers: %d %s", w.Code, w.Body)
+	}
+}
+
 func TestRealTypes(t *testing.T) {
 	h := newHub(t, func(_ *federate.Options, c *store.Config) { c.SiteLabel = "site" })
 	hist := series.Family{Name: "rpc.seconds", Type: model.MetricTypeHistogram, Help: "Back\\slash,\nnewline."}
@@ -251,6 +261,10 @@ U__rpc_2e_seconds_count{instance="i",job="j",site="ams-1"} 1e+300 6060000
 	}
 	if err := h.handler.Reload(federate.Config{Types: federate.Untyped}, labels.FromStrings("hub", "h")); err != nil {
 		t.Fatal(err)
+	}
+	nhcb := h.get("match[]=custom").Body.String()
+	if !strings.HasPrefix(nhcb, "# TYPE custom histogram\ncustom_bucket{") {
+		t.Errorf("untyped custom buckets: got\n%s", nhcb)
 	}
 	want := "# TYPE rpc_seconds_sum untyped\nrpc_seconds_sum{instance=\"i\",job=\"j\",site=\"ams-1\",hub=\"h\"} +Inf 6060000\n"
 	if got := h.get(`match[]={"rpc.seconds_sum"}`).Body.String(); got != want {

@@ -5,85 +5,110 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// matching is the union of sets of matchers, laid out in bits so that a matcher is evaluated once per column or once
-// per source and never per series. Each set owns some words; matcher i of it has bit i+1, and bit 0 is one that no
-// source has: a column needs it that the set can not match at all.
+// matching is a union of sets of matchers, prepared so that a matcher is evaluated once per column or once per source
+// and never per series. A matcher of the metric name is settled by the column alone. Each other one has a bit, and
+// equal ones have the same: a source has the bits of those that it satisfies, and a column needs, for each set that
+// it does not refute, the bits of those that it does not settle.
 type matching struct {
-	sets  []matcherSet
-	words int // of all sets
+	sets     []matcherSet
+	matchers []*labels.Matcher // by bit
+	words    int               // that hold the bits; at least one
 }
 
 type matcherSet struct {
-	matchers []*labels.Matcher
-	first    int // word
-	words    int
+	names  []*labels.Matcher
+	others []int // bits
 }
 
 // newMatching leaves out empty sets: as in Prometheus they select nothing.
 func newMatching(sets [][]*labels.Matcher) matching {
 	var m matching
+	bits := map[string]int{}
 	for _, matchers := range sets {
 		if len(matchers) == 0 {
 			continue
 		}
-		set := matcherSet{matchers: matchers, first: m.words, words: len(matchers)/64 + 1}
+		var set matcherSet
+		for _, matcher := range matchers {
+			if matcher.Name == model.MetricNameLabel {
+				set.names = append(set.names, matcher)
+				continue
+			}
+			key := matcher.String()
+			bit, known := bits[key]
+			if !known {
+				bit = len(m.matchers)
+				bits[key] = bit
+				m.matchers = append(m.matchers, matcher)
+			}
+			set.others = append(set.others, bit)
+		}
 		m.sets = append(m.sets, set)
-		m.words += set.words
 	}
+	m.words = len(m.matchers)/64 + 1
 	return m
 }
 
-func (s *matcherSet) setBit(words []uint64, bit int) { words[s.first+bit>>6] |= 1 << (bit & 63) }
-
-// need sets the bits of what a source has to have for the column to be selected, and reports whether that is possible
-// at all. A matcher whose label the column has is settled here, with the value that stands there even if it is empty.
-func (m *matching) need(words []uint64, name string, column []labels.Label) bool {
-	possible := false
+// appendNeeds appends, for each set that the column does not refute, the bits that a source has to have. Nothing is
+// appended if no source can make it match. What stands in a label of the column counts even if it is empty.
+func (m *matching) appendNeeds(dst []uint64, name string, column []labels.Label) []uint64 {
+	first := len(dst)
 	for i := range m.sets {
 		set := &m.sets[i]
-		refuted := false
-		for j, matcher := range set.matchers {
-			value, ok := name, matcher.Name == model.MetricNameLabel
-			for k := 0; k < len(column) && !ok; k++ {
-				value, ok = column[k].Value, column[k].Name == matcher.Name
-			}
+		if !set.matchesName(name) {
+			continue
+		}
+		start := len(dst)
+		dst = append(dst, make([]uint64, m.words)...)
+		open, refuted := false, false
+		for _, bit := range set.others {
+			value, settled := columnValue(column, m.matchers[bit].Name)
 			switch {
-			case !ok:
-				set.setBit(words, j+1)
-			case !matcher.Matches(value):
+			case !settled:
+				dst[start+bit>>6] |= 1 << (bit & 63)
+				open = true
+			case !m.matchers[bit].Matches(value):
 				refuted = true
 			}
 		}
-		if refuted {
-			set.setBit(words, 0)
+		switch {
+		case refuted:
+			dst = dst[:start]
+		case !open: // whatever the source, so the other sets do not matter
+			return append(dst[:first], dst[start:]...)
 		}
-		possible = possible || !refuted
 	}
-	return possible
+	return dst
 }
 
-// have sets the bits of the matchers that a source satisfies for the columns that do not settle them.
-func (m *matching) have(words []uint64, base []labels.Label) {
-	for i := range m.sets {
-		set := &m.sets[i]
-		for j, matcher := range set.matchers {
-			if matcher.Name == model.MetricNameLabel {
-				continue // every column has one
-			}
-			if value, _ := findValue(base, matcher.Name); matcher.Matches(value) {
-				set.setBit(words, j+1)
-			}
+// columnValue returns the value that stands in a label, if there is one.
+func columnValue(column []labels.Label, name string) (string, bool) {
+	for i := range column {
+		if column[i].Name == name {
+			return column[i].Value, true
 		}
 	}
+	return "", false
+}
+
+// appendHas appends the bits of the matchers that a source satisfies.
+func (m *matching) appendHas(dst []uint64, base []labels.Label) []uint64 {
+	start := len(dst)
+	dst = append(dst, make([]uint64, m.words)...)
+	for bit, matcher := range m.matchers {
+		if value, _ := findValue(base, matcher.Name); matcher.Matches(value) {
+			dst[start+bit>>6] |= 1 << (bit & 63)
+		}
+	}
+	return dst
 }
 
 // selects reports whether a source has all that a column needs, for one of the sets.
-func (m *matching) selects(need, have []uint64) bool {
-	for i := range m.sets {
-		set := &m.sets[i]
+func (m *matching) selects(needs, has []uint64) bool {
+	for ; len(needs) > 0; needs = needs[m.words:] {
 		missing := uint64(0)
-		for w := set.first; w < set.first+set.words; w++ {
-			missing |= need[w] &^ have[w]
+		for w := range m.words {
+			missing |= needs[w] &^ has[w]
 		}
 		if missing == 0 {
 			return true
@@ -94,32 +119,15 @@ func (m *matching) selects(need, have []uint64) bool {
 
 // selectsLabels is the same for a series whose labels are known.
 func (m *matching) selectsLabels(name string, ls []labels.Label) bool {
-	for i := range m.sets {
-		if matchesLabels(m.sets[i].matchers, name, ls) {
-			return true
-		}
-	}
-	return false
-}
-
-func matchesLabels(matchers []*labels.Matcher, name string, ls []labels.Label) bool {
-	for _, matcher := range matchers {
-		value := name
-		if matcher.Name != model.MetricNameLabel {
-			value, _ = findValue(ls, matcher.Name)
-		}
-		if !matcher.Matches(value) {
-			return false
-		}
-	}
-	return true
+	has := m.appendHas(nil, ls)
+	return m.selects(m.appendNeeds(nil, name, nil), has)
 }
 
 // mayName reports whether a metric of one of the names may be selected.
 func (m *matching) mayName(names []string) bool {
 	for _, name := range names {
 		for i := range m.sets {
-			if matchesName(m.sets[i].matchers, name) {
+			if m.sets[i].matchesName(name) {
 				return true
 			}
 		}
@@ -127,9 +135,9 @@ func (m *matching) mayName(names []string) bool {
 	return false
 }
 
-func matchesName(matchers []*labels.Matcher, name string) bool {
-	for _, matcher := range matchers {
-		if matcher.Name == model.MetricNameLabel && !matcher.Matches(name) {
+func (s *matcherSet) matchesName(name string) bool {
+	for _, matcher := range s.names {
+		if !matcher.Matches(name) {
 			return false
 		}
 	}

@@ -257,9 +257,13 @@ func (s *scenario) row(now int64) *series.Row {
 
 func (s *scenario) matchers() [][]*labels.Matcher {
 	var sets [][]*labels.Matcher
-	for range 1 + s.rnd.IntN(2) {
+	n := 1 + s.rnd.IntN(2)
+	if s.rnd.IntN(10) == 0 {
+		n = 40 // more distinct matchers than a word has bits
+	}
+	for range n {
 		var set []*labels.Matcher
-		for range 1 + s.rnd.IntN(3) {
+		for range 1 + s.rnd.IntN(3) + n/20 {
 			set = append(set, labels.MustNewMatcher(
 				labels.MatchType(s.rnd.IntN(4)),
 				s.one("__name__", "job", "instance", "zone", "site", "exported_site", "code", "absent"),

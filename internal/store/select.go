@@ -106,7 +106,7 @@ type selection struct {
 type view struct {
 	index     *index
 	sources   []*source
-	have      []uint64 // matching.words of each source
+	has       []uint64 // matching.words of each source
 	contested bool     // the site label of one of the sources is
 	twins     twins
 }
@@ -132,7 +132,7 @@ type pick struct {
 	contested bool
 	column    uint32
 	labels    []labels.Label // without the name, sorted
-	need      []uint64
+	needs     []uint64
 	family    *series.Family
 	typ       model.MetricType
 }
@@ -197,7 +197,6 @@ func (sel *selection) load(key familyKey) bool {
 	sel.parts, sel.types, sel.clash = sel.parts[:0], sel.types[:0], false
 	clear(sel.labels)
 	clear(sel.picks)
-	clear(sel.needs)
 	sel.picks, sel.labels, sel.needs, sel.chunk = sel.picks[:0], sel.labels[:0], sel.needs[:0], sel.chunk[:0]
 	sel.part, sel.source = 0, 0
 	sel.prepare(key)
@@ -262,11 +261,10 @@ func (sel *selection) view(x *index) *view {
 	if v != nil {
 		return v
 	}
-	words := sel.matching.words
-	v = &view{index: x, sources: slices.Clone(x.sources), have: make([]uint64, len(x.sources)*words)}
+	v = &view{index: x, sources: slices.Clone(x.sources), has: make([]uint64, 0, len(x.sources)*sel.matching.words)}
 	seen := map[uint64]bool{}
-	for i, src := range v.sources {
-		sel.matching.have(v.have[i*words:][:words], src.base)
+	for _, src := range v.sources {
+		v.has = sel.matching.appendHas(v.has, src.base)
 		v.contested = v.contested || src.contested
 		if sel.store.baseSets[src.baseSet] > 1 {
 			if v.twins = max(v.twins, twinsApart); seen[src.baseSet] {
@@ -285,18 +283,18 @@ func (sel *selection) pick(v *view, column uint32, family string) (pk pick, roam
 	c := v.index.schema.Column(int(column))
 	first, firstNeed := len(sel.labels), len(sel.needs)
 	sel.labels = appendLabels(sel.labels, c.Labels)
-	sel.needs = append(sel.needs, make([]uint64, sel.matching.words)...)
 	pk = pick{
 		name:      c.Labels.Get(model.MetricNameLabel),
 		kind:      c.Kind,
 		contested: v.index.isContested(column),
 		column:    column,
 		labels:    sel.labels[first:len(sel.labels):len(sel.labels)],
-		need:      sel.needs[firstNeed:len(sel.needs):len(sel.needs)],
 		family:    &c.Family,
 	}
 	pk.typ = familyType(pk.family, pk.name, family)
-	if !sel.matching.need(pk.need, pk.name, pk.labels) && !pk.contested && !v.contested {
+	sel.needs = sel.matching.appendNeeds(sel.needs, pk.name, pk.labels)
+	pk.needs = sel.needs[firstNeed:len(sel.needs):len(sel.needs)]
+	if len(pk.needs) == 0 && !pk.contested && !v.contested {
 		return pk, false, false
 	}
 	roams = pk.contested || v.contested
@@ -309,15 +307,19 @@ func (sel *selection) pick(v *view, column uint32, family string) (pk pick, roam
 // selectsAny reports whether any source can match any of the part's columns, so that sites which are not selected
 // have no say in the family's metadata. The store is locked.
 func (sel *selection) selectsAny(p *part) bool {
-	words := sel.matching.words
 	for i, src := range p.view.sources {
 		for j := range p.picks {
-			if src.contested || p.picks[j].contested || sel.matching.selects(p.picks[j].need, p.view.have[i*words:][:words]) {
+			if src.contested || p.picks[j].contested || sel.matching.selects(p.picks[j].needs, sel.has(p.view, i)) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// has returns the bits of the matchers that a source of a view satisfies.
+func (sel *selection) has(v *view, source int) []uint64 {
+	return v.has[source*sel.matching.words:][:sel.matching.words]
 }
 
 // fill replaces the chunk by the next series. It is false if there are none left.
@@ -364,7 +366,7 @@ func (sel *selection) collect(p *part, i int) {
 	if src.times == nil && (src.time < sel.mint || src.time > sel.maxt) {
 		return
 	}
-	have := p.view.have[i*sel.matching.words:][:sel.matching.words]
+	has := sel.has(p.view, i)
 	for j := range p.picks {
 		pk := &p.picks[j]
 		if !src.has(pk.column) {
@@ -379,7 +381,7 @@ func (sel *selection) collect(p *part, i int) {
 			if r.labels, r.resolved = sel.store.resolve(nil, src, pk.labels); !r.resolved || !sel.matching.selectsLabels(pk.name, r.labels) {
 				continue
 			}
-		} else if !sel.matching.selects(pk.need, have) {
+		} else if !sel.matching.selects(pk.needs, has) {
 			continue
 		}
 		if src.read(&r, sel.query.Native) {
@@ -409,7 +411,8 @@ func (s *source) read(r *Series, native bool) bool {
 		}
 	}
 	if e, ok := s.exemplars[column]; ok {
-		r.Exemplar = &e
+		mine := e // allocated only for those that have one
+		r.Exemplar = &mine
 	}
 	r.Start = s.starts[column]
 	return true
