@@ -1,0 +1,202 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/spf13/cobra"
+
+	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/config"
+	"github.com/thalweg/thalweg/internal/edge"
+	"github.com/thalweg/thalweg/internal/federate"
+	"github.com/thalweg/thalweg/internal/hub"
+	"github.com/thalweg/thalweg/internal/store"
+)
+
+func newCheckCommand() *cobra.Command {
+	return group(&cobra.Command{Use: "check", Short: "Check files without running anything"}, newCheckConfigCommand())
+}
+
+func newCheckConfigCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "config FILE",
+		Short: "Check a configuration file and say what it means",
+		Long: `Check a configuration file as strictly as "thalweg run" does, and that the files it names can be
+read. Print what runs, what is off, and what differs from what a Prometheus user would assume.`,
+		Args: takes(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			loaded, err := config.Load(args[0])
+			if err != nil {
+				return fmt.Errorf("%s is not valid:\n%w", args[0], err)
+			}
+			if err := readable(loaded.Files()); err != nil {
+				return fmt.Errorf("%s names files that cannot be read:\n%w", args[0], err)
+			}
+			_, err = fmt.Fprint(c.OutOrStdout(), explain(args[0], loaded))
+			return err
+		},
+	}
+}
+
+// readable opens each file.
+func readable(files []config.NamedFile) error {
+	var errs []error
+	for _, named := range files {
+		f, err := os.Open(named.File)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", named.Key, err))
+			continue
+		}
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// explain says in words what a configuration means.
+func explain(file string, c *config.Config) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s is valid.\n", file)
+	section := func(title string, lines []string) {
+		if len(lines) > 0 {
+			fmt.Fprintf(&b, "\n%s:\n  - %s\n", title, strings.Join(lines, "\n  - "))
+		}
+	}
+	section("Runs", runs(c))
+	section("Off", off(c))
+	section("Not as in Prometheus", differences(c))
+	return b.String()
+}
+
+func runs(c *config.Config) []string {
+	lines := []string{fmt.Sprintf("site %s, data in %s", c.Site, c.DataDir)}
+	if e := c.Edge; e != nil {
+		what := fmt.Sprintf("edge: %s", count(len(e.Scrape.Jobs), "scrape job"))
+		if e.Self {
+			what += ", and its own metrics as job thalweg"
+		}
+		lines = append(lines,
+			what,
+			fmt.Sprintf("edge sends to %s every %s", where(c.EdgeClient()), e.FlushInterval),
+			fmt.Sprintf("edge keeps up to %s and %s in its outbox through an outage", e.Outbox.MaxBytes, e.Outbox.MaxAge))
+		if n := len(e.Pipeline.Match); n > 0 {
+			lines = append(lines, fmt.Sprintf("edge lets out only what one of %s selects, and up, scrape_* and its own metrics", count(n, "selector")))
+		}
+		if n := len(e.Pipeline.RelabelConfigs); n > 0 {
+			lines = append(lines, fmt.Sprintf("edge applies %s to every series", count(n, "relabelling rule")))
+		}
+	}
+	if h := c.Hub; h != nil {
+		parts := "all sites"
+		if h.Parts != hub.AllParts {
+			parts = "the sites of parts " + h.Parts.String()
+		}
+		lines = append(lines, fmt.Sprintf("hub %s: reads %s from %s and serves them at /federate", h.Name, parts, where(c.HubClient())))
+		if h.StrictSites {
+			lines = append(lines, fmt.Sprintf("hub refuses every site but the %s it lists", count(len(h.Sites), "site")))
+		}
+	}
+	if n := c.Embedded(); n != nil {
+		who := "clients without a credential are admitted"
+		if n.Auth.TokensFile != "" {
+			who = "clients need a token of " + n.Auth.TokensFile
+		}
+		lines = append(lines, fmt.Sprintf("NATS server on %s, %s; the stream holds up to %s and %s",
+			n.Listen, who, c.NATS.Client.Stream.MaxBytes, c.NATS.Client.Stream.MaxAge))
+	}
+	return lines
+}
+
+func off(c *config.Config) []string {
+	var lines []string
+	if c.Edge == nil {
+		lines = append(lines, "edge: nothing is scraped or sent")
+	} else {
+		if len(c.Edge.Scrape.Jobs) == 0 {
+			lines = append(lines, "scraping: edge.scrape_configs is empty")
+		}
+		if !c.Edge.Self {
+			lines = append(lines, "own metrics: edge.self is false, so a hub cannot tell this edge's trouble from silence")
+		}
+	}
+	switch {
+	case c.Hub == nil && c.Embedded() != nil:
+		lines = append(lines, "hub: nothing in this process reads what the edge sends; another process may, from the NATS server here")
+	case c.Hub == nil:
+		lines = append(lines, "hub: /federate serves only the last rows of this edge")
+	}
+	if c.Embedded() == nil {
+		lines = append(lines, "embedded NATS server: an existing one is used")
+	}
+	if c.Hub != nil && !c.NATS.Client.Stream.Manage {
+		lines = append(lines, "care of the stream: nats.stream.manage is false, somebody else must create it")
+	}
+	return lines
+}
+
+// differences lists what would surprise somebody who knows Prometheus.
+func differences(c *config.Config) []string {
+	var lines []string
+	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	if e := c.Edge; e != nil {
+		if c.Global.ScrapeInterval == config.DefaultGlobal().ScrapeInterval {
+			add("scrape_interval is %s unless a job says otherwise (Prometheus: 1m by default)", c.Global.ScrapeInterval)
+		}
+		if e.Scrape.Align && len(e.Scrape.Jobs) > 0 {
+			add("all targets of the site are scraped close together, so that frames hold many rows (edge.align: false spreads them)")
+		}
+		for _, job := range e.Scrape.Jobs {
+			if job.TrackTimestampsStaleness && strings.HasSuffix(job.MetricsPath, "/federate") {
+				add("job %s scrapes a /federate endpoint: series that end there end at once, by track_timestamps_staleness, and not after 5m", job.JobName)
+			}
+			if job.BodySizeLimit == 0 {
+				add("job %s: a body of more than 128 MiB fails the scrape (Prometheus: no limit by default)", job.JobName)
+			}
+		}
+		if !c.Global.ExternalLabels.IsEmpty() {
+			add("external_labels are added to every series at the edge, not only where it leaves the process")
+		}
+		if e.Recovery == edge.LiveFirst {
+			add("after an outage new samples come first and the older ones beside them; /federate shows the newest")
+		}
+	}
+	if h := c.Hub; h != nil {
+		if h.Federate.Types == federate.Real {
+			add("/federate gives types and help texts (Prometheus: everything untyped; hub.federate.types: untyped does the same)")
+		}
+		switch h.Store.OnConflict {
+		case store.Export:
+			add("every series gets the label %q; one that has it already keeps it as exported_%s", h.Store.SiteLabel, h.Store.SiteLabel)
+		case store.Drop:
+			add("every series gets the label %q; one that has it already is dropped", h.Store.SiteLabel)
+		case store.Reject:
+			add("every series gets the label %q; a row with a series that has it already is refused", h.Store.SiteLabel)
+		}
+		if h.Store.Lookback != model.Duration(5*time.Minute) {
+			add("a series is served for %s after its last sample (Prometheus: 5m)", h.Store.Lookback)
+		}
+		limits := h.Limits
+		if !limits.AllowUnlimited {
+			add("a site may have %d series and %d sources, and no more", limits.Series, limits.Sources)
+		}
+	}
+	return lines
+}
+
+func where(n bus.Config) string {
+	if len(n.URLs) == 0 {
+		return "the NATS server in this process"
+	}
+	return strings.Join(n.URLs, ", ")
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
