@@ -149,13 +149,20 @@ func differences(c *config.Config) []string {
 		if e.Scrape.Align && len(e.Scrape.Jobs) > 0 {
 			add("all targets of the site are scraped close together, so that frames hold many rows (edge.align: false spreads them)")
 		}
+		var federated, unlimited []string
 		for _, job := range e.Scrape.Jobs {
 			if job.TrackTimestampsStaleness && strings.HasSuffix(job.MetricsPath, "/federate") {
-				add("job %s scrapes a /federate endpoint: series that end there end at once, by track_timestamps_staleness, and not after 5m", job.JobName)
+				federated = append(federated, job.JobName)
 			}
 			if job.BodySizeLimit == 0 {
-				add("job %s: a body of more than 128 MiB fails the scrape (Prometheus: no limit by default)", job.JobName)
+				unlimited = append(unlimited, job.JobName)
 			}
+		}
+		if len(federated) > 0 {
+			add("series that end at a /federate endpoint end here at once, by track_timestamps_staleness, and not after 5m (%s)", some("job", federated))
+		}
+		if len(unlimited) > 0 {
+			add("a scrape with a body of more than 128 MiB fails where body_size_limit is not set (%s; Prometheus: no limit)", some("job", unlimited))
 		}
 		if !c.Global.ExternalLabels.IsEmpty() {
 			add("external_labels are added to every series at the edge, not only where it leaves the process")
@@ -192,6 +199,15 @@ func where(n bus.Config) string {
 		return "the NATS server in this process"
 	}
 	return strings.Join(n.URLs, ", ")
+}
+
+// some names a few things of many.
+func some(noun string, names []string) string {
+	const few = 3
+	if len(names) <= few {
+		return noun + " " + strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s %s and %d more", noun, strings.Join(names[:few], ", "), len(names)-few)
 }
 
 func count(n int, noun string) string {

@@ -14,20 +14,21 @@ import (
 
 // Two YAML packages work together here. Version 2 decodes, because Prometheus' types are written for it; but it knows
 // no columns, and no place at all for an error of a type's own UnmarshalYAML. Version 3 gives the tree of nodes with
-// their places. A checker walks tree and types side by side and has every part decoded on its own, innermost first, so
-// that each mistake is found where it is.
+// their places. A checker walks tree and types side by side and finds keys that do not exist. If the file cannot be
+// decoded, it walks again and has every part decoded on its own, innermost first, so that each mistake is found where
+// it is.
 
-// decode fills c from the tree of a file and returns its mistakes.
+// decode fills c from the tree of a file, or returns its mistakes.
 func decode(root *yamltree.Node, c *Config) error {
-	ch := checker{places: places{}}
-	ch.check(root, reflect.TypeFor[Config](), at{})
-	if len(ch.errs) == 0 {
-		if err := decodeNode(root, c); err != nil {
-			ch.fail(root, at{}, err)
-		}
+	keys := newChecker(false)
+	keys.check(root, reflect.TypeFor[Config](), at{})
+	if len(keys.errs) == 0 && decodeNode(root, c) == nil {
+		c.places = keys.places
+		return nil
 	}
-	c.places = ch.places
-	return inOrder(ch.errs)
+	values := newChecker(true)
+	values.check(root, reflect.TypeFor[Config](), at{})
+	return inOrder(values.errs)
 }
 
 // at is where the checker is: the path of a key, and its pattern, with [] for an index and * for a key of a map.
@@ -42,8 +43,14 @@ func (a at) entry(name string) at { return at{a.path + "." + name, a.pattern + "
 func (a at) index(i int) at { return at{fmt.Sprintf("%s[%d]", a.path, i), a.pattern + "[]"} }
 
 type checker struct {
+	values bool // decode every part, too
 	errs   []*Error
 	places places
+	shapes map[reflect.Type]reflect.Type
+}
+
+func newChecker(values bool) *checker {
+	return &checker{values: values, places: places{}, shapes: map[reflect.Type]reflect.Type{}}
 }
 
 func (c *checker) fail(n *yamltree.Node, a at, err error) {
@@ -56,7 +63,11 @@ func (c *checker) check(n *yamltree.Node, t reflect.Type, a at) {
 		t = t.Elem()
 	}
 	before := len(c.errs)
-	inner := shape(t)
+	inner, known := c.shapes[t]
+	if !known {
+		inner = shape(t)
+		c.shapes[t] = inner
+	}
 	switch {
 	case isText(t):
 	case n.Kind == yamltree.MappingNode && inner.Kind() == reflect.Struct:
@@ -69,7 +80,7 @@ func (c *checker) check(n *yamltree.Node, t reflect.Type, a at) {
 			c.check(element, inner.Elem(), a.index(i))
 		}
 	}
-	if len(c.errs) > before {
+	if !c.values || len(c.errs) > before {
 		return // a mistake of a part would be reported again
 	}
 	if err := decodeNode(n, reflect.New(t).Interface()); err != nil {
