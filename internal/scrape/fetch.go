@@ -110,7 +110,7 @@ func (f *fetcher) fetch(ctx context.Context, buf *bytes.Buffer) (contentType str
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	contentType, err = f.get(ctx, buf)
-	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	if errors.Is(err, context.DeadlineExceeded) {
 		return "", &fetchError{timedOut, fmt.Errorf("no complete answer within the scrape timeout of %s: %w", f.timeout, err)}
 	}
 	return contentType, err
@@ -129,12 +129,10 @@ func (f *fetcher) get(ctx context.Context, buf *bytes.Buffer) (string, error) {
 		}
 		return "", &fetchError{connect, fmt.Errorf("connect: %w", err)}
 	}
-	defer func() {
-		// A short rest lets the connection be used again; a long one is not worth reading.
-		io.CopyN(io.Discard, response.Body, 64<<10)
-		response.Body.Close()
-	}()
+	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
+		// The connection can be used again if the rest is read. That is not worth more than a short message.
+		io.CopyN(io.Discard, response.Body, 4<<10)
 		return "", &fetchError{status, fmt.Errorf("server returned HTTP status %.100s", response.Status)}
 	}
 	var body io.Reader = response.Body

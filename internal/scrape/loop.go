@@ -64,12 +64,12 @@ type loop struct {
 	changed  chan struct{} // a token says that run has to look again
 
 	// Of run:
-	parser    *expo.Parser
-	parsedFor *settings
-	extra     bool // the parser has the columns of extra_scrape_metrics
-	failed    reason
-	logged    time.Time // last time that a failure was logged
-	since     int       // failures since then
+	parser     *expo.Parser
+	parsedFor  *settings
+	extra      bool // the parser has the columns of extra_scrape_metrics
+	failures   int  // in a row
+	complained bool // one of them was logged
+	logged     map[reason]time.Time
 }
 
 // site is what the loops of a manager share.
@@ -87,6 +87,7 @@ func newLoop(site *site, slot int, s *settings) *loop {
 		slot:    slot,
 		done:    make(chan struct{}),
 		changed: make(chan struct{}, 1),
+		logged:  map[reason]time.Time{},
 	}
 	l.update(s)
 	return l
@@ -330,7 +331,7 @@ func (l *loop) account(s *settings, at time.Time, r *report, stats *expo.Stats, 
 	} else {
 		m.failures.WithLabelValues(string(reasonOf(err))).Inc()
 	}
-	l.log(s, err)
+	l.log(s, err, time.Now())
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -341,22 +342,24 @@ func (l *loop) account(s *settings, at time.Time, r *report, stats *expo.Stats, 
 	}
 }
 
-// logAgain is how often a target that goes on failing in the same way is logged.
+// logAgain is how often a target that goes on failing, or goes on and off, is logged with the same reason.
 const logAgain = 5 * time.Minute
 
-func (l *loop) log(s *settings, err error) {
+func (l *loop) log(s *settings, err error, now time.Time) {
 	attrs := []any{"job", s.cfg.JobName, "target", s.target.url.Redacted()}
 	if err == nil {
-		if l.failed != "" {
-			l.site.logs.info("scrape works again", append(attrs, "failures", l.since)...)
+		if l.complained {
+			l.site.logs.info("scrape works again", append(attrs, "failures", l.failures)...)
 		}
-		l.failed, l.since = "", 0
+		l.failures, l.complained = 0, false
 		return
 	}
+	l.failures++
 	r := reasonOf(err)
-	l.since++
-	if r != l.failed || time.Since(l.logged) >= logAgain {
-		l.site.logs.warn("scrape failed", append(attrs, "reason", string(r), "failures", l.since, "err", err)...)
-		l.failed, l.logged = r, time.Now()
+	if last, ok := l.logged[r]; ok && now.Sub(last) < logAgain {
+		return
 	}
+	l.logged[r] = now
+	l.complained = true
+	l.site.logs.warn("scrape failed", append(attrs, "reason", string(r), "failures", l.failures, "err", err)...)
 }
