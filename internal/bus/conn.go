@@ -156,11 +156,8 @@ func (c *Conn) onConnect(nc *nats.Conn) {
 	c.log.Info("connected to NATS", "server", server, "id", nc.ConnectedServerName())
 }
 
-// onDisconnect runs after each loss of a connection, and once for a Close.
-func (c *Conn) onDisconnect(_ *nats.Conn, err error) {
-	if err == nil {
-		err = errors.New("closed by this side")
-	}
+// onDisconnect runs after each loss of a connection, and for a Close.
+func (c *Conn) onDisconnect(nc *nats.Conn, err error) {
 	c.metrics.connected.Set(0)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -168,8 +165,19 @@ func (c *Conn) onDisconnect(_ *nats.Conn, err error) {
 	if !c.state.Connected {
 		return
 	}
-	c.setState(State{Since: time.Now(), Server: c.state.Server, Reason: "connection lost: " + err.Error()})
-	c.log.Warn("connection to NATS lost", "server", c.state.Server, "err", err)
+	s := State{Since: time.Now(), Server: c.state.Server}
+	switch {
+	case nc.IsClosed():
+		s.Reason = "closed"
+		c.log.Info("connection to NATS closed", "server", s.Server)
+	default:
+		if err == nil {
+			err = errGivenUp
+		}
+		s.Reason = "connection lost: " + err.Error()
+		c.log.Warn("connection to NATS lost", "server", s.Server, "err", err)
+	}
+	c.setState(s)
 }
 
 // onAttempt runs after each failed attempt to connect.
@@ -178,24 +186,21 @@ func (c *Conn) onAttempt(nc *nats.Conn, err error) {
 		return
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.secret != nil {
 		err = c.secret
 	}
-	reason := err.Error()
-	if c.state.Connected {
-		return
-	}
 	s := c.state
-	s.Reason = reason
-	c.setState(s)
-	c.logRarely("connect to NATS", reason, "servers", c.servers(nc), "err", err)
+	if !s.Connected {
+		s.Reason = err.Error()
+		c.setState(s)
+	}
+	c.mu.Unlock()
+	c.logRarely("connect to NATS", err.Error(), "servers", c.servers(nc), "err", err)
 }
 
 // onError runs for what the server says outside of any answer: permissions, and slow subscribers of ours.
 func (c *Conn) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if errors.Is(err, nats.ErrPermissionViolation) {
 		for w := range c.waiting {
 			w.denied(err)
@@ -205,6 +210,7 @@ func (c *Conn) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
 	s := c.state
 	s.Reason = err.Error()
 	c.setState(s)
+	c.mu.Unlock()
 	subject := ""
 	if sub != nil {
 		subject = sub.Subject
@@ -222,8 +228,10 @@ func (c *Conn) setState(s State) {
 	c.changed = make(chan struct{})
 }
 
-// logRarely logs one of equal messages a minute. It needs the lock.
+// logRarely warns, once a minute for each key.
 func (c *Conn) logRarely(message, key string, attributes ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	now := time.Now()
 	if now.Sub(c.logged[key]) < repeatedErrorsGap {
 		return
@@ -308,5 +316,6 @@ func (w *waiter) denied(violation error) {
 
 var (
 	errConnectionLost = errors.New("connection lost")
+	errGivenUp        = errors.New("given up by this side")
 	errNoAnswer       = errors.New("no answer in time")
 )

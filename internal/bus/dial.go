@@ -37,6 +37,8 @@ func (c *Conn) natsOptions() (*nats.Options, error) {
 	o.IgnoreAuthErrorAbort = true
 	// What cannot be sent now is an error, not a surprise for later.
 	o.ReconnectBufSize = -1
+	// A cluster tells addresses that may mean nothing from here; those of the configuration do.
+	o.IgnoreDiscoveredServers = true
 	o.CustomReconnectDelayCB = c.reconnectDelay
 	o.ConnectedCB = c.onConnect
 	o.ReconnectedCB = c.onConnect
@@ -145,14 +147,16 @@ func signWithSeed(file string, nonce []byte) (public string, signature []byte, e
 	return public, signature, err
 }
 
-// reconnectDelay is asked for a pause when all servers have been tried once.
-func (c *Conn) reconnectDelay(int) time.Duration {
+// reconnectDelay is asked for a pause each time that all servers have been tried. Its jitter keeps a fleet from coming
+// back at once.
+func (c *Conn) reconnectDelay(rounds int) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.dialed {
 		return time.Millisecond
 	}
-	return reconnectMin + mathrand.N(reconnectMax-reconnectMin)
+	limit := min(reconnectMin<<min(rounds, 10), reconnectMax)
+	return reconnectMin + mathrand.N(limit-reconnectMin)
 }
 
 // errNotYet keeps nats.Connect, which dials before it returns, from blocking: the first real attempt is made by the

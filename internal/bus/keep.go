@@ -2,7 +2,7 @@ package bus
 
 import (
 	"context"
-	"log/slog"
+	"strings"
 	"time"
 )
 
@@ -15,22 +15,22 @@ const (
 // KeepStream calls EnsureStream at each connect and now and then, so that a stream that was deleted comes back, until
 // ctx ends. report is told why the stream cannot be used at the moment, "" if it can.
 func (c *Conn) KeepStream(ctx context.Context, report func(problem string)) {
-	logged := map[string]bool{} // of the connection at hand; there are few differences
+	var differed, failed string // as last logged
 	for ctx.Err() == nil {
 		state, changed := c.Watch()
 		problem := ""
 		if !state.Connected {
 			problem = "not connected: " + state.Reason
-			clear(logged)
+			differed, failed = "", ""
 		} else if result, err := c.EnsureStream(ctx); err != nil {
 			problem = err.Error()
 		} else {
 			if result.Created {
 				c.log.Info("stream created", "stream", c.options.Config.Stream.Name)
 			}
-			for _, d := range result.Differences {
-				if !logged[d] {
-					logged[d] = true
+			if d := strings.Join(result.Differences, "; "); d != differed {
+				differed = d
+				if d != "" {
 					c.log.Warn("stream differed from the configuration", "stream", c.options.Config.Stream.Name, "what", d,
 						"updated", result.Updated)
 				}
@@ -39,9 +39,11 @@ func (c *Conn) KeepStream(ctx context.Context, report func(problem string)) {
 		if ctx.Err() != nil {
 			return
 		}
-		if problem != "" && state.Connected && !logged[problem] {
-			logged[problem] = true
-			c.log.Log(ctx, slog.LevelWarn, "stream cannot be used", "err", problem)
+		if state.Connected && problem != failed {
+			failed = problem
+			if problem != "" {
+				c.log.Warn("stream cannot be used", "stream", c.options.Config.Stream.Name, "err", problem)
+			}
 		}
 		report(problem)
 		wait := keepEvery

@@ -109,6 +109,7 @@ func (r *Reader) setPosition(p Position) {
 // Run reads until ctx ends, the handler returns an error, or End is reached; the latter is the only nil.
 func (r *Reader) Run(ctx context.Context) error {
 	for failures := 0; ; {
+		r.conn.awaitConnection(ctx)
 		delivered := r.Position()
 		err := r.follow(ctx)
 		var handler *handlerError
@@ -125,12 +126,10 @@ func (r *Reader) Run(ctx context.Context) error {
 		if failures++; r.Position() != delivered {
 			failures = 1
 		}
-		r.conn.mu.Lock()
-		r.conn.logRarely("reader subscribes again", "reader "+r.options.Name+err.Error(), "reader", r.options.Name, "err", err)
-		r.conn.mu.Unlock()
-		if err := r.conn.pause(ctx, failures); err != nil {
-			return fmt.Errorf("read stream: %w", err)
+		if !errors.Is(err, errConnectionLost) && !errors.Is(err, ErrNotConnected) { // that has been said already
+			r.conn.logRarely("reader subscribes again", "reader "+r.options.Name+err.Error(), "reader", r.options.Name, "err", err)
 		}
+		pause(ctx, failures)
 	}
 }
 

@@ -49,9 +49,7 @@ func (c *Conn) Serve(subject string, answer func(subject string, data []byte) []
 			return
 		}
 		if err := m.Respond(data); err != nil {
-			c.mu.Lock()
 			c.logRarely("answer request", "answer "+subject, "subject", m.Subject, "err", err)
-			c.mu.Unlock()
 		}
 	})
 	if err != nil {

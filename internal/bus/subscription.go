@@ -176,26 +176,28 @@ func (s *subscription) status(code, description string) error {
 	return fmt.Errorf("consumer ended: status %s %s", code, description)
 }
 
-// pause waits until there is a connection, and longer the more often it is needed.
-func (c *Conn) pause(ctx context.Context, times int) error {
+// awaitConnection returns when there is a connection or ctx has ended.
+func (c *Conn) awaitConnection(ctx context.Context) {
 	for {
 		state, changed := c.Watch()
 		if state.Connected {
-			break
+			return
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return
 		}
 	}
+}
+
+// pause waits longer the more often it is needed.
+func pause(ctx context.Context, times int) {
 	limit := min(reconnectMin<<min(times, 10), reconnectMax)
 	timer := time.NewTimer(mathrand.N(limit))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return nil
 	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }

@@ -302,3 +302,8 @@ func (s *Server) Reload() error {
 func (s *Server) Metrics() []prometheus.Collector {
 	return []prometheus.Collector{s.auth.refused, s.clients, s.logger.dropped}
 }
+
+// LeadsStream reports whether this server decides about the stream at this moment; without a cluster it always does.
+func (s *Server) LeadsStream(name string) bool {
+	return s.nats.JetStreamIsStreamLeader(accountCore, name)
+}

@@ -207,3 +207,6 @@ func EnsureStream(t testing.TB, c *bus.Conn) {
 		return err == nil
 	})
 }
+
+// LeadsStream reports whether the server runs and leads the stream.
+func (s *Server) LeadsStream(name string) bool { return s.running && s.Server.LeadsStream(name) }
