@@ -314,13 +314,16 @@ func (e *Edge) newestFrame() (frame.ID, <-chan struct{}) {
 	return last.ID, e.appended
 }
 
-// cutHere closes the frame under construction and makes the next one a keyframe. It returns a reader that begins there
-// and the identity of that frame.
+// cutHere closes the frame under construction and makes the next one a keyframe; the first of an epoch is one anyway.
+// It returns a reader that begins there and the identity of that frame.
 func (e *Edge) cutHere() (*outbox.Reader, frame.ID, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	err := e.flush()
-	e.sender.RequestKeyframe(e.now().UnixMilli(), false)
+	var err error
+	if e.sender.Last().Number > 0 {
+		err = e.flush()
+		e.sender.RequestKeyframe(e.now().UnixMilli(), false)
+	}
 	return e.outbox.ReaderAtHead(), frame.ID{Epoch: e.epoch, Number: e.sender.Last().Number + 1}, err
 }
 

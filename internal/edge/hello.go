@@ -48,7 +48,7 @@ func (e *Edge) sayHello(ctx context.Context) {
 	}
 	answer, err := e.conn.Request(ctx, e.conn.Root().Hello(e.site), hello)
 	if err != nil {
-		e.status.set("hello", err.Error())
+		e.status.set(PartHello, err.Error())
 		return
 	}
 	var welcome lane.Welcome
@@ -56,7 +56,7 @@ func (e *Edge) sayHello(ctx context.Context) {
 		e.log.Warn("hub answered hello with something else", "site", e.site, "err", err)
 		return
 	}
-	e.status.clear("hello")
+	e.status.clear(PartHello)
 	// The hub's clock was read about half way between sending and now.
 	middle := sent.Add(e.now().Sub(sent) / 2)
 	e.metrics.skew.Set(float64(middle.UnixMilli()-welcome.NowMs) / 1000)

@@ -11,6 +11,9 @@ import (
 	"github.com/thalweg/thalweg/internal/outbox"
 )
 
+// PartHello is the part whose problems do not keep an edge from its work: no hub answers.
+const PartHello = "hello"
+
 // statusBoard holds what is wrong at the moment, by part.
 type statusBoard struct {
 	mu       sync.Mutex

@@ -1,0 +1,177 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/config"
+	"github.com/thalweg/thalweg/internal/edge"
+	"github.com/thalweg/thalweg/internal/federate"
+	"github.com/thalweg/thalweg/internal/pipeline"
+	"github.com/thalweg/thalweg/internal/scrape"
+	"github.com/thalweg/thalweg/internal/series"
+	"github.com/thalweg/thalweg/internal/store"
+	"github.com/thalweg/thalweg/internal/telemetry"
+)
+
+// selfJob is the job of a process's own metrics.
+const selfJob = "thalweg"
+
+// edgeRole is an edge and the inputs before it.
+type edgeRole struct {
+	node     *Node
+	conn     *bus.Conn
+	edge     *edge.Edge
+	scrape   *scrape.Manager
+	pipeline atomic.Pointer[pipeline.Pipeline]
+	store    *store.Store // of an edge alone: its own last rows; nil beside a hub
+	federate *federate.Handler
+	interval atomic.Int64 // of the own metrics
+	self     bool
+}
+
+func (n *Node) newEdge(handlers map[string]http.Handler) (*edgeRole, error) {
+	c := n.config
+	r := &edgeRole{node: n, self: c.Edge.Self}
+	r.interval.Store(int64(c.Global.ScrapeInterval))
+	var err error
+	if r.conn, err = n.connect(c.EdgeClient(), "edge", c.Site); err != nil {
+		return nil, err
+	}
+	p, err := r.newPipeline(c)
+	if err != nil {
+		return nil, err
+	}
+	r.usePipeline(p)
+	lookback := time.Duration(store.DefaultConfig().Lookback)
+	if n.hub == nil {
+		if err := r.newFederate(c, handlers); err != nil {
+			return nil, err
+		}
+	}
+	r.scrape, err = scrape.New(scrape.Options{
+		Site: c.Site, Version: n.options.Version, Align: c.Edge.Scrape.Align, Immediate: n.options.Immediate,
+		KeyframeInterval: time.Duration(c.Edge.KeyframeInterval), Catalog: n.catalog, Sink: r.sink,
+		Logger: n.log.With("component", "scrape"),
+	}, c.Edge.Scrape.Jobs)
+	if err != nil {
+		return nil, err
+	}
+	n.metrics.MustRegister(r.scrape.Metrics()...)
+	r.edge, err = edge.New(edge.Options{
+		Site: c.Site, Config: c.Edge.Config, Dir: filepath.Join(c.DataDir, "outbox"), Conn: r.conn, Version: n.options.Version,
+		Logger: n.log.With("component", "edge"), StreamMaxAge: time.Duration(c.EdgeClient().Stream.MaxAge), Lookback: lookback,
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.metrics.MustRegister(r.edge.Metrics()...)
+	return r, nil
+}
+
+// newFederate makes the store and the handler of an edge without a hub beside it.
+func (r *edgeRole) newFederate(c *config.Config, handlers map[string]http.Handler) error {
+	settings := store.DefaultConfig()
+	settings.SiteLabel = ""
+	var err error
+	if r.store, err = store.New(store.Options{Config: settings}); err != nil {
+		return err
+	}
+	r.federate, err = federate.New(federate.Options{
+		Select: r.store.Select, Config: federate.DefaultConfig(), Logger: r.node.log.With("component", "federate"),
+	})
+	if err != nil {
+		return err
+	}
+	handlers["/federate"] = r.federate
+	r.node.metrics.MustRegister(r.store.Metrics()...)
+	r.node.metrics.MustRegister(r.federate.Metrics()...)
+	return nil
+}
+
+func (r *edgeRole) newPipeline(c *config.Config) (*pipeline.Pipeline, error) {
+	match, err := pipeline.ParseMatch(c.Edge.Pipeline.Match)
+	if err != nil {
+		return nil, fmt.Errorf("edge.match: %w", err)
+	}
+	return pipeline.New(pipeline.Options{
+		Catalog: r.node.catalog, Match: match, Always: pipeline.AlwaysPass(selfJob), ExternalLabels: c.Global.ExternalLabels,
+		Relabel: c.Edge.Pipeline.RelabelConfigs,
+	})
+}
+
+func (r *edgeRole) usePipeline(p *pipeline.Pipeline) {
+	if old := r.pipeline.Swap(p); old != nil {
+		replace(r.node.metrics, old.Metrics(), p.Metrics())
+		return
+	}
+	replace(r.node.metrics, nil, p.Metrics())
+}
+
+// sink takes the rows of all inputs.
+func (r *edgeRole) sink(row *series.Row) error { return r.pipeline.Load().Apply(row, r.accept) }
+
+// accept takes the rows behind the pipeline. Beside a lane, an edge alone keeps the last one to serve it.
+func (r *edgeRole) accept(row *series.Row) error {
+	err := r.edge.Sink(row)
+	if r.store != nil {
+		now := time.Now().UnixMilli()
+		if storeErr := r.store.Apply(r.node.options.Config.Site, store.Rank{}, row, now); err == nil {
+			err = storeErr
+		}
+	}
+	return err
+}
+
+// apply puts a changed configuration in force.
+func (r *edgeRole) apply(ctx context.Context, c *config.Config) error {
+	p, err := r.newPipeline(c)
+	if err != nil {
+		return err
+	}
+	if err := r.scrape.ApplyConfig(ctx, c.Edge.Scrape.Jobs); err != nil {
+		return err
+	}
+	r.usePipeline(p)
+	r.edge.Apply(c.Edge.Config)
+	r.interval.Store(int64(c.Global.ScrapeInterval))
+	return nil
+}
+
+// keepSelf makes rows of the own metrics until ctx ends.
+func (r *edgeRole) keepSelf(ctx context.Context) error {
+	if !r.self {
+		<-ctx.Done()
+		return nil
+	}
+	log := telemetry.NewRepeats(r.node.log.Logger, time.Minute)
+	var self *telemetry.Self
+	for interval := time.Duration(0); ; {
+		if now := time.Duration(r.interval.Load()); now != interval {
+			interval = now
+			self = telemetry.NewSelf(r.node.metrics, r.node.catalog, r.node.options.Config.Site, interval)
+		}
+		row, err := self.Row(time.Now())
+		if row != nil {
+			if sinkErr := r.sink(row); err == nil {
+				err = sinkErr
+			}
+		}
+		if err != nil {
+			log.Log(slog.LevelWarn, "self", "own metrics", slog.Any("err", err))
+		}
+		t := time.NewTimer(interval)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil
+		}
+	}
+}

@@ -1,0 +1,74 @@
+package node
+
+import (
+	"cmp"
+	"net/http"
+
+	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/config"
+	"github.com/thalweg/thalweg/internal/federate"
+	"github.com/thalweg/thalweg/internal/hub"
+	"github.com/thalweg/thalweg/internal/store"
+)
+
+// hubRole is a hub and what serves its store.
+type hubRole struct {
+	node     *Node
+	conn     *bus.Conn
+	hub      *hub.Hub
+	store    *store.Store
+	federate *federate.Handler
+}
+
+func (n *Node) newHub(handlers map[string]http.Handler) (*hubRole, error) {
+	c := n.config
+	r := &hubRole{node: n}
+	var err error
+	if r.conn, err = n.connect(c.HubClient(), "hub", ""); err != nil {
+		return nil, err
+	}
+	if r.store, err = store.New(store.Options{Config: c.Hub.Store, Limits: r.limits}); err != nil {
+		return nil, err
+	}
+	r.hub, err = hub.New(hub.Options{
+		Config: c.Hub.Config, Name: cmp.Or(c.Hub.Name, c.Site), Conn: r.conn, Store: r.store, Catalog: n.catalog,
+		Logger: n.log.With("component", "hub"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.federate, err = federate.New(federate.Options{
+		Select: r.store.Select, Config: c.Hub.Federate, ExternalLabels: c.Global.ExternalLabels, Ready: r.caughtUp,
+		Logger: n.log.With("component", "federate"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	handlers["/federate"] = r.federate
+	n.metrics.MustRegister(r.hub.Metrics()...)
+	n.metrics.MustRegister(r.store.Metrics()...)
+	n.metrics.MustRegister(r.federate.Metrics()...)
+	return r, nil
+}
+
+// limits of a site in the store. The store asks whenever a site is about to grow.
+func (r *hubRole) limits(site string) store.Limits {
+	return r.node.current().Hub.StoreLimits(site)
+}
+
+func (r *hubRole) caughtUp() bool {
+	select {
+	case <-r.hub.CaughtUp():
+		return true
+	default:
+		return false
+	}
+}
+
+// apply puts a changed configuration in force.
+func (r *hubRole) apply(c *config.Config) error {
+	if err := r.federate.Reload(c.Hub.Federate, c.Global.ExternalLabels); err != nil {
+		return err
+	}
+	return r.hub.Apply(c.Hub.Config)
+}

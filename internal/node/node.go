@@ -1,0 +1,273 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/config"
+	"github.com/thalweg/thalweg/internal/natsd"
+	"github.com/thalweg/thalweg/internal/series"
+	"github.com/thalweg/thalweg/internal/telemetry"
+	"github.com/thalweg/thalweg/internal/web"
+)
+
+// Options of New. Config, Log and ListenAddress are required.
+type Options struct {
+	Config *config.Config
+	// Load reads the configuration anew; nil where there is no file.
+	Load    func() (*config.Config, error)
+	Log     *telemetry.Log
+	Version string
+	// ListenAddress of the web listener, and its web configuration file or "".
+	ListenAddress, WebConfigFile string
+	// Immediate makes the first scrape of each target at once instead of on the grid.
+	Immediate bool
+}
+
+// Node is one process, or a part of one: all roles of a configuration.
+type Node struct {
+	options Options
+	started time.Time
+	log     *telemetry.Log
+	metrics *telemetry.Metrics
+	health  *telemetry.Health
+	catalog *series.Catalog
+
+	server *natsd.Server // nil if none is embedded
+	keeper *bus.Conn     // keeps the stream of an embedded server in a process that is no hub
+	conns  []*bus.Conn
+	edge   *edgeRole // nil where the role is off
+	hub    *hubRole
+	web    *web.Server
+
+	reloading sync.Mutex // held by Reload
+
+	mu     sync.Mutex
+	config *config.Config // in force; what cannot be reloaded is read from options.Config
+	notes  []string       // keys of the file that need a restart
+}
+
+// New starts the embedded server, if there is one, opens what is on disk and binds the web listener. Connections are
+// made in the background. After an error nothing is left behind.
+func New(o Options) (_ *Node, err error) {
+	n := &Node{
+		options: o, started: time.Now(), log: o.Log, config: o.Config, catalog: series.NewCatalog(),
+		metrics: telemetry.NewMetrics(telemetry.ReadBuild(o.Version)), health: telemetry.NewHealth(),
+	}
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	n.metrics.Loaded(n.started, nil)
+	n.metrics.MustRegister(n.health)
+	if err := n.startServer(); err != nil {
+		return nil, err
+	}
+	handlers := map[string]http.Handler{}
+	if o.Config.Hub != nil {
+		if n.hub, err = n.newHub(handlers); err != nil {
+			return nil, fmt.Errorf("start hub: %w", err)
+		}
+	}
+	if o.Config.Edge != nil {
+		if n.edge, err = n.newEdge(handlers); err != nil {
+			return nil, fmt.Errorf("start edge: %w", err)
+		}
+	}
+	if n.server != nil && n.hub == nil {
+		if n.keeper, err = n.connect(o.Config.NATS.Client, "stream", ""); err != nil {
+			return nil, err
+		}
+	}
+	n.web, err = web.New(web.Options{
+		ListenAddress: o.ListenAddress, ConfigFile: o.WebConfigFile, Logger: n.log.Logger, Gatherer: n.metrics, Health: n.health,
+		Reload: n.reloader(), Handlers: handlers, Status: n.webStatus(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.metrics.MustRegister(n.web.Metrics()...)
+	return n, nil
+}
+
+// startServer starts the embedded server if the configuration has one.
+func (n *Node) startServer() error {
+	c := n.options.Config
+	embedded := c.Embedded()
+	if embedded == nil {
+		return nil
+	}
+	server, err := natsd.Start(natsd.Options{
+		Config: *embedded, StoreDir: filepath.Join(c.DataDir, "nats"), Root: bus.Root(c.NATS.Client.SubjectRoot),
+		Stream: c.NATS.Client.Stream, Logger: n.log.With("component", "nats"),
+	})
+	if err != nil {
+		return err
+	}
+	n.server = server
+	n.metrics.MustRegister(server.Metrics()...)
+	return nil
+}
+
+// connect makes a connection of a role. A site's name makes it an edge's, otherwise it is a hub's.
+func (n *Node) connect(c bus.Config, name, site string) (*bus.Conn, error) {
+	o := bus.Options{Config: c, Site: site, Name: name, Logger: n.log.With("connection", name)}
+	if len(c.URLs) == 0 {
+		switch {
+		case n.server == nil:
+			return nil, errors.New("nats has no urls, and no server is embedded")
+		case site == "":
+			o.InProcess = n.server.Core()
+		default:
+			o.InProcess = n.server.Site(site)
+		}
+	}
+	conn, err := bus.Connect(o)
+	if err != nil {
+		return nil, err
+	}
+	n.conns = append(n.conns, conn)
+	n.metrics.MustRegister(conn.Metrics()...)
+	return conn, nil
+}
+
+// Run works until ctx ends, and then drains. It is called once.
+func (n *Node) Run(ctx context.Context) error {
+	defer n.close()
+	failed := make(chan error, 8)
+	stage := func(name string, run func(context.Context) error) (stop func()) {
+		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				failed <- fmt.Errorf("%s: %w", name, err)
+			} else if ctx.Err() == nil {
+				failed <- fmt.Errorf("%s: ended by itself", name)
+			}
+		}()
+		return func() {
+			cancel()
+			<-done
+		}
+	}
+	var stops []func() // in the order of stopping
+	before := func(stop func()) { stops = append([]func(){stop}, stops...) }
+	if n.server != nil {
+		before(stage("NATS server", n.server.Run))
+	}
+	before(n.disconnect)
+	if n.server != nil && n.hub == nil {
+		before(stage("stream keeper", n.keepStream))
+	}
+	before(stage("web", n.web.Run))
+	before(stage("conditions", n.keepConditions))
+	if n.hub != nil {
+		before(stage("hub", n.hub.hub.Run))
+	}
+	if n.edge != nil {
+		before(stage("edge", n.edge.edge.Run))
+		before(stage("scrape", n.edge.scrape.Run))
+		before(stage("own metrics", n.edge.keepSelf))
+	}
+	n.log.Info("running", "site", n.options.Config.Site, "roles", n.roles(), "url", n.URL())
+	var err error
+	select {
+	case <-ctx.Done():
+		n.log.Info("stopping")
+	case err = <-failed:
+		n.log.Error("stopping because a part ended", "err", err)
+	}
+	for _, stop := range stops {
+		stop()
+	}
+	n.log.Info("stopped")
+	return err
+}
+
+// keepStream sees to the stream of an embedded server in a process that is no hub.
+func (n *Node) keepStream(ctx context.Context) error {
+	n.keeper.KeepStream(ctx, func(string) {})
+	return nil
+}
+
+// disconnect closes all connections.
+func (n *Node) disconnect() {
+	for _, c := range n.conns {
+		c.Close()
+	}
+}
+
+// close lets go of everything. It may be called at any stage.
+func (n *Node) close() {
+	n.disconnect()
+	if n.server != nil {
+		n.server.Close()
+	}
+	if n.edge != nil {
+		if err := n.edge.edge.Close(); err != nil {
+			n.log.Error("close outbox", "err", err)
+		}
+	}
+	if n.web != nil {
+		_ = n.web.Close() // closed already after Run
+	}
+}
+
+// URL of the web listener.
+func (n *Node) URL() string {
+	host, port, _ := net.SplitHostPort(n.web.Addr().String())
+	if ip := net.ParseIP(host); ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
+
+// NATSURL is where the embedded server listens; "" if there is none.
+func (n *Node) NATSURL() string {
+	if n.server == nil {
+		return ""
+	}
+	return n.server.URL()
+}
+
+// roles in words, for people.
+func (n *Node) roles() []string {
+	var roles []string
+	where := func(c bus.Config) string {
+		if len(c.URLs) == 0 {
+			return "the embedded server"
+		}
+		return c.URLs[0]
+	}
+	if n.hub != nil {
+		roles = append(roles, "hub of "+where(n.options.Config.HubClient()))
+	}
+	if n.edge != nil {
+		roles = append(roles, "edge of "+where(n.options.Config.EdgeClient()))
+	}
+	if n.server != nil {
+		roles = append(roles, "NATS server at "+n.server.URL())
+	}
+	return roles
+}
+
+// replace registers the collectors of a part that replaces another.
+func replace(r prometheus.Registerer, old, fresh []prometheus.Collector) {
+	for _, c := range old {
+		r.Unregister(c)
+	}
+	for _, c := range fresh {
+		r.MustRegister(c)
+	}
+}

@@ -1,0 +1,90 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/thalweg/thalweg/internal/config"
+)
+
+// reloader returns Reload, or nil where there is no file to load.
+func (n *Node) reloader() func(context.Context) error {
+	if n.options.Load == nil {
+		return nil
+	}
+	return n.Reload
+}
+
+// Reload loads the configuration anew and puts it in force, without losing a row. After an error the old one is still
+// in force, and a metric and the log say so. Keys that need a restart are left as they are and named.
+func (n *Node) Reload(ctx context.Context) error {
+	err := n.reload(ctx)
+	n.metrics.Loaded(time.Now(), err)
+	if err != nil {
+		n.log.Error("configuration was not reloaded; the old one stays in force", "err", err)
+		return err
+	}
+	return nil
+}
+
+func (n *Node) reload(ctx context.Context) error {
+	n.reloading.Lock()
+	defer n.reloading.Unlock()
+	wanted, err := n.options.Load()
+	if err != nil {
+		return err
+	}
+	running := n.current()
+	rest := config.NeedsRestart(n.options.Config, wanted)
+	if (running.Hub == nil) != (wanted.Hub == nil) || (running.Edge == nil) != (wanted.Edge == nil) {
+		n.note(rest)
+		return fmt.Errorf("roles changed, which needs a restart: %v", rest)
+	}
+	if n.edge != nil {
+		if err := n.edge.apply(ctx, wanted); err != nil {
+			return fmt.Errorf("apply to edge: %w", err)
+		}
+	}
+	if n.hub != nil {
+		n.use(wanted) // limits of the store come from there
+		if err := n.hub.apply(wanted); err != nil {
+			n.use(running)
+			return fmt.Errorf("apply to hub: %w", err)
+		}
+	}
+	n.use(wanted)
+	if n.server != nil {
+		if err := n.server.Reload(); err != nil {
+			return fmt.Errorf("apply to NATS server: %w", err)
+		}
+	}
+	n.note(rest)
+	if len(rest) > 0 {
+		n.log.Warn("configuration reloaded, but some keys need a restart", "keys", rest)
+		return nil
+	}
+	n.log.Info("configuration reloaded")
+	return nil
+}
+
+func (n *Node) current() *config.Config {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.config
+}
+
+func (n *Node) use(c *config.Config) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.config = c
+}
+
+func (n *Node) note(keys []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.notes = nil
+	for _, k := range keys {
+		n.notes = append(n.notes, "the file has another "+k+", which needs a restart")
+	}
+}

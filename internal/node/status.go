@@ -1,0 +1,208 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/thalweg/thalweg/internal/edge"
+	"github.com/thalweg/thalweg/internal/hub"
+	"github.com/thalweg/thalweg/internal/store"
+	"github.com/thalweg/thalweg/internal/web"
+)
+
+const (
+	// conditionEvery is how often the conditions are looked at, expireEvery how often the store of an edge alone.
+	conditionEvery = 250 * time.Millisecond
+	expireEvery    = 15 * time.Second
+	// maxGapsShown bounds what a page or an answer lists.
+	maxGapsShown = 10_000
+)
+
+// keepConditions keeps what /-/ready says in line with the parts, until ctx ends.
+func (n *Node) keepConditions(ctx context.Context) error {
+	t := time.NewTicker(conditionEvery)
+	defer t.Stop()
+	expired := time.Now()
+	for {
+		n.setConditions()
+		if now := time.Now(); n.edge != nil && n.edge.store != nil && now.Sub(expired) >= expireEvery {
+			expired = now
+			n.edge.store.Expire(now.UnixMilli())
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (n *Node) setConditions() {
+	if n.hub != nil {
+		c := n.health.Condition("hub")
+		switch problem := n.hub.hub.Problem(); {
+		case problem != "":
+			c.NotReady(problem)
+		case !n.hub.caughtUp():
+			c.NotReady("reading the stream up to its head")
+		default:
+			c.Ready()
+		}
+	}
+	if n.edge != nil {
+		// An edge does its work without a link: rows are kept in the outbox. People should know all the same.
+		c := n.health.Condition("edge")
+		var amiss []string
+		for _, p := range n.edge.edge.Problems() {
+			if p.Part != edge.PartHello {
+				amiss = append(amiss, p.Part+": "+p.Reason)
+			}
+		}
+		if len(amiss) > 0 {
+			c.Degraded(strings.Join(amiss, "; ") + " (rows are kept in the outbox)")
+		} else {
+			c.Ready()
+		}
+	}
+}
+
+// webStatus gives the pages and the JSON API what they show.
+func (n *Node) webStatus() web.Status {
+	s := web.Status{Process: n.process, Sources: n.sources, Lanes: n.lanes}
+	if n.hub != nil {
+		s.Sites, s.Gaps = n.sites, n.gaps
+	}
+	if n.edge != nil {
+		s.Targets = n.targets
+	}
+	return s
+}
+
+func (n *Node) process() web.Process {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return web.Process{
+		Version: n.options.Version, Site: n.options.Config.Site, Roles: n.roles(), Started: n.started, Notes: n.notes,
+	}
+}
+
+func (n *Node) sites() []web.Site {
+	held := map[string]store.SiteStats{}
+	for _, s := range n.hub.store.Sites() {
+		held[s.Name] = s
+	}
+	gaps := map[string]int{}
+	for _, g := range n.hub.hub.Gaps(maxGapsShown) {
+		gaps[g.Site]++
+	}
+	var list []web.Site
+	for _, s := range n.hub.hub.Sites() {
+		x := web.Site{
+			Name: s.Name, Part: uint32(s.Part), Expected: s.Expected, LastRow: s.LastRow, Gaps: gaps[s.Name], MissingRows: s.RowsMissing,
+			Sources: held[s.Name].Sources, Series: held[s.Name].Series,
+		}
+		if s.Newest.Number != 0 {
+			x.Epoch = s.Newest.Epoch.String()
+		}
+		list = append(list, x)
+	}
+	return list
+}
+
+func (n *Node) gaps() []web.Gap {
+	var list []web.Gap
+	for _, g := range n.hub.hub.Gaps(maxGapsShown) {
+		list = append(list, webGap(g))
+	}
+	return list
+}
+
+func webGap(g hub.SiteGap) web.Gap {
+	x := web.Gap{
+		Site: g.Site, Epoch: g.Epoch.String(), From: time.UnixMilli(g.First), To: time.UnixMilli(g.Last), Rows: g.Rows,
+		Cause: g.Cause.String(), Fillable: g.Cause == 0,
+	}
+	if g.Cause == 0 {
+		x.Cause = "not arrived"
+	}
+	return x
+}
+
+// lanes lists those of the hub's sites, and the process's own as an edge.
+func (n *Node) lanes() []web.Lane {
+	var list []web.Lane
+	if n.hub != nil {
+		for _, s := range n.hub.hub.Sites() {
+			x := web.Lane{
+				Site: s.Name, Lane: "live", Epoch: s.Newest.Epoch.String(), Number: s.Newest.Number, Sequence: s.LastSequence,
+				Rows: s.Rows, Bytes: s.Bytes, LastFrame: s.Sent, State: "in order",
+			}
+			if s.Waiting {
+				x.State = "waits for a keyframe"
+			}
+			if s.Newest.Number == 0 {
+				x.Epoch, x.State = "", "nothing came yet"
+			}
+			list = append(list, x)
+		}
+	}
+	if n.edge != nil {
+		for _, l := range n.edge.edge.Status().Lanes {
+			x := web.Lane{Site: n.options.Config.Site, Lane: l.Lane, Number: l.Last.Number, Sequence: l.Sequence, LastFrame: l.At, State: "publishing"}
+			if l.Last.Number != 0 {
+				x.Epoch = l.Last.Epoch.String()
+			}
+			if l.ReplacedBy != 0 {
+				x.State = fmt.Sprintf("taken over by epoch %s", l.ReplacedBy)
+			}
+			list = append(list, x)
+		}
+	}
+	return list
+}
+
+func (n *Node) sources(site string) []web.Source {
+	var from *store.Store
+	switch {
+	case n.hub != nil:
+		from = n.hub.store
+	case n.edge != nil && n.edge.store != nil:
+		from = n.edge.store
+	default:
+		return nil
+	}
+	var names []string
+	if site != "" {
+		names = []string{site}
+	} else {
+		for _, s := range from.Sites() {
+			names = append(names, s.Name)
+		}
+	}
+	var list []web.Source
+	for _, name := range names {
+		for _, s := range from.Sources(name) {
+			list = append(list, web.Source{
+				Site: name, Key: s.Key, Labels: s.Labels.Map(), Series: s.Series, LastRow: time.UnixMilli(s.LastRow),
+				IntervalSeconds: s.Interval.Seconds(),
+			})
+		}
+	}
+	return list
+}
+
+func (n *Node) targets() []web.Target {
+	var list []web.Target
+	for _, t := range n.edge.scrape.Targets() {
+		x := web.Target{
+			Job: t.Job, URL: t.URL, Health: string(t.Health), LastScrape: t.LastScrape, Duration: t.Duration, Samples: t.Samples,
+		}
+		if t.Err != nil {
+			x.Error = t.Err.Error()
+		}
+		list = append(list, x)
+	}
+	return list
+}
