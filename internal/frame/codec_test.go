@@ -23,9 +23,9 @@ import (
 
 // show renders everything that a row says, so that two rows can be compared bit for bit and a difference read.
 func show(r *series.Row) string {
-	s := fmt.Sprintf("%s %s %v t=%d whole=%t end=%t\n", r.Source.Key, r.Source.Labels, r.Source.Interval, r.T, r.Whole(), r.End)
+	s := fmt.Appendf(nil, "%s %s %v t=%d whole=%t end=%t\n", r.Source.Key, r.Source.Labels, r.Source.Interval, r.T, r.Whole(), r.End)
 	if r.End {
-		return s
+		return string(s)
 	}
 	for i, v := range r.Values {
 		at := i
@@ -35,26 +35,26 @@ func show(r *series.Row) string {
 			continue
 		}
 		c := r.Schema.Column(at)
-		s += fmt.Sprintf("%d %s %+v %s", at, c.Labels, c.Family, c.Kind)
+		s = fmt.Appendf(s, "%d %s %+v %s", at, c.Labels, c.Family, c.Kind)
 		if c.Kind == series.Float {
-			s += fmt.Sprintf(" %016x", math.Float64bits(v))
+			s = fmt.Appendf(s, " %016x", math.Float64bits(v))
 		}
-		s += "\n"
+		s = append(s, '\n')
 	}
 	for _, h := range r.Histograms {
 		if h.H != nil {
-			s += fmt.Sprintf("h %d %d %+v\n", h.Column, h.H.CounterResetHint, *h.H)
+			s = fmt.Appendf(s, "h %d %d %+v\n", h.Column, h.H.CounterResetHint, *h.H)
 		} else {
-			s += fmt.Sprintf("fh %d %d %+v\n", h.Column, h.FH.CounterResetHint, *h.FH)
+			s = fmt.Appendf(s, "fh %d %d %+v\n", h.Column, h.FH.CounterResetHint, *h.FH)
 		}
 	}
 	for _, x := range r.Exemplars {
-		s += fmt.Sprintf("x %d %s %016x %t %d\n", x.Column, x.Exemplar.Labels, math.Float64bits(x.Exemplar.Value), x.Exemplar.HasTs, x.Exemplar.Ts)
+		s = fmt.Appendf(s, "x %d %s %016x %t %d\n", x.Column, x.Exemplar.Labels, math.Float64bits(x.Exemplar.Value), x.Exemplar.HasTs, x.Exemplar.Ts)
 	}
 	for _, x := range r.Starts {
-		s += fmt.Sprintf("st %d %d\n", x.Column, x.Ms)
+		s = fmt.Appendf(s, "st %d %d\n", x.Column, x.Ms)
 	}
-	return s
+	return string(s)
 }
 
 // world makes rows of all kinds, the way inputs do: schemas that grow, fork and are replaced, series that come and go,
