@@ -154,14 +154,28 @@ func (h *Hub) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var parts sync.WaitGroup
-	parts.Go(func() { h.conn.KeepStream(ctx, h.setProblem) })
+	usable := make(chan struct{})
+	usableOnce := sync.OnceFunc(func() { close(usable) })
+	parts.Go(func() {
+		h.conn.KeepStream(ctx, func(problem string) {
+			h.setProblem(problem)
+			if problem == "" {
+				usableOnce()
+			}
+		})
+	})
 	parts.Go(func() { h.control.run(ctx) })
 	parts.Go(func() { h.keepExpiring(ctx) })
-	err := h.tail(ctx)
+	var err error
+	select {
+	case <-usable:
+		err = h.tail(ctx)
+	case <-ctx.Done():
+	}
 	cancel()
 	parts.Wait()
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		return nil
+	if errors.Is(err, context.Canceled) {
+		return nil // the reader ends by itself for no other reason
 	}
 	return err
 }
