@@ -33,7 +33,7 @@ type Options struct {
 	// IgnoreTimestamps treats all samples as if they had no timestamps.
 	IgnoreTimestamps bool
 	// TrackStaleness ends series with timestamps of their own by a stale marker when they are absent. Without it they
-	// just end.
+	// just stop.
 	TrackStaleness bool
 	// FallbackContentType is the media type to assume when the body's is missing or unknown. Empty: refuse such bodies.
 	FallbackContentType string
@@ -132,7 +132,7 @@ func (p *Parser) nothing() *knowledge {
 // Source is the source of whole rows.
 func (p *Parser) Source() *series.Source { return p.options.Source }
 
-// StampedSource is the source of stamped rows, nil if there is none: the last good body had no such series.
+// StampedSource is the source of stamped rows, nil if there is none: no body had such series.
 func (p *Parser) StampedSource() *series.Source {
 	if p.known.stamped.schema.Len() == 0 {
 		return nil

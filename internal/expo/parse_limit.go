@@ -56,13 +56,16 @@ func shorten(s string) string {
 	return s[:most] + "..."
 }
 
-// limitBuckets reduces the resolution of a histogram until it has at most limit buckets (0: any number) and no finer
-// schema than maxSchema.
+// limitBuckets refuses a histogram that contradicts itself, and reduces the resolution of others until they have at most
+// limit buckets (0: any number) and no finer schema than maxSchema.
 func limitBuckets(s *sample, limit int, maxSchema int32) error {
 	if s.kind == series.Float {
 		return nil
 	}
 	h := buckets{s.h, s.fh}
+	if err := h.validate(); err != nil {
+		return &SyntaxError{err}
+	}
 	if limit > 0 && h.count() > limit && !histogram.IsExponentialSchema(h.schema()) {
 		return &LimitError{Limit: "native_histogram_bucket_limit", Max: limit, Got: h.count(), Detail: "custom buckets"}
 	}
@@ -86,6 +89,13 @@ func limitBuckets(s *sample, limit int, maxSchema int32) error {
 type buckets struct {
 	h  *histogram.Histogram
 	fh *histogram.FloatHistogram
+}
+
+func (b buckets) validate() error {
+	if b.h != nil {
+		return b.h.Validate()
+	}
+	return b.fh.Validate()
 }
 
 func (b buckets) schema() int32 {

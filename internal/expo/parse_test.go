@@ -430,6 +430,75 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// checkRow fails unless the row keeps the rules of series.Row.
+func checkRow(t *testing.T, r *series.Row) {
+	t.Helper()
+	n := r.Schema.Len()
+	if r.Whole() {
+		if len(r.Values) != n || r.Present != nil && len(r.Present) < (n+63)/64 {
+			t.Fatalf("%d values, %d words of presence for %d columns", len(r.Values), len(r.Present), n)
+		}
+	} else if len(r.Columns) != len(r.Values) || len(r.Values) == 0 || !slices.IsSorted(r.Columns) || int(r.Columns[len(r.Columns)-1]) >= n {
+		t.Fatalf("partial row of %d values in columns %v of %d", len(r.Values), r.Columns, n)
+	}
+	has := func(column uint32) bool {
+		if r.Whole() {
+			return int(column) < n && r.Has(int(column))
+		}
+		_, found := slices.BinarySearch(r.Columns, column)
+		return found
+	}
+	histograms := map[uint32]bool{}
+	for i, h := range r.Histograms {
+		if !has(h.Column) || histograms[h.Column] || i > 0 && h.Column < r.Histograms[i-1].Column || (h.H == nil) == (h.FH == nil) {
+			t.Fatalf("histogram %d: %+v", i, h)
+		}
+		histograms[h.Column] = true
+	}
+	for i := range n {
+		if has(uint32(i)) && (r.Schema.Column(i).Kind != series.Float) != histograms[uint32(i)] {
+			t.Fatalf("column %d of kind %s: histogram %t", i, r.Schema.Column(i).Kind, histograms[uint32(i)])
+		}
+	}
+	for i, e := range r.Exemplars {
+		if !has(e.Column) || i > 0 && e.Column < r.Exemplars[i-1].Column {
+			t.Fatalf("exemplar %d: %+v", i, e)
+		}
+	}
+	for i, s := range r.Starts {
+		if !has(s.Column) || i > 0 && s.Column <= r.Starts[i-1].Column {
+			t.Fatalf("start %d: %+v", i, s)
+		}
+	}
+}
+
+// FuzzRows gives any body to a parser with everything turned on; the rows must keep the rules.
+func FuzzRows(f *testing.F) {
+	native := []byte("\x0a\x01h\x18\x04\x22\x1a\x3a\x18\x08\x03\x11\x00\x00\x00\x00\x00\x00\x10\x40\x28\x03\x31\x00\x00\x00\x00\x00\x00\x00\x00\x62\x04\x08\x02\x10\x01")
+	native = append([]byte{byte(len(native))}, native...)
+	f.Add(native, native, "application/vnd.google.protobuf", uint8(1))
+	f.Add([]byte("# TYPE h histogram\nh_bucket{le=\"1\"} 1 5\nh_bucket{le=\"+Inf\"} 3 5\nh_sum 4\nh_count 3\n"), []byte("h 1\nh 2 6\n"), text, uint8(2))
+	f.Add([]byte("# TYPE a counter\na_total 5 # {id=\"x\"} 1\na_created 1\n# EOF\n"), []byte("a 1 7\n# EOF\n"), openMetrics, uint8(4))
+	f.Fuzz(func(t *testing.T, one, two []byte, contentType string, options uint8) {
+		p := newParser(func(o *Options) {
+			o.NativeHistograms, o.ConvertClassic = options&1 != 0, options&2 != 0
+			o.KeepClassic, o.TrackStaleness = options&4 != 0, options&8 != 0
+			o.BucketLimit, o.MinBucketFactor = int(options>>4), 1.1
+			o.CompactAfter = 1
+		})
+		for i, body := range [][]byte{one, two, one, nil, two} {
+			res, err := p.Parse(bytes.Clone(body), contentType, now+int64(i))
+			checkRow(t, res.Whole)
+			if err != nil && res.Whole.Samples() != 1 {
+				t.Fatalf("failed body gives %d samples", res.Whole.Samples())
+			}
+			for _, r := range res.Stamped {
+				checkRow(t, &r)
+			}
+		}
+	})
+}
+
 // In the steady state a body costs no labels: the allocations do not grow with the number of series.
 func TestParseAllocations(t *testing.T) {
 	p := newParser(nil)
