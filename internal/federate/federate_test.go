@@ -190,6 +190,30 @@ old{foo="baz",instance="",zone="ie"} 981 5880000
 	}
 }
 
+func TestAnswersBeginEarly(t *testing.T) {
+	h := newHub(t, nil)
+	for i := range 200 {
+		h.put(fmt.Sprintf(`m{i="%03d"}`, i), series.Family{}, 1, now)
+	}
+	f := func(query, encoding string, flushed bool) {
+		t.Helper()
+		before := h.metric("thalweg_federate_response_bytes_total")
+		w := h.get(query, "Accept-Encoding", encoding)
+		if w.Flushed != flushed {
+			t.Errorf("%s %s: flushed %t", query, encoding, w.Flushed)
+		}
+		if got := h.metric("thalweg_federate_response_bytes_total") - before; int(got) != w.Body.Len() {
+			t.Errorf("%s %s: %v bytes counted of %d", query, encoding, got, w.Body.Len())
+		}
+	}
+	f("match[]=m", "identity", true)
+	f("match[]=m", "gzip", true)
+	f("match[]=m{i=~'00.'}", "identity", false)
+	if got := h.metric("thalweg_federate_series_total"); got != 410 {
+		t.Errorf("%v series counted, want 410", got)
+	}
+}
+
 func TestTooManyMatchers(t *testing.T) {
 	h := newHub(t, nil)
 	if w := h.get(strings.Repeat("&match[]=a", 4096)); w.Code != 200 {

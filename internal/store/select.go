@@ -78,7 +78,7 @@ const (
 )
 
 // selection is the progress of one Select. The store is locked only while a chunk of series is copied out of it; in
-// between it changes, and sources that change their index drop out of the selection.
+// between it changes, and what a source had under an index that it has left is passed over.
 type selection struct {
 	store      *Store
 	query      Query

@@ -219,6 +219,44 @@ p{site="a"} 5 -5
 `)
 }
 
+func TestPartialRowAfterWholeOne(t *testing.T) {
+	f := newFixture(t, nil)
+	src, two := source("s"), f.schema("m", "n")
+	f.apply("a", &series.Row{Source: src, Schema: two, T: now, Values: []float64{1, 2}})
+	f.apply("a", &series.Row{
+		Source: src, Schema: f.catalog.Extend(two, columns(t, "o", "p")), T: now + 1, Columns: []uint32{1, 3}, Values: []float64{3, 4},
+	})
+	f.want(`{site="a"}`, `
+# m unknown
+m{site="a"} 1 +0
+# n unknown
+n{site="a"} 3 +1
+# p unknown
+p{site="a"} 4 +1
+`)
+}
+
+// When a source gets another schema while it is read, column numbers mean something else.
+func TestSchemaChangesUnderReader(t *testing.T) {
+	f := newFixture(t, nil)
+	f.apply("a", &series.Row{Source: source("s", "i", "s"), Schema: f.schema("m", "n", "o"), T: now, Values: []float64{1, 2, 3}})
+	f.apply("a", &series.Row{Source: source("t", "i", "t"), Schema: f.schema("m", "o"), T: now, Values: []float64{4, 5}})
+	var got []string
+	for family := range f.store.Select(store.Query{Matchers: selectors(t, `{site="a"}`), Now: now}) {
+		for r := range family.Series() {
+			got = append(got, fmt.Sprint(r.Name(), " ", r.V))
+		}
+		if family.Name == "m" {
+			f.apply("a", &series.Row{Source: source("s", "i", "s"), Schema: f.schema("o", "m", "n"), T: now, Values: []float64{3, 1, 2}})
+			f.apply("a", &series.Row{Source: source("t", "i", "t"), T: now, End: true})
+		}
+	}
+	slices.Sort(got)
+	if want := []string{"m 1", "m 4", "n 2", "o 3"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestWholeRowsEndWhatTheyLack(t *testing.T) {
 	f := newFixture(t, nil)
 	row := &series.Row{Source: source("s"), Schema: f.schema("m", "n"), T: now, Values: []float64{1, math.NaN()}}
@@ -539,6 +577,13 @@ m{i="b", site="y"} 2 +0
 # n unknown
 n{i="a", site="x"} 4 +0
 `)
+	// Half way, the other one is still within what the index covers.
+	f.apply("x", &series.Row{Source: a, Schema: f.catalog.Extend(two, columns(t, "o")), T: now, Values: []float64{3, 4, 5}})
+	f.apply("y", &series.Row{Source: b, Schema: two, T: now, Values: []float64{6, 7}})
+	if got := schemas(); got != 1 {
+		t.Errorf("%v schemas later, want 1", got)
+	}
+	f.want(`{i="b"}`, "# m unknown\nm{i=\"b\", site=\"y\"} 6 +0\n# n unknown\nn{i=\"b\", site=\"y\"} 7 +0\n")
 	for i := range 300 {
 		texts := make([]string, 1000)
 		for j := range texts {
