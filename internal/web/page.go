@@ -2,6 +2,7 @@ package web
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed"
 	"fmt"
 	"html/template"
@@ -74,18 +75,20 @@ func first[T any](list []T) (shown []T, more int) {
 	return list[:n], len(list) - n
 }
 
-// sitesByNeed puts first what somebody should look at: missing sites, then those with gaps, then the rest by name.
+// sitesByNeed puts first what somebody should look at: sites in trouble, then those with gaps, then the rest by name.
 func sitesByNeed(sites []Site) []Site {
 	rank := func(s Site) int {
 		switch {
-		case s.LastRow.IsZero():
+		case s.State != SiteLive:
 			return 0
 		case s.Gaps > 0:
 			return 1
 		}
 		return 2
 	}
-	slices.SortStableFunc(sites, func(a, b Site) int { return rank(a) - rank(b) })
+	slices.SortStableFunc(sites, func(a, b Site) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Name, b.Name))
+	})
 	return sites
 }
 

@@ -17,12 +17,13 @@ func TestPage(t *testing.T) {
 		},
 		Sites: func() []Site {
 			sites := []Site{
-				{Name: "ams-1", LastRow: now.Add(-10 * time.Minute), Series: 4711, Epoch: "00000000000000ab"},
-				{Name: "fra-1", LastRow: now, Gaps: 2, MissingRows: 99},
-				{Name: "lost-1", Expected: true},
+				{Name: "ams-1", State: SiteLive, LastRow: now.Add(-10 * time.Minute), Series: 4711, Samples: 200, Bytes: 150, Epoch: "00000000000000ab"},
+				{Name: "fra-1", State: SiteLive, LastRow: now, Gaps: 2, MissingRows: 99},
+				{Name: "lost-1", State: SiteMissing, Expected: true},
+				{Name: "alb-1", State: SiteSilent, LastRow: now.Add(-time.Hour)},
 			}
 			for i := range maxShown {
-				sites = append(sites, Site{Name: fmt.Sprintf("more-%d", i), LastRow: now})
+				sites = append(sites, Site{Name: fmt.Sprintf("more-%d", i), State: SiteLive, LastRow: now})
 			}
 			return sites
 		},
@@ -42,7 +43,8 @@ func TestPage(t *testing.T) {
 	for _, want := range []string{
 		"Thalweg · core", "✗ not ready", "hub core", "version 1.2.3", "! nats.urls needs a restart",
 		"hub tail reader", "reads from 3 min ago",
-		"lost-1", "no rows yet", "fra-1", "2 (99 rows)", "ams-1", "10 min ago", "4711", "and 3 more",
+		"alb-1", "✗ silent", "60 min ago", "lost-1", "✗ missing", "never", "fra-1", "✓ live", "2 (99 rows)",
+		"ams-1", "10 min ago", "4711", "0.75", "and 4 more",
 		"outbox full",
 		"http://b:9100/metrics", "down: &lt;script&gt;", "http://a:9100/metrics", "✓ up",
 	} {

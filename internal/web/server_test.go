@@ -146,7 +146,7 @@ func TestAPI(t *testing.T) {
 	o := options()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	o.Status = Status{
-		Sites: func() []Site { return []Site{{Name: "ams-1", Part: 7, LastRow: at, Series: 12, Epoch: "00ab"}} },
+		Sites: func() []Site { return []Site{{Name: "ams-1", State: SiteLive, Part: 7, LastRow: at, Series: 12, Epoch: "00ab"}} },
 		Lanes: func() []Lane { return nil },
 		Sources: func(site string) []Source {
 			return []Source{{Site: site, Key: "scrape/node", Labels: map[string]string{"job": "node"}, IntervalSeconds: 15}}
@@ -169,8 +169,8 @@ func TestAPI(t *testing.T) {
 			t.Errorf("%s: %s, want %s", path, got, wanted)
 		}
 	}
-	f("sites", `{"status": "success", "data": [{"name": "ams-1", "part": 7, "expected": false, "epoch": "00ab",
-		"lastRow": "2026-01-02T03:04:05Z", "sources": 0, "series": 12, "gaps": 0, "missingRows": 0}]}`)
+	f("sites", `{"status": "success", "data": [{"name": "ams-1", "state": "live", "part": 7, "expected": false, "epoch": "00ab",
+		"version": "", "lastRow": "2026-01-02T03:04:05Z", "skewSeconds": 0, "samples": 0, "bytes": 0, "sources": 0, "series": 12, "gaps": 0, "missingRows": 0}]}`)
 	f("lanes", `{"status": "success", "data": []}`)
 	f("gaps", `{"status": "success", "data": []}`)
 	f("sources?site=fra", `{"status": "success", "data": [{"site": "fra", "key": "scrape/node", "labels": {"job": "node"},

@@ -3,6 +3,7 @@ package web
 import (
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -27,17 +28,40 @@ type Process struct {
 	Notes []string `json:"notes,omitempty"`
 }
 
+// SiteState says in one word whether somebody should look at a site.
+type SiteState string
+
+const (
+	SiteLive    SiteState = "live"
+	SiteWaiting SiteState = "waiting" // frames come, but cannot be decoded before the next keyframe
+	SiteSilent  SiteState = "silent"  // no row for longer than the lookback
+	SiteMissing SiteState = "missing" // expected by the configuration, and never seen
+)
+
 // Site is what a hub knows of a site.
 type Site struct {
 	Name        string    `json:"name"`
-	Part        uint32    `json:"part"`
-	Expected    bool      `json:"expected"` // listed in hub.sites, and not as one that may be absent
-	Epoch       string    `json:"epoch"`    // of the newest frame on the live lane
-	LastRow     time.Time `json:"lastRow"`  // zero: none yet
+	State       SiteState `json:"state"`
+	Part        int       `json:"part"`
+	Expected    bool      `json:"expected"`    // listed in hub.sites, and not as one that may be absent
+	Version     string    `json:"version"`     // of the edge; "" if it did not say
+	Epoch       string    `json:"epoch"`       // of the newest frame
+	LastRow     time.Time `json:"lastRow"`     // zero: none yet
+	SkewSeconds float64   `json:"skewSeconds"` // how far the edge's clock is ahead of the hub's
 	Sources     int       `json:"sources"`
 	Series      int       `json:"series"`
+	Samples     uint64    `json:"samples"` // since this process started, as Bytes
+	Bytes       uint64    `json:"bytes"`   // of all messages
 	Gaps        int       `json:"gaps"`
 	MissingRows uint64    `json:"missingRows"`
+}
+
+// BytesPerSample is the cost on the wire, "" before the first sample.
+func (s Site) BytesPerSample() string {
+	if s.Samples == 0 {
+		return ""
+	}
+	return strconv.FormatFloat(float64(s.Bytes)/float64(s.Samples), 'f', 2, 64)
 }
 
 // Lane is one lane of a site.
