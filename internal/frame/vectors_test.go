@@ -213,3 +213,34 @@ func parseVector(file string) (*vector, error) {
 	}
 	return v, nil
 }
+
+// TestExample compares the worked example of docs/frame.md with the vector it explains.
+func TestExample(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/frame.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(doc), "## 11. Example")
+	_, section, _ = strings.Cut(section, "```\n")
+	section, _, _ = strings.Cut(section, "```")
+	var got []byte
+	for line := range strings.SplitSeq(section, "\n") {
+		digits, _, _ := strings.Cut(line, "   ")
+		b, err := hex.DecodeString(strings.ReplaceAll(digits, " ", ""))
+		if err != nil {
+			t.Fatalf("%q: %s", line, err)
+		}
+		got = append(got, b...)
+	}
+	file, err := os.ReadFile("testdata/vectors/example.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := parseVector(string(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, v.messages[0]) {
+		t.Errorf("the document has\n%x\nthe vector\n%x", got, v.messages[0])
+	}
+}
