@@ -61,11 +61,25 @@ func Parse(b []byte) (*Config, error) {
 			return nil, err
 		}
 	}
-	c.complete()
+	c.expandExternalLabels()
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
 	return &c, nil
+}
+
+// expandExternalLabels puts environment variables into the values, as Prometheus does.
+func (c *Config) expandExternalLabels() {
+	b := labels.NewScratchBuilder(c.Global.ExternalLabels.Len())
+	c.Global.ExternalLabels.Range(func(l labels.Label) {
+		b.Add(l.Name, os.Expand(l.Value, func(name string) string {
+			if name == "$" {
+				return "$"
+			}
+			return os.Getenv(name)
+		}))
+	})
+	c.Global.ExternalLabels = b.Labels()
 }
 
 // complete fills in the defaults that depend on other keys, and gives what means the same the same form.
@@ -84,16 +98,6 @@ func (c *Config) complete() {
 	if c.Hub != nil && c.Hub.Name == "" {
 		c.Hub.Name = c.Site
 	}
-	b := labels.NewScratchBuilder(c.Global.ExternalLabels.Len())
-	c.Global.ExternalLabels.Range(func(l labels.Label) {
-		b.Add(l.Name, os.Expand(l.Value, func(name string) string {
-			if name == "$" {
-				return "$"
-			}
-			return os.Getenv(name)
-		}))
-	})
-	c.Global.ExternalLabels = b.Labels()
 }
 
 // SetDirectory joins relative file names with dir.
@@ -152,8 +156,10 @@ func (c *Config) readMatchFile() error {
 	return errors.Join(errs...)
 }
 
-// Validate completes what Prometheus completes when it validates, and returns the join of one *Error for each mistake.
+// Validate fills in the defaults that depend on other keys, and those that Prometheus fills in when it validates. It
+// returns the join of one *Error for each mistake. A Config made by hand is ready for use only after it.
 func (c *Config) Validate() error {
+	c.complete()
 	var found []*Error
 	report := func(section string, err error) {
 		for e := range each(err) {

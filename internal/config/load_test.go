@@ -193,3 +193,15 @@ func TestFiles(t *testing.T) {
 	})
 	equal(t, "files", load(t, "testdata/hub.yml").Files(), []NamedFile{{"nats.embedded.auth.tokens_file", "testdata/tokens"}})
 }
+
+func TestConfigMadeByHand(t *testing.T) {
+	c, e, h := DefaultConfig(), DefaultEdge(), DefaultHub()
+	c.Site, c.Edge, c.Hub = "demo", &e, &h
+	for range 2 {
+		if err := c.Validate(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	equal(t, "hub name", c.Hub.Name, "demo")
+	equal(t, "listener", c.NATS.Embedded.Listen, "127.0.0.1:4222")
+}

@@ -74,13 +74,17 @@ func unknownKey(a at, keys map[string]reflect.Type) error {
 	return errors.New("unknown key")
 }
 
-// nearest returns the candidate that is most like name, "" if none is like it.
+// nearest returns the candidate that is most like name or, if there is none, one that begins with it; "" if there is
+// none either.
 func nearest(name string, candidates []string) string {
 	best, least := "", 1+len(name)/3
 	for _, c := range candidates {
 		if d := distance(name, c); d < least || d == least && best == "" {
 			best, least = c, d
 		}
+	}
+	if i := slices.IndexFunc(candidates, func(c string) bool { return strings.HasPrefix(c, name) }); best == "" && i >= 0 && len(name) > 2 {
+		best = candidates[i]
 	}
 	return best
 }

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/pprof"
@@ -44,7 +45,8 @@ func reload(o *Options) http.Handler {
 			http.Error(w, "this process runs without a configuration file", http.StatusNotFound)
 			return
 		}
-		if err := o.Reload(r.Context()); err != nil {
+		// A client that goes away must not leave a configuration half applied.
+		if err := o.Reload(context.WithoutCancel(r.Context())); err != nil {
 			http.Error(w, "configuration not changed:\n"+err.Error(), http.StatusInternalServerError)
 			return
 		}

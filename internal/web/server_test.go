@@ -146,7 +146,9 @@ func TestAPI(t *testing.T) {
 	o := options()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	o.Status = Status{
-		Sites: func() []Site { return []Site{{Name: "ams-1", State: SiteLive, Part: 7, LastRow: at, Series: 12, Epoch: "00ab"}} },
+		Sites: func() []Site {
+			return []Site{{Name: "ams-1", State: SiteLive, Part: 7, LastRow: at, Series: 12, Epoch: "00ab"}}
+		},
 		Lanes: func() []Lane { return nil },
 		Sources: func(site string) []Source {
 			return []Source{{Site: site, Key: "scrape/node", Labels: map[string]string{"job": "node"}, IntervalSeconds: 15}}

@@ -42,7 +42,7 @@ const (
 type Site struct {
 	Name        string    `json:"name"`
 	State       SiteState `json:"state"`
-	Part        int       `json:"part"`
+	Part        uint32    `json:"part"`
 	Expected    bool      `json:"expected"`    // listed in hub.sites, and not as one that may be absent
 	Version     string    `json:"version"`     // of the edge; "" if it did not say
 	Epoch       string    `json:"epoch"`       // of the newest frame
