@@ -92,8 +92,8 @@ func (j *job) targets(invalid func(source string, err error)) map[string]*target
 // sweep.
 func (m *Manager) sync(ctx context.Context, j *job) {
 	invalid := func(source string, err error) {
-		m.metrics.invalidTargets.Inc()
-		m.logs.warn("discovered target cannot be scraped", "job", j.cfg.JobName, "source", source, "err", err)
+		m.shared.metrics.invalidTargets.Inc()
+		m.shared.logs.warn("discovered target cannot be scraped", "job", j.cfg.JobName, "source", source, "err", err)
 	}
 	m.syncs++
 	j.synced = m.syncs
@@ -125,7 +125,7 @@ func (m *Manager) syncTarget(ctx context.Context, j *job, t *target, forced erro
 	if err != nil {
 		return err
 	}
-	f, err := newFetcher(client, t, j.cfg, m.userAgent(), m.memory)
+	f, err := newFetcher(client, t, j.cfg, m.userAgent(), m.shared.memory)
 	if err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func (m *Manager) syncTarget(ctx context.Context, j *job, t *target, forced erro
 	}
 	slot := m.slots.take()
 	s.grid = m.grid(t, slot)
-	next := newLoop(&m.site, slot, s)
+	next := newLoop(&m.shared, slot, s)
 	next.job, next.synced = j.cfg.JobName, j.synced
 	m.loops[next.key] = next
 	m.start(ctx, next, l)
@@ -155,10 +155,10 @@ func (m *Manager) sweep() {
 }
 
 func (m *Manager) grid(t *target, slot int) grid {
-	if m.Align {
-		return alignedGrid(t.interval, m.Site, slot)
+	if m.shared.Align {
+		return alignedGrid(t.interval, m.shared.Site, slot)
 	}
-	return spreadGrid(t.interval, m.Site, t.source.Key)
+	return spreadGrid(t.interval, m.shared.Site, t.source.Key)
 }
 
 // slots numbers the targets of an aligned site. A target keeps its number while it lives.

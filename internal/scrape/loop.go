@@ -47,10 +47,10 @@ func seriesConfig(cfg *promconfig.ScrapeConfig) *promconfig.ScrapeConfig {
 
 // loop scrapes one target. run is its goroutine; the methods of the first group are for the manager.
 type loop struct {
-	site *site
-	key  string // of the source
-	slot int
-	done chan struct{} // closed when run has returned
+	shared *shared
+	key    string // of the source
+	slot   int
+	done   chan struct{} // closed when run has returned
 
 	// Of Manager.Run:
 	job    string
@@ -72,17 +72,17 @@ type loop struct {
 	logged     map[reason]time.Time
 }
 
-// site is what the loops of a manager share.
-type site struct {
+// shared is what the loops of a manager share.
+type shared struct {
 	Options
 	memory  *memory
 	metrics *metrics
 	logs    *limitedLog
 }
 
-func newLoop(site *site, slot int, s *settings) *loop {
+func newLoop(with *shared, slot int, s *settings) *loop {
 	l := &loop{
-		site:    site,
+		shared:  with,
 		key:     s.target.source.Key,
 		slot:    slot,
 		done:    make(chan struct{}),
@@ -176,7 +176,7 @@ func (l *loop) run(ctx context.Context, after <-chan struct{}) {
 		switch {
 		case !leaving:
 			missed = time.Time{}
-			if last.IsZero() && l.site.Immediate {
+			if last.IsZero() && l.shared.Immediate {
 				due = wallClock()
 			}
 		case last.IsZero():
@@ -223,8 +223,8 @@ func (l *loop) wait(ctx context.Context, t time.Time) bool {
 func (l *loop) scrape(ctx context.Context, s *settings, at time.Time) {
 	start := time.Now()
 	l.prepare(s)
-	body := l.site.memory.buffer()
-	defer l.site.memory.release(body)
+	body := l.shared.memory.buffer()
+	defer l.shared.memory.release(body)
 
 	result, err := l.result(ctx, s, body, at.UnixMilli())
 	if err != nil && ctx.Err() != nil {
@@ -262,7 +262,7 @@ func (l *loop) prepare(s *settings) {
 	}
 	cfg, t := s.cfg, s.target
 	o := expo.Options{
-		Catalog: l.site.Catalog,
+		Catalog: l.shared.Catalog,
 		Source:  t.source,
 		Map:     newMapper(cfg, t.source.Labels).column,
 		Lead:    reportColumns(cfg.ExtraScrapeMetricsEnabled()),
@@ -279,8 +279,8 @@ func (l *loop) prepare(s *settings) {
 	if cfg.ScrapeFallbackProtocol != "" {
 		o.FallbackContentType = cfg.ScrapeFallbackProtocol.HeaderMediaType()
 	}
-	if l.site.KeyframeInterval > 0 {
-		o.CompactAfter = max(1, int(l.site.KeyframeInterval/t.interval))
+	if l.shared.KeyframeInterval > 0 {
+		o.CompactAfter = max(1, int(l.shared.KeyframeInterval/t.interval))
 	}
 	l.parser, l.parsedFor, l.extra = expo.NewParser(o), s, cfg.ExtraScrapeMetricsEnabled()
 }
@@ -296,16 +296,16 @@ func (l *loop) result(ctx context.Context, s *settings, buf *bytes.Buffer, t int
 	}
 	result, err := l.parser.Parse(buf.Bytes(), contentType, t)
 	if result.Fallback != nil {
-		l.site.Logger.Debug("content type replaced by fallback_scrape_protocol",
+		l.shared.Logger.Debug("content type replaced by fallback_scrape_protocol",
 			"job", s.cfg.JobName, "target", s.target.url.Redacted(), "err", result.Fallback)
 	}
 	return result, err
 }
 
 func (l *loop) deliver(r *series.Row) {
-	if err := l.site.Sink(r); err != nil {
-		l.site.metrics.refusedRows.Inc()
-		l.site.logs.warn("scraped row not accepted", "source", r.Source.Key, "err", err)
+	if err := l.shared.Sink(r); err != nil {
+		l.shared.metrics.refusedRows.Inc()
+		l.shared.logs.warn("scraped row not accepted", "source", r.Source.Key, "err", err)
 	}
 }
 
@@ -320,7 +320,7 @@ func (l *loop) end(t time.Time) {
 
 // account counts, logs and shows what came of a scrape.
 func (l *loop) account(s *settings, at time.Time, r *report, stats *expo.Stats, err error) {
-	m := l.site.metrics
+	m := l.shared.metrics
 	m.scrapes.Inc()
 	m.samples.Add(float64(stats.Samples))
 	if r.bodyBytes > 0 {
@@ -349,7 +349,7 @@ func (l *loop) log(s *settings, err error, now time.Time) {
 	attrs := []any{"job", s.cfg.JobName, "target", s.target.url.Redacted()}
 	if err == nil {
 		if l.complained {
-			l.site.logs.info("scrape works again", append(attrs, "failures", l.failures)...)
+			l.shared.logs.info("scrape works again", append(attrs, "failures", l.failures)...)
 		}
 		l.failures, l.complained = 0, false
 		return
@@ -361,5 +361,5 @@ func (l *loop) log(s *settings, err error, now time.Time) {
 	}
 	l.logged[r] = now
 	l.complained = true
-	l.site.logs.warn("scrape failed", append(attrs, "reason", string(r), "failures", l.failures, "err", err)...)
+	l.shared.logs.warn("scrape failed", append(attrs, "reason", string(r), "failures", l.failures, "err", err)...)
 }

@@ -75,7 +75,7 @@ func (t *Target) describe(s *settings) {
 
 // Manager scrapes the targets of scrape configs.
 type Manager struct {
-	site
+	shared  shared
 	active  atomic.Pointer[[]*loop] // as of the last change
 	apply   chan applyRequest
 	stopped chan struct{} // closed when Run has returned
@@ -101,14 +101,14 @@ func New(o Options, configs []*promconfig.ScrapeConfig) (*Manager, error) {
 		return nil, errors.New("new scrape manager: catalog, sink or logger is missing")
 	}
 	m := &Manager{
-		site:    site{Options: o, memory: newMemory(), logs: newLimitedLog(o.Logger)},
+		shared:  shared{Options: o, memory: newMemory(), logs: newLimitedLog(o.Logger)},
 		loops:   map[string]*loop{},
 		ended:   make(chan *loop),
 		apply:   make(chan applyRequest),
 		stopped: make(chan struct{}),
 	}
 	m.active.Store(&[]*loop{})
-	m.metrics = newMetrics(func() int { return len(*m.active.Load()) })
+	m.shared.metrics = newMetrics(func() int { return len(*m.active.Load()) })
 	jobs, err := m.replacements(configs)
 	if err != nil {
 		return nil, fmt.Errorf("new scrape manager: %w", err)
@@ -118,9 +118,9 @@ func New(o Options, configs []*promconfig.ScrapeConfig) (*Manager, error) {
 }
 
 // Metrics returns the collectors of the manager.
-func (m *Manager) Metrics() []prometheus.Collector { return m.metrics.all() }
+func (m *Manager) Metrics() []prometheus.Collector { return m.shared.metrics.all() }
 
-func (m *Manager) userAgent() string { return "Thalweg/" + m.Version }
+func (m *Manager) userAgent() string { return "Thalweg/" + m.shared.Version }
 
 // Run discovers and scrapes until ctx is done and all scrapes under way have ended. It is called once.
 func (m *Manager) Run(ctx context.Context) error {
@@ -129,7 +129,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("register discovery metrics: %w", err)
 	}
-	m.discovery = discovery.NewManager(ctx, m.Logger, prometheus.NewRegistry(), sdMetrics, discovery.Name("scrape"))
+	m.discovery = discovery.NewManager(ctx, m.shared.Logger, prometheus.NewRegistry(), sdMetrics, discovery.Name("scrape"))
 	if m.discovery == nil {
 		return errors.New("create discovery manager: see its log line")
 	}

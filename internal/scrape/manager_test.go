@@ -364,7 +364,7 @@ func TestHostileTargets(t *testing.T) {
 		if target.Health != Down || target.Err == nil || string(reasonOf(target.Err)) != reason {
 			t.Errorf("%s: state %s, error %v (%s), want %s", name, target.Health, target.Err, reasonOf(target.Err), reason)
 		}
-		if n := testutil.ToFloat64(m.metrics.failures.WithLabelValues(reason)); n == 0 {
+		if n := testutil.ToFloat64(m.shared.metrics.failures.WithLabelValues(reason)); n == 0 {
 			t.Errorf("%s: no failure is counted as %s", name, reason)
 		}
 		if n := strings.Count(logs.String(), " job="+name+" "); n != 1 {
@@ -382,7 +382,7 @@ func TestLogIsLimited(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &settings{cfg: configs(t, jobYAML("node", "h:1"))[0], target: target}
-	l := newLoop(&site{logs: newLimitedLog(logger)}, 0, s)
+	l := newLoop(&shared{logs: newLimitedLog(logger)}, 0, s)
 	now := time.Now()
 	for i := range 100 {
 		l.log(s, []error{&targetLimitError{}, nil, &expo.LimitError{}, &expo.LimitError{}, nil}[i%5], now.Add(time.Duration(i)*time.Second))
@@ -392,9 +392,9 @@ func TestLogIsLimited(t *testing.T) {
 		t.Errorf("%d and %d lines, want 3 and 2:\n%s", failed, works, logs)
 	}
 	for range 1000 {
-		l.site.logs.warn("another")
+		l.shared.logs.warn("another")
 	}
-	if n := strings.Count(logs.String(), "another"); n > 30 || l.site.logs.omitted.Load() < 900 {
+	if n := strings.Count(logs.String(), "another"); n > 30 || l.shared.logs.omitted.Load() < 900 {
 		t.Errorf("%d of 1000 lines", n)
 	}
 }
@@ -504,6 +504,36 @@ func TestJobComesBack(t *testing.T) {
 		if rec.rows[i].t < rec.rows[i-1].t {
 			t.Errorf("row %d lies before the one before it", i)
 		}
+	}
+}
+
+func TestChangedInterval(t *testing.T) {
+	addr := serve(t, func(w http.ResponseWriter, r *http.Request) { text(w, "a 1\n") })
+	yaml := strings.ReplaceAll(jobYAML("node", addr), "50ms", "1h")
+	m, rec, _ := run(t, yaml)
+	slow, n := rec.wait(t, 0, "up 1", func(g *got) bool { return g.up() == 1 })
+	if err := m.ApplyConfig(t.Context(), configs(t, jobYAML("node", addr))); err != nil {
+		t.Fatal(err)
+	}
+	fast, n := rec.wait(t, n, "up 1", func(g *got) bool { return g.up() == 1 })
+	rec.wait(t, n, "one more row", func(g *got) bool { return g.t > fast.t })
+	if fast.key != slow.key || fast.source.Interval != 50*time.Millisecond || fast.schema != slow.schema {
+		t.Errorf("source %+v became %+v", slow.source, fast.source)
+	}
+}
+
+// Two jobs that make the same series of the same target: the first one scrapes it, the other is told.
+func TestSameTargetTwice(t *testing.T) {
+	addr := serve(t, func(w http.ResponseWriter, r *http.Request) { text(w, "a 1\n") })
+	same := "  relabel_configs: [{target_label: job, replacement: x}]"
+	m, rec, logs := run(t, jobYAML("one", addr+", "+addr, same)+jobYAML("two", addr, same))
+	rec.wait(t, 0, "up 1", func(g *got) bool { return g.up() == 1 })
+	eventually(t, "a complaint", func() bool { return strings.Contains(logs.String(), "has the same target with the same labels") })
+	if targets := m.Targets(); len(targets) != 1 {
+		t.Errorf("%d targets, want 1", len(targets))
+	}
+	if n := testutil.ToFloat64(m.shared.metrics.invalidTargets); n == 0 {
+		t.Error("the other target is not counted")
 	}
 }
 

@@ -190,11 +190,12 @@ func targetURL(b *labels.Builder, params url.Values) *url.URL {
 }
 
 // sourceKey identifies a target by what its series and its requests look like. How often it is scraped is no part of
-// it, so that a changed interval goes on with the same source.
+// it, so that a changed interval goes on with the same source. The hash tells targets apart; job and instance are for
+// readers, and cut where they are endless.
 func sourceKey(public labels.Labels, t *target) string {
 	h := xxhash.New()
 	h.Write(public.Bytes(nil))
 	h.WriteString(t.url.String())
 	h.WriteString(t.socket)
-	return fmt.Sprintf("scrape/%s/%s/%016x", public.Get(model.JobLabel), public.Get(model.InstanceLabel), h.Sum64())
+	return fmt.Sprintf("scrape/%.100s/%.100s/%016x", public.Get(model.JobLabel), public.Get(model.InstanceLabel), h.Sum64())
 }
