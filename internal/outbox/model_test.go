@@ -285,11 +285,11 @@ func TestCrash(t *testing.T) {
 					return noFault, nil
 				}
 				err := w.open()
-				for i := 0; i < 150 && w.fs.ops < at; i++ {
+				for i := 0; i < 150 && err == nil && w.fs.ops < at; i++ {
 					err = w.act()
-					if err != nil && w.fs.ops < at {
-						t.Fatalf("error without a fault: %v", err)
-					}
+				}
+				if err != nil && w.fs.ops < at {
+					t.Fatalf("error without a fault: %v", err)
 				}
 				if w.fs.ops < at {
 					if at < 100 {
