@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -67,7 +68,11 @@ type Conn struct {
 	log     *slog.Logger
 	metrics *metrics
 	closed  chan struct{}
+	// unanswered counts publishes in a row that got no answer.
+	unanswered atomic.Int32
 
+	// mu may be taken while the library holds its own lock (see dialer), never the other way round: no method of nc is
+	// called under it.
 	mu      sync.Mutex
 	state   State
 	changed chan struct{} // closed and replaced when state changes
@@ -76,8 +81,6 @@ type Conn struct {
 	secret  error              // why a secret could not be read at the last attempt
 	logged  map[string]time.Time
 	waiting map[*waiter]struct{}
-	// unanswered counts publishes in a row that got no answer.
-	unanswered int
 	// dialable is false while nats.Connect runs, which must not block; dialed is true from the first attempt on.
 	dialable, dialed bool
 }
@@ -150,7 +153,7 @@ func (c *Conn) onConnect(nc *nats.Conn) {
 	c.metrics.connected.Set(1)
 	c.mu.Lock()
 	c.link, c.cut = context.WithCancel(context.Background())
-	c.unanswered = 0
+	c.unanswered.Store(0)
 	c.setState(State{Connected: true, Since: time.Now(), Server: server})
 	c.mu.Unlock()
 	c.log.Info("connected to NATS", "server", server, "id", nc.ConnectedServerName())
@@ -159,6 +162,7 @@ func (c *Conn) onConnect(nc *nats.Conn) {
 // onDisconnect runs after each loss of a connection, and for a Close.
 func (c *Conn) onDisconnect(nc *nats.Conn, err error) {
 	c.metrics.connected.Set(0)
+	closed := nc.IsClosed()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.cut()
@@ -167,7 +171,7 @@ func (c *Conn) onDisconnect(nc *nats.Conn, err error) {
 	}
 	s := State{Since: time.Now(), Server: c.state.Server}
 	switch {
-	case nc.IsClosed():
+	case closed:
 		s.Reason = "closed"
 		c.log.Info("connection to NATS closed", "server", s.Server)
 	default:

@@ -151,9 +151,13 @@ func signWithSeed(file string, nonce []byte) (public string, signature []byte, e
 // back at once.
 func (c *Conn) reconnectDelay(rounds int) time.Duration {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.dialed {
+	dialed := c.dialed
+	c.mu.Unlock()
+	if !dialed {
 		return time.Millisecond
+	}
+	if err := c.nc.LastError(); err != nil { // a refused login, for which the library has no callback
+		c.onAttempt(c.nc, err)
 	}
 	limit := min(reconnectMin<<min(rounds, 10), reconnectMax)
 	return reconnectMin + mathrand.N(limit-reconnectMin)

@@ -58,20 +58,19 @@ func hadNoEffect(err error) bool {
 
 // countUnanswered gives the connection up when it looks alive and answers nothing.
 func (c *Conn) countUnanswered(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !errors.Is(err, errNoAnswer) {
-		if err == nil || errors.Is(err, ErrNoListener) {
-			c.unanswered = 0
+	switch {
+	case errors.Is(err, errNoAnswer):
+		if c.unanswered.Add(1) < unansweredMax {
+			return
 		}
-		return
+		c.log.Warn("no answer to publishes, connecting again", "publishes", unansweredMax, "server", c.State().Server)
+		c.unanswered.Store(0)
+		if err := c.nc.ForceReconnect(); err != nil {
+			c.log.Debug("connect again", "err", err)
+		}
+	case err == nil, errors.Is(err, ErrNoListener):
+		c.unanswered.Store(0)
 	}
-	if c.unanswered++; c.unanswered < unansweredMax {
-		return
-	}
-	c.unanswered = 0
-	c.log.Warn("no answer to publishes, connecting again", "publishes", unansweredMax, "server", c.state.Server)
-	go c.nc.ForceReconnect()
 }
 
 func parseAck(subject string, data []byte) (uint64, error) {
