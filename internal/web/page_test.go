@@ -10,6 +10,7 @@ import (
 func TestPage(t *testing.T) {
 	o := options()
 	o.Health.Condition("hub tail reader").NotReady("reads from 3 min ago")
+	o.Health.Condition("nats edge").Degraded("no answer from the server")
 	now := time.Now()
 	o.Status = Status{
 		Process: func() Process {
@@ -42,7 +43,7 @@ func TestPage(t *testing.T) {
 	last := 0
 	for _, want := range []string{
 		"Thalweg · core", "✗ not ready", "hub core", "version 1.2.3", "! nats.urls needs a restart",
-		"hub tail reader", "reads from 3 min ago",
+		"hub tail reader", "reads from 3 min ago", "nats edge", "✓ ready</span>, but", "no answer from the server",
 		"alb-1", "✗ silent", "60 min ago", "lost-1", "✗ missing", "never", "fra-1", "✓ live", "2 (99 rows)",
 		"ams-1", "10 min ago", "4711", "0.75", "and 4 more",
 		"outbox full",
