@@ -95,6 +95,9 @@ func (p *Pipeline) Wrap(next series.Sink) series.Sink {
 
 // Apply gives next what is left of the row.
 func (p *Pipeline) Apply(r *series.Row, next series.Sink) error {
+	if p.rules.empty() {
+		return next(r)
+	}
 	m := p.mapping(r)
 	m.mu.Lock()
 	defer m.mu.Unlock()
