@@ -46,6 +46,10 @@ func TestHealth(t *testing.T) {
 		if code, _ := answer(); code != http.StatusOK || !h.Ready() {
 			t.Errorf("both: %d", code)
 		}
+		outbox.Degraded("90 % full")
+		if code, body := answer(); code != http.StatusOK || body != "Thalweg is ready.\noutbox: 90 % full\n" {
+			t.Errorf("one degraded: %d %q", code, body)
+		}
 		c := h.Conditions()
 		if c[0].Name != "outbox" || c[1].Since.Sub(c[0].Since) != time.Hour {
 			t.Errorf("conditions are %+v", c)
