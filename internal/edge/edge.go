@@ -19,10 +19,18 @@ import (
 	"github.com/thalweg/thalweg/internal/lane"
 	"github.com/thalweg/thalweg/internal/outbox"
 	"github.com/thalweg/thalweg/internal/series"
+	"github.com/thalweg/thalweg/internal/telemetry"
 )
 
 // drainTimeout bounds how long Run goes on publishing after its context ended.
 const drainTimeout = 5 * time.Second
+
+const (
+	// maxLosses bounds the losses that wait to be announced while the outbox takes no frames.
+	maxLosses = 256
+	// repeatEvery bounds how often the same failure is logged.
+	repeatEvery = time.Minute
+)
 
 // Options of New. All are required but Now.
 type Options struct {
@@ -44,6 +52,7 @@ type Options struct {
 type Edge struct {
 	site     string
 	log      *slog.Logger
+	repeats  *telemetry.Repeats
 	conn     *bus.Conn
 	outbox   *outbox.Outbox
 	now      func() time.Time
@@ -57,14 +66,15 @@ type Edge struct {
 
 	// mu is held while a row is encoded and while frames are appended to the outbox, so that frames stand there in the
 	// order in which they were made.
-	mu        sync.Mutex
-	config    Config
-	sender    *lane.Sender
-	frames    [][]byte // closed and not yet appended; empty between calls
-	announced int      // losses of the outbox that stand in the frame under construction or closed
-	appended  chan struct{}
-	maxAge    time.Duration
-	welcome   lane.Welcome
+	mu       sync.Mutex
+	config   Config
+	sender   *lane.Sender
+	frames   [][]byte                  // closed and not yet appended; empty between calls
+	losses   []frame.Loss              // that no stored frame tells of, beside those that the outbox knows
+	told     struct{ outbox, own int } // how many of them stand in the frames that are being stored
+	appended chan struct{}
+	maxAge   time.Duration
+	welcome  lane.Welcome
 
 	status statusBoard
 }
@@ -79,7 +89,7 @@ func New(o Options) (*Edge, error) {
 		return nil, err
 	}
 	e := &Edge{
-		site: o.Site, log: o.Logger, conn: o.Conn, outbox: box, now: o.Now, version: o.Version, epoch: newEpoch(),
+		site: o.Site, log: o.Logger, repeats: telemetry.NewRepeats(o.Logger, repeatEvery), conn: o.Conn, outbox: box, now: o.Now, version: o.Version, epoch: newEpoch(),
 		control: o.Conn.Root().NewControl(o.Site), metrics: newMetrics(), settings: make(chan Config, 1),
 		config: o.Config, appended: make(chan struct{}), maxAge: o.StreamMaxAge,
 	}
@@ -151,15 +161,16 @@ func (e *Edge) Flush() error {
 
 // flush does the work of Flush. The caller holds mu.
 func (e *Edge) flush() error {
-	losses := e.outbox.Losses()
-	for _, l := range losses {
+	evicted := e.outbox.Losses()
+	for _, l := range evicted {
 		e.sender.Lost(frame.Loss{
 			Epoch: l.Epoch, From: l.From, To: l.To, Rows: l.Rows, First: l.FirstSent, Last: l.LastSent, Cause: lossCause(l.Cause),
 		})
-		e.log.Warn("frames were lost before they reached the server", "site", e.site, "cause", l.Cause, "epoch", l.Epoch,
-			"from", l.From, "to", l.To, "rows", l.Rows)
 	}
-	e.announced = len(losses)
+	for _, l := range e.losses {
+		e.sender.Lost(l)
+	}
+	e.told.outbox, e.told.own = len(evicted), len(e.losses)
 	e.frames = e.sender.Flush(e.frames, e.now().UnixMilli())
 	return e.store()
 }
@@ -186,16 +197,15 @@ func (e *Edge) store() error {
 			e.metrics.frameBytes.Add(float64(len(f)))
 		}
 		e.metrics.frames.Add(float64(len(frames)))
-		if e.announced > 0 {
-			e.outbox.Announced(e.announced)
-			e.announced = 0
-		}
+		e.outbox.Announced(e.told.outbox)
+		e.losses = e.losses[e.told.own:]
+		e.told.outbox, e.told.own = 0, 0
 		close(e.appended)
 		e.appended = make(chan struct{})
 		e.status.clear("outbox")
 		return nil
 	}
-	e.announced = 0
+	e.told.outbox, e.told.own = 0, 0
 	var loss frame.Loss
 	for i, f := range frames {
 		h, parseErr := frame.ParseHeader(f)
@@ -208,12 +218,26 @@ func (e *Edge) store() error {
 		loss.To, loss.Last = h.Number, h.Sent
 		loss.Rows += uint64(h.Rows)
 	}
-	e.sender.Lost(loss)
+	e.lose(loss)
 	e.sender.RequestKeyframe(e.now().UnixMilli(), false)
 	e.metrics.unwrittenRows.Add(float64(loss.Rows))
 	e.status.set("outbox", err.Error())
-	e.log.Error("outbox refused frames", "site", e.site, "rows", loss.Rows, "err", err)
+	e.repeats.Log(slog.LevelError, "outbox", "outbox refused frames", slog.String("site", e.site),
+		slog.Uint64("rows", loss.Rows), slog.Any("err", err))
 	return fmt.Errorf("store frames: %w", err)
+}
+
+// lose notes frames that no hub will get, to be announced in a frame that is stored. The caller holds mu.
+func (e *Edge) lose(l frame.Loss) {
+	if n := len(e.losses); n > 0 {
+		if last := &e.losses[n-1]; last.Epoch == l.Epoch && last.Cause == l.Cause && last.To+1 == l.From {
+			last.To, last.Last, last.Rows = l.To, l.Last, last.Rows+l.Rows
+			return
+		}
+	}
+	if e.losses = append(e.losses, l); len(e.losses) > maxLosses {
+		e.losses = e.losses[1:] // hubs still see the gap, without its cause
+	}
 }
 
 // Apply takes a changed configuration over at the next flush: intervals and recovery. The outbox's own settings need a

@@ -37,7 +37,14 @@ func (e *Edge) keepLink(ctx context.Context) {
 			continue
 		}
 		e.status.clear("link")
-		err := e.whileConnected(ctx, e.session)
+		resolved := false
+		err := e.whileConnected(ctx, func(ctx context.Context) (err error) {
+			resolved, err = e.session(ctx)
+			return err
+		})
+		if resolved {
+			attempt = 0
+		}
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -79,47 +86,66 @@ func (e *Edge) whileConnected(ctx context.Context, f func(context.Context) error
 	return f(ctx)
 }
 
-// session is the life of one connection.
-func (e *Edge) session(ctx context.Context) error {
+// session is the life of one connection. It reports whether the lanes could be looked at, besides why it ended.
+func (e *Edge) session(ctx context.Context) (resolved bool, err error) {
 	e.mu.Lock()
 	if most := int(e.conn.MaxPayload())/2 - headroom; most > 0 {
 		e.sender.Limit(min(frame.DefaultMaxBody, most))
 	}
 	e.mu.Unlock()
-	last, err := e.live.resolve(ctx)
-	if err != nil {
-		return err
-	}
-	if _, err := e.backfill.resolve(ctx); err != nil {
-		return err
-	}
-	e.reconcile(last)
 	for {
-		err := e.runLanes(ctx, last)
-		if !errors.Is(err, errReplan) {
-			return err
+		last, err := e.resolve(ctx)
+		if err != nil {
+			return resolved, err
 		}
-		e.log.Info("live lane goes on with a keyframe, backfill follows", "site", e.site, "err", err)
-		last = frame.ID{}
+		resolved = true
+		err = e.runLanes(ctx, last)
+		if !errors.Is(err, errReplan) {
+			return resolved, err
+		}
+		e.log.Info("live lane is planned anew", "site", e.site, "err", err)
 	}
 }
 
-// reconcile compares what the server holds with what it had acknowledged. If it lost some (power loss, an older copy of
-// the stream, a deleted stream) everything still in the outbox counts as not stored: hubs know a frame when it comes
-// again.
-func (e *Edge) reconcile(last frame.ID) {
+// resolve looks at both lanes and returns our last frame on the live one. If the server lost some of what it had stored
+// (power loss, an older copy of the stream, a deleted stream) everything still in the outbox counts as not stored: hubs
+// know a frame when it comes again.
+func (e *Edge) resolve(ctx context.Context) (last frame.ID, err error) {
 	newest := e.outbox.NewestAcked()
+	last, err = e.live.resolve(ctx)
+	if err != nil {
+		return last, err
+	}
+	lastBackfill, err := e.backfill.resolve(ctx)
+	if err != nil {
+		return last, err
+	}
+	// Both, whatever the first says.
 	liveLost, backfillLost := e.live.publisher.Lost(), e.backfill.publisher.Lost()
-	if newest.Number == 0 || !liveLost && !backfillLost && (last == newest || last.Number != 0 && !e.outbox.Before(last, newest)) {
-		return
+	switch holds := func(id frame.ID) bool { return id.Number != 0 && (id == newest || e.outbox.Before(newest, id)) }; {
+	case liveLost || backfillLost:
+		e.resend()
+	case newest.Number != 0 && !e.live.replacing() && !holds(last) && !holds(lastBackfill):
+		// Another server, perhaps, or one that is behind for the moment: the next publish tells.
+		e.live.publisher.Doubt()
 	}
-	if !liveLost && !backfillLost && last.Number == 0 && e.live.foreign() {
-		return // another process was here meanwhile; that says nothing about what is stored
-	}
+	return last, nil
+}
+
+// resend makes everything in the outbox count as not stored.
+func (e *Edge) resend() {
 	e.outbox.UnackAll()
 	e.metrics.serverLosses.Inc()
-	e.log.Warn("the server no longer holds what it had stored; sending again what the outbox holds", "site", e.site,
-		"acknowledged", newest, "on_lane", last)
+	e.log.Warn("the server no longer holds what it had stored; sending again what the outbox holds", "site", e.site)
+}
+
+// lost reports whether a publish proved that the server lost frames, and makes them be sent again.
+func (e *Edge) lost(w *wire) error {
+	if !w.publisher.Lost() {
+		return nil
+	}
+	e.resend()
+	return fmt.Errorf("%w: the server lost frames", errReplan)
 }
 
 // runLanes plans where the live lane goes on and runs both lanes until one fails.
@@ -131,12 +157,11 @@ func (e *Edge) runLanes(ctx context.Context, last frame.ID) error {
 		oldest = lane.Pending{First: frame.ID{Epoch: u.Epoch, Number: u.From}, FirstSent: u.FirstSent}
 	}
 	head, _ := e.outbox.Last()
-	start := lane.PlanStart(oldest, len(unacked) > 0, last, head.ID, e.now().UnixMilli(), e.inOrder(), func(id frame.ID) frame.ID {
-		if group, ok := e.outbox.KeyframeBefore(id); ok {
-			return group
-		}
-		return id
-	})
+	group, ok := e.outbox.KeyframeBefore(oldest.First)
+	if !ok {
+		group = oldest.First
+	}
+	start := lane.PlanStart(oldest, len(unacked) > 0, last, head.ID, group, e.now().UnixMilli(), e.inOrder())
 	reader, from := (*outbox.Reader)(nil), start.From
 	if start.Keyframe {
 		var err error
@@ -201,18 +226,10 @@ func (e *Edge) runLive(ctx context.Context, reader *outbox.Reader) error {
 			e.skip(&first, &last, err)
 			return fmt.Errorf("%w: %w", errReplan, err)
 		}
-		if e.live.publisher.Lost() {
-			e.reconcileNow()
-			return fmt.Errorf("%w: the server lost frames", errReplan)
+		if err := e.lost(e.live); err != nil {
+			return err
 		}
 	}
-}
-
-// reconcileNow is reconcile in the middle of a session.
-func (e *Edge) reconcileNow() {
-	e.outbox.UnackAll()
-	e.metrics.serverLosses.Inc()
-	e.log.Warn("the server no longer holds what it had stored; sending again what the outbox holds", "site", e.site)
 }
 
 // skip gives up frames that no message can carry.
@@ -223,7 +240,7 @@ func (e *Edge) skip(first, last *frame.Header, cause error) {
 		First: first.Sent, Last: last.Sent, Cause: frame.CauseOversize,
 	}
 	e.mu.Lock()
-	e.sender.Lost(loss)
+	e.lose(loss)
 	e.mu.Unlock()
 	e.log.Error("frames are larger than the server takes and are given up", "site", e.site, "epoch", first.Epoch,
 		"from", first.Number, "to", last.Number, "rows", loss.Rows, "bytes", first.Size, "err", cause)
@@ -306,9 +323,8 @@ func (e *Edge) fill(ctx context.Context, r outbox.Range, limit *rate.Limiter) er
 			}
 			e.skip(&first, &last, err)
 		}
-		if e.backfill.publisher.Lost() {
-			e.reconcileNow()
-			return fmt.Errorf("%w: the server lost frames", errReplan)
+		if err := e.lost(e.backfill); err != nil {
+			return err
 		}
 		if last.Number >= r.To {
 			return nil

@@ -38,6 +38,7 @@ type wire struct {
 	lastAt   time.Time
 	sequence uint64
 	taken    frame.Epoch // the owner that replaced this process
+	foreign  frame.Epoch // the other process that was found on the lane and was taken over from
 }
 
 func newWire(e *Edge, l bus.Lane) *wire {
@@ -59,10 +60,10 @@ func (w *wire) resolve(ctx context.Context) (last frame.ID, err error) {
 	if w.publisher.Next() == lane.Yield {
 		return frame.ID{}, w.yield()
 	}
-	if w.publisher.Next() == lane.Done {
-		w.settle()
-	} else {
+	if w.publisher.InFlight() {
 		w.publisher.Drop()
+	} else {
+		w.settle()
 	}
 	w.flight = lane.Span{}
 	w.e.log.Debug("lane resolved", "site", w.e.site, "lane", w.lane, "last", found)
@@ -73,24 +74,17 @@ func (w *wire) resolve(ctx context.Context) (last frame.ID, err error) {
 func (w *wire) look(ctx context.Context) (frame.ID, error) {
 	for attempt := 0; ; attempt++ {
 		m, err := w.e.conn.Last(ctx, w.subject)
-		taken := false
-		var id frame.ID
 		switch {
 		case err == nil:
-			id = lastFrame(m.Payload)
-			if taken = w.publisher.Found(m.Sequence, id); taken && attempt == 0 {
-				w.note(id, m.Sequence)
+			if id := lastFrame(m.Payload); w.publisher.Found(m.Sequence, id) {
+				return w.found(id, m.Sequence), nil
 			}
 		case errors.Is(err, bus.ErrNoMessage):
-			taken = w.publisher.FoundNone()
+			if w.publisher.FoundNone() {
+				return frame.ID{}, nil
+			}
 		default:
 			w.e.status.set(string(w.lane), err.Error())
-		}
-		if taken {
-			if id.Epoch != w.e.epoch && !w.e.outbox.Knows(id.Epoch) {
-				id = frame.ID{}
-			}
-			return id, nil
 		}
 		if err := pause(ctx, attempt); err != nil {
 			return frame.ID{}, err
@@ -98,11 +92,32 @@ func (w *wire) look(ctx context.Context) (frame.ID, error) {
 	}
 }
 
+// found takes note of the last frame of the lane's last message, and returns its identity if it is ours. What is ours is
+// acknowledged: a delta follows its keyframe on the same lane, so everything between them is stored too.
+func (w *wire) found(id frame.ID, sequence uint64) frame.ID {
+	if id.Epoch != 0 && (id.Epoch == w.e.epoch || w.e.outbox.Knows(id.Epoch)) {
+		if group, ok := w.e.outbox.KeyframeBefore(id); ok {
+			w.e.outbox.Ack(id.Epoch, group.Number, id.Number)
+		}
+		w.note(id, sequence)
+		return id
+	}
+	w.mu.Lock()
+	known := w.foreign == id.Epoch
+	w.foreign = id.Epoch
+	w.mu.Unlock()
+	if id.Epoch != 0 && !known && w.publisher.Next() != lane.Yield {
+		w.e.log.Warn("taking the lane over from another process", "site", w.e.site, "lane", w.lane, "epoch", w.e.epoch,
+			"other_epoch", id.Epoch, "other_frame", id.Number)
+	}
+	return frame.ID{}
+}
+
 // send brings whole frames of one epoch onto the lane and returns when they are stored; nil says so. It tries until
 // ctx ends. What is in flight then is resolved by the next session.
 func (w *wire) send(ctx context.Context, data []byte, first, last *frame.Header) error {
 	w.flight, w.flightOf = lane.Span{From: first.Number, To: last.Number}, first.Epoch
-	w.publisher.Begin(last.ID)
+	w.publisher.Begin(first.ID, last.ID)
 	for attempt := 0; ; attempt++ {
 		switch w.publisher.Next() {
 		case lane.Done:
@@ -110,6 +125,8 @@ func (w *wire) send(ctx context.Context, data []byte, first, last *frame.Header)
 			return nil
 		case lane.Yield:
 			return w.yield()
+		case lane.Part:
+			return fmt.Errorf("%w: a part of frames %s to %d is stored already", errReplan, first.ID, last.Number)
 		case lane.Look:
 			if _, err := w.look(ctx); err != nil {
 				return err
@@ -131,7 +148,10 @@ func (w *wire) send(ctx context.Context, data []byte, first, last *frame.Header)
 			continue
 		case errors.Is(err, bus.ErrTooLarge):
 			w.publisher.Drop()
+			w.flight = lane.Span{}
 			return err
+		case errors.Is(err, bus.ErrDoubtful):
+			w.publisher.Unanswered()
 		}
 		w.e.status.set(string(w.lane), err.Error())
 		if err := pause(ctx, attempt); err != nil {
@@ -155,7 +175,7 @@ func (w *wire) settle() {
 func (w *wire) note(id frame.ID, sequence uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.last, w.sequence, w.lastAt, w.taken = id, sequence, w.e.now(), 0
+	w.last, w.sequence, w.lastAt, w.taken, w.foreign = id, sequence, w.e.now(), 0, 0
 	close(w.acked)
 	w.acked = make(chan struct{})
 }
@@ -228,9 +248,9 @@ func pause(ctx context.Context, attempt int) error {
 	}
 }
 
-// foreign reports whether the last message on the lane is another process's.
-func (w *wire) foreign() bool {
+// replacing reports whether the last message on the lane is another process's.
+func (w *wire) replacing() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.last.Number != 0 && w.last.Epoch != w.e.epoch && !w.e.outbox.Knows(w.last.Epoch)
+	return w.foreign != 0
 }

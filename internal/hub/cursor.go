@@ -36,6 +36,7 @@ type cursor struct {
 	since   int64
 	restart bus.Position
 	ledgers map[string]lane.Ledger // at open
+	damage  error                  // why lines were left out at open, other than one that was cut short
 
 	places map[place]*keyPlace
 	saved  time.Time
@@ -95,7 +96,8 @@ func openCursor(dir, name string, since int64) (*cursor, error) {
 	return c, nil
 }
 
-// load replays the journal. A last line that is cut short was never finished, and is left out.
+// load replays the journal. A last line that is cut short was never finished, and is left out. So is what stands behind
+// a line that a power loss damaged: it is delivered again. The snapshot was synced; without it there is no cursor.
 func (c *cursor) load() error {
 	f, err := os.Open(c.path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -116,7 +118,12 @@ func (c *cursor) load() error {
 		}
 		var x cursorLine
 		if err := json.Unmarshal(line, &x); err != nil {
-			return fmt.Errorf("line %d: %w", number, err)
+			err = fmt.Errorf("line %d: %w", number, err)
+			if number == 1 {
+				return err
+			}
+			c.damage = err
+			return nil
 		}
 		c.replay(&x)
 	}

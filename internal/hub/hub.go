@@ -58,13 +58,14 @@ type Hub struct {
 	caughtUp     chan struct{}
 	caughtUpOnce sync.Once
 
-	mu       sync.Mutex
-	config   Config
-	receiver *lane.Receiver
-	guards   map[string]*guard
-	lastRow  map[string]int64 // by site: when the last row was applied, by this clock
-	position bus.Position
-	problem  string // why the stream cannot be read at the moment
+	mu     sync.Mutex
+	config Config
+	// generation counts the configurations, for outputs.
+	generation uint64
+	receiver   *lane.Receiver
+	guards     map[string]*guard
+	lastRow    map[string]int64 // by site: when the last row was applied, by this clock
+	problem    string // why the stream cannot be read at the moment
 }
 
 // New returns a hub that has read nothing.
@@ -126,11 +127,16 @@ func (h *Hub) Apply(c Config) error {
 	c.Parts = h.config.Parts
 	h.config = c
 	clear(h.guards)
-	h.receiver.Readmit(func(site string) bool {
-		_, ok := c.decoder(h.catalog, site)
-		return ok
-	})
+	h.generation++
+	h.receiver.Readmit()
 	return nil
+}
+
+// configured returns the number of the configuration in force.
+func (h *Hub) configured() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.generation
 }
 
 // CaughtUp is closed when everything has been read that the stream held when the hub began.
@@ -207,19 +213,39 @@ func (c *Config) subjects(root bus.Root) []string {
 	return subjects
 }
 
-// tail reads the stream from a keyframe and a half back, and goes on at its head.
+// errRewound ends a reader whose stream turned out to be another one.
+var errRewound = errors.New("the stream is not the one that was read")
+
+// tail reads the stream from a keyframe and a half back, and goes on at its head. If the stream turns out to be another
+// one, it begins again like that.
 func (h *Hub) tail(ctx context.Context) error {
+	for {
+		err := h.tailOnce(ctx)
+		if !errors.Is(err, errRewound) {
+			return err
+		}
+	}
+}
+
+func (h *Hub) tailOnce(ctx context.Context) error {
+	rewound := false
+	h.mu.Lock()
+	subjects := h.config.subjects(h.conn.Root())
+	h.mu.Unlock()
 	reader, err := h.conn.NewReader(bus.ReaderOptions{
 		Name:     "tail",
-		Subjects: h.config.subjects(h.conn.Root()),
+		Subjects: subjects,
 		Start:    bus.Start{Time: h.now().Add(-tailBack)},
 		Handle: func(m bus.Message) error {
+			if rewound {
+				return errRewound // its start was long ago by now
+			}
 			h.step(m)
 			return nil
 		},
 		CaughtUp: func() { h.caughtUpOnce.Do(func() { close(h.caughtUp) }) },
-		Reset: func(r bus.Reset) {
-			h.log.Warn("the stream is not the one that was read; reading again from keyframes", "reason", r.Reason, "detail", r.Detail)
+		Reset: func(bus.Reset) {
+			rewound = true
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			h.receiver.Restart()
@@ -254,8 +280,9 @@ func (h *Hub) step(m bus.Message) {
 			}
 		},
 		Loss: func(site string, loss frame.Loss) {
-			h.log.Warn("site lost rows", "site", site, "cause", loss.Cause, "epoch", loss.Epoch, "from", loss.From, "to", loss.To,
-				"rows", loss.Rows)
+			h.repeats.Log(slog.LevelWarn, "loss "+site, "site lost rows", slog.String("site", site),
+				slog.String("cause", loss.Cause.String()), slog.String("epoch", loss.Epoch.String()), slog.Uint64("from", loss.From),
+				slog.Uint64("to", loss.To), slog.Uint64("rows", loss.Rows))
 		},
 		Problem: func(p lane.Problem) { problems = append(problems, p) },
 	})

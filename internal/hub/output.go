@@ -47,12 +47,12 @@ type Output struct {
 	destination Destination
 	log         *slog.Logger
 	repeats     *telemetry.Repeats
-	since       int64 // rows of frames sent before this are not delivered; ms since 1970
+	since       int64 // rows that the server stored before this are not delivered; ms since 1970
 	cursor      *cursor
 
-	mu       sync.Mutex
-	receiver *lane.Receiver
-	position bus.Position
+	mu         sync.Mutex
+	receiver   *lane.Receiver
+	generation uint64 // of the hub's configuration that the receiver knows
 }
 
 // NewOutput opens the cursor. The caller runs Run, and Close at last.
@@ -79,13 +79,18 @@ func NewOutput(o OutputOptions) (*Output, error) {
 	for site, ledger := range out.cursor.ledgers {
 		out.receiver.Adopt(site, ledger)
 	}
+	out.cursor.ledgers = nil
+	if err := out.cursor.damage; err != nil {
+		out.log.Warn("cursor is damaged; what it does not say is delivered again", "file", out.cursor.path, "err", err)
+	}
 	return out, nil
 }
 
 // Close closes the cursor. Run must have returned.
 func (o *Output) Close() error { return o.cursor.close() }
 
-// Run delivers until ctx ends or the destination fails.
+// Run delivers until ctx ends or the destination fails. It is for once: what a failed one did not deliver, another
+// Output with the same cursor does.
 func (o *Output) Run(ctx context.Context) error {
 	start := bus.Start{Position: o.cursor.restart}
 	if o.since > 0 {
@@ -116,8 +121,7 @@ func (o *Output) Run(ctx context.Context) error {
 			}
 			return o.cursor.save(o.restartPosition(m.Time), o.ledgers)
 		},
-		Reset: func(r bus.Reset) {
-			o.log.Warn("the stream is not the one that was read; reading again from keyframes", "reason", r.Reason, "detail", r.Detail)
+		Reset: func(bus.Reset) {
 			o.mu.Lock()
 			defer o.mu.Unlock()
 			o.receiver.Restart()
@@ -152,9 +156,13 @@ func (o *Output) step(m bus.Message, before bus.Position, pending []delivered) [
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if generation := o.hub.configured(); generation != o.generation {
+		o.generation = generation
+		o.receiver.Readmit()
+	}
 	o.receiver.Step(lane.Message{Site: site, Backfill: l == bus.Backfill, Sequence: m.Sequence, Payload: m.Payload}, lane.Handler{
 		Row: func(d *lane.Delivery, row *series.Row) {
-			if d.Header.Sent >= o.since {
+			if m.Time.UnixMilli() >= o.since { // the clocks of sites may be anywhere
 				o.destination.Row(d, row)
 			}
 		},

@@ -1,6 +1,7 @@
 package lane
 
 import (
+	"math/bits"
 	"slices"
 
 	"github.com/thalweg/thalweg/internal/frame"
@@ -66,7 +67,7 @@ func (l *Ledger) Add(h *frame.Header) {
 		return
 	}
 	if e.spans = e.spans.Add(SpanOf(h)); len(e.spans) > maxSpans {
-		l.dropped += e.spans[1].RowsBefore - e.spans[0].RowsAfter
+		l.dropped += less(e.spans[1].RowsBefore, e.spans[0].RowsAfter)
 		e.spans = slices.Delete(e.spans, 0, 1)
 	}
 	if h.Flags&frame.FlagFirst == 0 {
@@ -75,8 +76,7 @@ func (l *Ledger) Add(h *frame.Header) {
 	e.before, e.first = h.Predecessor, true
 	if at := slices.Index(l.epochs, e); at > 0 && e.before.Epoch != 0 && l.find(e.before.Epoch) == nil {
 		// Nothing came of the epoch before, and what came earlier shows that it is within the horizon.
-		low := l.epochs[at-1].rank
-		l.epochs = slices.Insert(l.epochs, at, &epoch{id: e.before.Epoch, rank: low + (e.rank-low)/2})
+		l.insertAt(at, e.before.Epoch)
 	}
 }
 
@@ -89,13 +89,15 @@ func (l *Ledger) find(id frame.Epoch) *epoch {
 	return nil
 }
 
-// insert places a new epoch in the order of the site's life: behind the one it names, before one that names it;
-// otherwise a live one is the newest and one from the backfill just before that.
+// insert places a new epoch in the order of the site's life. One on the live lane is the newest, whoever it names: two
+// processes may have begun with copies of one outbox. One from the backfill stands behind the one that it names, or
+// before one that names it, or else just before the newest.
 func (l *Ledger) insert(h *frame.Header, backfill bool) *epoch {
 	at := len(l.epochs)
-	if backfill && at > 0 {
-		at--
+	if !backfill {
+		return l.insertAt(at, h.Epoch)
 	}
+	at = max(at-1, 0)
 	for i, e := range l.epochs {
 		if h.Flags&frame.FlagFirst != 0 && e.id == h.Predecessor.Epoch {
 			at = i + 1
@@ -106,7 +108,12 @@ func (l *Ledger) insert(h *frame.Header, backfill bool) *epoch {
 			break
 		}
 	}
-	e := &epoch{id: h.Epoch}
+	return l.insertAt(at, h.Epoch)
+}
+
+// insertAt puts an epoch before the one at an index. If there is no room the oldest other one goes.
+func (l *Ledger) insertAt(at int, id frame.Epoch) *epoch {
+	e := &epoch{id: id}
 	switch {
 	case len(l.epochs) == 0:
 		e.rank = 1 << 30
@@ -120,15 +127,19 @@ func (l *Ledger) insert(h *frame.Header, backfill bool) *epoch {
 	}
 	l.epochs = slices.Insert(l.epochs, at, e)
 	if len(l.epochs) > maxEpochs {
-		l.dropped += missing(l.gapsOf(0))
-		l.epochs = slices.Delete(l.epochs, 0, 1)
+		oldest := 0
+		if at == 0 {
+			oldest = 1
+		}
+		l.dropped += missing(l.gapsOf(oldest))
+		l.epochs = slices.Delete(l.epochs, oldest, oldest+1)
 	}
 	return e
 }
 
 // Lose notes a loss notice.
 func (l *Ledger) Lose(x frame.Loss) {
-	if slices.Contains(l.losses, x) {
+	if x.From > x.To || slices.Contains(l.losses, x) {
 		return
 	}
 	l.losses = append(l.losses, x)
@@ -176,7 +187,7 @@ func (l *Ledger) Newest() (id frame.ID, sent int64) {
 	return frame.ID{}, 0
 }
 
-// gapsOf lists the holes of epoch i and, if the next one tells, behind its end.
+// gapsOf lists the holes of epoch i and, if one that names it tells, behind its end.
 func (l *Ledger) gapsOf(i int) (gaps []Gap) {
 	e := l.epochs[i]
 	add := func(g Gap) {
@@ -192,21 +203,31 @@ func (l *Ledger) gapsOf(i int) (gaps []Gap) {
 	}
 	for j, x := range e.spans {
 		if j > 0 {
-			add(Gap{Epoch: e.id, From: end.To + 1, To: x.From - 1, Rows: x.RowsBefore - end.RowsAfter, First: end.LastSent, Last: x.FirstSent})
+			add(Gap{Epoch: e.id, From: end.To + 1, To: x.From - 1, Rows: less(x.RowsBefore, end.RowsAfter), First: end.LastSent, Last: x.FirstSent})
 		}
 		end = x
 	}
-	if i+1 < len(l.epochs) {
-		if next := l.epochs[i+1]; next.first && next.before.Epoch == e.id && next.before.Number > end.To {
-			g := Gap{Epoch: e.id, From: end.To + 1, To: next.before.Number, First: end.LastSent, Last: next.firstSent()}
-			if next.before.Rows > end.RowsAfter {
-				g.Rows = next.before.Rows - end.RowsAfter
-			}
-			add(g)
-		}
+	if next := l.successor(e); next != nil && next.before.Number > end.To {
+		add(Gap{
+			Epoch: e.id, From: end.To + 1, To: next.before.Number, Rows: less(next.before.Rows, end.RowsAfter),
+			First: end.LastSent, Last: next.firstSent(),
+		})
 	}
 	return gaps
 }
+
+// successor returns the epoch that knows most of the end of e, or nil: more than one if the outbox was copied.
+func (l *Ledger) successor(e *epoch) (found *epoch) {
+	for _, x := range l.epochs {
+		if x.first && x.before.Epoch == e.id && (found == nil || x.before.Number > found.before.Number) {
+			found = x
+		}
+	}
+	return found
+}
+
+// less is a - b, and 0 where a header lies about its rows.
+func less(a, b uint64) uint64 { return a - min(a, b) }
 
 func (e *epoch) firstSent() int64 {
 	if len(e.spans) == 0 {
@@ -244,8 +265,8 @@ func (l *Ledger) explain(g Gap) []Gap {
 					before.Rows = left
 				} else {
 					// How the rest divides is known when the frames come; until then by frames.
-					frames := (lost.From - r.From) + (r.To - lost.To)
-					before.Rows = left * (lost.From - r.From) / frames
+					high, low := bits.Mul64(left, lost.From-r.From)
+					before.Rows, _ = bits.Div64(high, low, (lost.From-r.From)+(r.To-lost.To))
 				}
 				left -= before.Rows
 				parts = append([]Gap{before}, parts...)

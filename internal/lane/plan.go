@@ -26,19 +26,21 @@ type Start struct {
 // PlanStart decides where the live lane goes on after a connect, or when it has fallen behind.
 //
 // oldest is the first run of frames not known to be stored (ok false: all are), last the last frame on the live lane
-// (zero: none, or one of another process), head the newest frame of the outbox, groupOf the first frame of the file
-// that holds a frame. Deltas go on where the lane ended only after a short silence: later, a hub may have forgotten the
-// state they apply to.
-func PlanStart(oldest Pending, ok bool, last, head frame.ID, now int64, inOrder bool, groupOf func(frame.ID) frame.ID) Start {
+// (zero: none, or one of another process), head the newest frame of the outbox, group the first frame of the file that
+// holds the first frame of oldest. Deltas go on where the lane ended only after a short silence: later, a hub may have
+// forgotten the state they apply to.
+func PlanStart(oldest Pending, ok bool, last, head, group frame.ID, now int64, inOrder bool) Start {
+	young := now-oldest.FirstSent <= Backlog.Milliseconds()
 	switch {
 	case !ok && last == head && head.Number != 0:
 		return Start{From: frame.ID{Epoch: head.Epoch, Number: head.Number + 1}}
 	case !ok:
 		return Start{Keyframe: true}
-	case !inOrder && now-oldest.FirstSent > Backlog.Milliseconds():
-		return Start{Keyframe: true}
-	case now-oldest.FirstSent <= Backlog.Milliseconds() && oldest.First.Number > 1 && last == frame.ID{Epoch: oldest.First.Epoch, Number: oldest.First.Number - 1}:
+	case young && oldest.First.Number > 1 && last == frame.ID{Epoch: oldest.First.Epoch, Number: oldest.First.Number - 1}:
 		return Start{From: oldest.First}
+	case young && oldest.First == group, inOrder:
+		return Start{From: group}
 	}
-	return Start{From: groupOf(oldest.First)}
+	// What is pending may stand far behind its keyframe, which is too old for the live lane.
+	return Start{Keyframe: true}
 }

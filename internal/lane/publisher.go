@@ -10,13 +10,17 @@ import (
 // one before it (DESIGN: publishing). It keeps one message in flight:
 //
 //	for {
-//		switch action := p.Next(); action {
+//		switch p.Next() {
 //		case Look:    read the subject's last message, then p.Found or p.FoundNone
-//		case Publish: publish the message with p.Expect(), then p.Stored or p.Refused, or nothing if in doubt
+//		case Publish: publish the message with p.Expect(), then p.Stored, p.Refused, or p.Unanswered if in doubt
 //		case Done:    p.Begin with the next message
+//		case Part:    p.Drop, and begin with what follows the frame that was found
 //		case Yield:   stop; p.Owner() took the lane over
 //		}
 //	}
+//
+// What a Look finds may be behind the truth, since any replica may answer. So a look alone never proves that the server
+// lost something: only a publish does that is taken although it names less than what had been stored.
 type Publisher struct {
 	epoch frame.Epoch
 	// mine reports whether an epoch belongs to the same outbox.
@@ -26,12 +30,18 @@ type Publisher struct {
 	expect uint64
 	floor  uint64 // an answer to Look below this is from a server that is behind
 	behind int    // answers below the floor in a row
-	owned  bool   // a message of this process was stored
-	stored frame.ID
-	yield  frame.Epoch
-	lost   bool
 
-	last frame.ID // of the message in flight; zero: none
+	owned    bool     // a message of this process was stored:
+	stored   frame.ID // the last frame of the newest one,
+	storedAt uint64   // and its sequence
+	yield    frame.Epoch
+
+	doubt bool // expect is older than what was stored: a publish that is taken proves a loss
+	lost  bool // it is proved, or cannot be ruled out any more
+
+	first, last frame.ID // of the message in flight; zero: none
+	tried       bool     // it was published in doubt, and there was no answer
+	part        bool     // its first frames are stored, by a message that arrived late
 }
 
 // maxBehind is how many answers of a server that is behind are not taken. Then the lane may have been emptied since,
@@ -45,10 +55,11 @@ const (
 	Done    Action = iota // nothing is in flight
 	Look                  // the subject's last message must be read
 	Publish               // the message in flight must be published
+	Part                  // a part of the message in flight is stored already
 	Yield                 // another process owns the lane
 )
 
-func (a Action) String() string { return [...]string{"done", "look", "publish", "yield"}[a] }
+func (a Action) String() string { return [...]string{"done", "look", "publish", "part", "yield"}[a] }
 
 // NewPublisher returns a machine that knows nothing of its subject yet. mine tells the epochs of the same outbox, the
 // given one included, from those of other processes.
@@ -56,13 +67,16 @@ func NewPublisher(epoch frame.Epoch, mine func(frame.Epoch) bool) *Publisher {
 	return &Publisher{epoch: epoch, mine: mine}
 }
 
-// Begin puts a message in flight, whose last frame is given.
-func (p *Publisher) Begin(last frame.ID) {
-	if p.last != (frame.ID{}) {
+// Begin puts a message in flight, which holds the frames from first to last of one epoch.
+func (p *Publisher) Begin(first, last frame.ID) {
+	if p.InFlight() {
 		panic(fmt.Sprintf("BUG: lane.Publisher: %s begins while %s is in flight", last, p.last))
 	}
-	p.last = last
+	p.first, p.last = first, last
 }
+
+// InFlight reports whether a message is.
+func (p *Publisher) InFlight() bool { return p.last != frame.ID{} }
 
 // Next is what must be done now.
 func (p *Publisher) Next() Action {
@@ -71,8 +85,10 @@ func (p *Publisher) Next() Action {
 		return Yield
 	case !p.known:
 		return Look
-	case p.last == frame.ID{}:
+	case !p.InFlight():
 		return Done
+	case p.part:
+		return Part
 	}
 	return Publish
 }
@@ -88,17 +104,32 @@ func (p *Publisher) Owned() bool { return p.owned }
 
 // Stored is the answer that the message in flight has a sequence.
 func (p *Publisher) Stored(sequence uint64) {
-	p.known, p.expect, p.floor = true, sequence, 0
-	p.owned, p.stored, p.last = true, p.last, frame.ID{}
+	p.lost = p.lost || p.doubt
+	p.settle(sequence)
+}
+
+func (p *Publisher) settle(sequence uint64) {
+	p.known, p.expect, p.floor, p.doubt = true, sequence, 0, false
+	p.owned, p.stored, p.storedAt = true, p.last, sequence
+	p.endFlight()
+}
+
+func (p *Publisher) endFlight() {
+	p.first, p.last, p.tried, p.part = frame.ID{}, frame.ID{}, false, false
 }
 
 // Refused is the answer that the subject's last sequence is another than expected. What is stored there decides.
-func (p *Publisher) Refused(actual uint64) { p.known, p.floor, p.behind = false, actual, 0 }
+func (p *Publisher) Refused(actual uint64) {
+	p.known, p.doubt = false, false
+	p.floor, p.behind = actual, 0
+}
 
-// Relook makes the machine look before it publishes again: after a reconnect, the server may be another one. After an
-// answer that does not tell whether the message in flight is stored, nothing needs to be said: it is published again
-// as it was, and if it had been stored, that is refused.
-func (p *Publisher) Relook() { p.known, p.floor = false, 0 }
+// Unanswered says that the message in flight may be stored or not. It is published again as it was, and if it had been
+// stored, that is refused.
+func (p *Publisher) Unanswered() { p.tried = p.tried || p.doubt }
+
+// Relook makes the machine look before it publishes again: after a reconnect, the server may be another one.
+func (p *Publisher) Relook() { p.known, p.floor, p.doubt = false, 0, false }
 
 // Found is the answer to Look: the sequence of the subject's last message and its last frame; its zero value if the
 // message is no frame. It reports whether the answer was taken; one from a server that is behind is not, and must be
@@ -107,17 +138,24 @@ func (p *Publisher) Found(sequence uint64, id frame.ID) bool {
 	if p.isBehind(sequence) {
 		return false
 	}
+	mine := id.Epoch == p.epoch || id == p.stored || p.mine(id.Epoch)
 	switch {
-	case p.last != frame.ID{} && id == p.last:
-		p.Stored(sequence)
+	case p.InFlight() && id == p.last:
+		// A delta follows its keyframe on the same lane, so all before it is stored too.
+		p.lost = p.lost || p.tried
+		p.settle(sequence)
 		return true
-	case p.owned && id.Epoch != p.epoch && !p.mine(id.Epoch):
+	case p.owned && id.Epoch != 0 && !mine && sequence > p.storedAt:
 		// Another process published after this one did: this one was replaced.
 		p.yield = id.Epoch
 		return true
 	}
-	p.lost = p.lost || p.owned && id != p.stored
 	p.known, p.expect = true, sequence
+	p.doubt = p.owned && (sequence < p.storedAt || sequence == p.storedAt && id != p.stored)
+	p.part = id.Epoch == p.first.Epoch && p.first.Number <= id.Number && id.Number < p.last.Number
+	if p.owned && mine && id.Epoch != 0 && !p.doubt {
+		p.stored, p.storedAt = id, sequence // one that had been given up arrived late
+	}
 	return true
 }
 
@@ -126,8 +164,7 @@ func (p *Publisher) FoundNone() bool {
 	if p.isBehind(0) {
 		return false
 	}
-	p.lost = p.lost || p.owned
-	p.known, p.expect = true, 0
+	p.known, p.expect, p.doubt, p.part = true, 0, p.owned, false
 	return true
 }
 
@@ -140,7 +177,11 @@ func (p *Publisher) isBehind(sequence uint64) bool {
 	return p.behind <= maxBehind
 }
 
-// Lost reports, once, that the server does not hold any more what it said it had stored.
+// Doubt says, after a look, that an earlier process of the same outbox had more stored than what was found.
+func (p *Publisher) Doubt() { p.doubt = true }
+
+// Lost reports, once, that the server does not hold any more what it said it had stored. Where that cannot be told it
+// says so too: sending again does no harm.
 func (p *Publisher) Lost() bool {
 	lost := p.lost
 	p.lost = false
@@ -153,6 +194,8 @@ func (p *Publisher) Forgive() {
 	p.Relook()
 }
 
-// Drop takes the message in flight back, when no answer is awaited: it will not be published, or is stored for all
-// that matters.
-func (p *Publisher) Drop() { p.last = frame.ID{} }
+// Drop takes the message in flight back: it will not be published again in this form. It may still arrive.
+func (p *Publisher) Drop() {
+	p.lost = p.lost || p.tried
+	p.endFlight()
+}

@@ -92,6 +92,10 @@ type Site struct {
 	backfillKeyframe uint64
 	live, backfill   *frame.Decoder
 	refused          bool
+	// limits of decoders that are made from now on; those of the lanes are made anew, with their next keyframe, where
+	// stale is set.
+	limits                   frame.DecoderConfig
+	staleLive, staleBackfill bool
 }
 
 // KeyframeOf returns the stream sequence of the message with the last keyframe that was decoded on a lane; 0 before
@@ -168,12 +172,23 @@ func (r *Receiver) site(name string) *Site {
 		return nil
 	}
 	cfg, ok := r.cfg.Decoder(name)
-	s = &Site{Name: name, refused: !ok}
+	s = &Site{Name: name, refused: !ok, limits: cfg}
 	if ok {
 		s.live, s.backfill = frame.NewDecoder(cfg), frame.NewDecoder(cfg)
 	}
 	r.sites[name] = s
 	return s
+}
+
+// renew replaces the decoder of a lane that is about to take a keyframe, if other limits are in force than when it was
+// made.
+func (s *Site) renew(backfill bool) {
+	switch {
+	case backfill && s.staleBackfill:
+		s.backfill, s.staleBackfill = frame.NewDecoder(s.limits), false
+	case !backfill && s.staleLive:
+		s.live, s.staleLive = frame.NewDecoder(s.limits), false
+	}
 }
 
 // Step takes one message.
@@ -214,6 +229,18 @@ func (s *Site) step(m *Message, header *frame.Header, b []byte, h *Handler) erro
 	if m.Backfill {
 		decoder = s.backfill
 	}
+	// The header is about to change what is known of the site.
+	if _, err := frame.Verify(b); err != nil {
+		return err
+	}
+	if header.Kind == frame.Keyframe {
+		s.renew(m.Backfill)
+		if m.Backfill {
+			decoder = s.backfill
+		} else {
+			decoder, s.Waiting = s.live, false
+		}
+	}
 	had := s.Ledger.Has(header.ID)
 	if had {
 		s.Repeated++
@@ -221,20 +248,13 @@ func (s *Site) step(m *Message, header *frame.Header, b []byte, h *Handler) erro
 			return nil
 		}
 	}
-	if header.Kind == frame.Keyframe && !m.Backfill {
-		s.Waiting = false
-	}
-	// The rank is needed before the first row, and the header is not verified before Decode does: so it is verified
-	// here where it is about to change what is known of the site.
-	if _, err := frame.Verify(b); err != nil {
-		return err
-	}
 	if !decoder.Applies(header) {
 		s.Waiting = s.Waiting || !m.Backfill
 		_, err := decoder.Decode(b, frame.Handler{})
 		return err
 	}
 	d := Delivery{Site: s.Name, Rank: s.Ledger.Place(header, m.Backfill), Backfill: m.Backfill, Header: header}
+	losses := 0
 	_, err := decoder.Decode(b, frame.Handler{
 		Row: func(row *series.Row) {
 			if had {
@@ -247,6 +267,9 @@ func (s *Site) step(m *Message, header *frame.Header, b []byte, h *Handler) erro
 			}
 		},
 		Loss: func(l frame.Loss) {
+			if losses++; losses > maxLosses {
+				return
+			}
 			s.Ledger.Lose(l)
 			if h.Loss != nil && !had {
 				h.Loss(s.Name, l)
@@ -295,11 +318,19 @@ func classify(err error) Reason {
 	return ReasonCorrupt
 }
 
-// Readmit asks again, for every site, whether it is let in.
-func (r *Receiver) Readmit(admitted func(site string) bool) {
+// Readmit asks again, for every site, whether it is let in and with which limits. What is known of a site stays: if it
+// is let in again, nothing is handed out twice.
+func (r *Receiver) Readmit() {
 	for name, s := range r.sites {
-		if ok := admitted(name); ok == s.refused {
-			delete(r.sites, name) // it begins anew, or is refused, with its next message
+		cfg, ok := r.cfg.Decoder(name)
+		switch {
+		case !ok:
+			s.live, s.backfill = nil, nil
+		case s.live == nil:
+			s.live, s.backfill, s.staleLive, s.staleBackfill = frame.NewDecoder(cfg), frame.NewDecoder(cfg), false, false
+		case s.limits != cfg:
+			s.staleLive, s.staleBackfill = true, true
 		}
+		s.refused, s.limits = !ok, cfg
 	}
 }

@@ -64,7 +64,7 @@ func (s Spans) Add(x Span) Spans {
 // Rows counts the rows of all spans.
 func (s Spans) Rows() (n uint64) {
 	for _, x := range s {
-		n += x.RowsAfter - x.RowsBefore
+		n += less(x.RowsAfter, x.RowsBefore)
 	}
 	return n
 }
