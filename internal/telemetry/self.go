@@ -134,7 +134,7 @@ func (s *Self) add(family *series.Family, name string, pairs []*dto.LabelPair, l
 	column, known := s.columns[string(key)]
 	if !known {
 		b := labels.NewScratchBuilder(len(pairs) + 2)
-		b.Add(labels.MetricName, name)
+		b.Add(model.MetricNameLabel, name)
 		for _, p := range pairs {
 			b.Add(p.GetName(), p.GetValue())
 		}
