@@ -12,9 +12,11 @@
 //
 // It promises that an older row never replaces a newer one, whichever arrives first; that no row is stored in part;
 // that readers and the writer hold each other up only for the time it takes to copy one row or a thousand series; that
-// no site can make an answer unreadable for the others; and that its memory is bounded by the limits of the sites, at
-// eight bytes a series beside what all sources of one schema share.
+// no site can make an answer unreadable for the others, nor take up the time of all with schemas that come and go; and
+// that its memory is bounded by the limits of the sites, at eight bytes a series beside what all sources of one schema
+// share.
 //
 // It has no clock: the time comes with each call, and somebody has to call Expire. It keeps one sample per series and
-// no history. It does not render: package expo writes, package federate answers.
+// no history. Where sites disagree on which family a series belongs to (a histogram here, untyped there), both
+// families are read, each with its own sites' series. It does not render: package expo writes, package federate answers.
 package store

@@ -15,8 +15,9 @@ import (
 // share an index, which follows the longest; a source on a shorter one ends where its values end.
 type index struct {
 	schema  *series.Schema
-	sources []*source // each knows its slot
-	hidden  []bool    // columns that no reader can be given; nil if there are none
+	sources []*source             // each knows its slot
+	hidden  []bool                // columns that no reader can be given; nil if there are none
+	seen    map[identity]struct{} // of all columns; nil if the schema has never grown
 	// Columns with the site label or with a name that it may be renamed to, ascending: what a reader sees of them
 	// depends on the source's labels too, and is worked out one by one.
 	contested []uint32
@@ -102,17 +103,22 @@ func (s *Store) grow(x *index, schema *series.Schema) {
 // already. One of them in an answer would make its reader reject the whole of it, other sites' series included.
 func (s *Store) hide(x *index, first int) {
 	columns := x.schema.Columns()
-	type identity struct {
-		hash uint64
-		kind series.Kind
+	seen := x.seen
+	if seen == nil {
+		seen = make(map[identity]struct{}, len(columns))
+		for i := range columns[:first] {
+			seen[identify(&columns[i])] = struct{}{}
+		}
 	}
-	seen := make(map[identity]struct{}, len(columns))
-	for i := range columns {
+	if first > 0 { // will grow again
+		x.seen = seen
+	}
+	for i := first; i < len(columns); i++ {
 		c := &columns[i]
-		id := identity{c.Labels.Hash(), c.Kind}
+		id := identify(c)
 		_, twice := seen[id]
 		seen[id] = struct{}{}
-		if i < first || !twice && c.Labels.Get(model.MetricNameLabel) != "" && checkLabels(c.Labels) == nil {
+		if !twice && c.Labels.Get(model.MetricNameLabel) != "" && checkLabels(c.Labels) == nil {
 			continue
 		}
 		s.metrics.hidden.Inc()
@@ -120,6 +126,14 @@ func (s *Store) hide(x *index, first int) {
 		x.hidden[i] = true
 	}
 }
+
+// identity tells the columns of a schema apart.
+type identity struct {
+	labels uint64 // hash
+	kind   series.Kind
+}
+
+func identify(c *series.Column) identity { return identity{c.Labels.Hash(), c.Kind} }
 
 func (x *index) isHidden(column int) bool { return column < len(x.hidden) && x.hidden[column] }
 
@@ -179,6 +193,13 @@ type catalogue struct {
 	grouping Grouping
 	families map[familyKey]*family
 	order    []familyKey // sorted; nil when out of date. Selections keep it: it is replaced, never changed
+	changes  int         // of the set of families
+}
+
+// changed notes that the set of families is another one.
+func (c *catalogue) changed() {
+	c.order = nil
+	c.changes++
 }
 
 type familyKey struct {
@@ -208,28 +229,41 @@ type posting struct {
 // order lists the families of a grouping by name. The list is not to be changed.
 func (s *Store) order(g Grouping) []familyKey {
 	s.mu.RLock()
-	var known []familyKey
-	if c := s.catalogues[g]; c != nil {
-		known = c.order
-	}
+	c := s.catalogues[g]
 	s.mu.RUnlock()
-	if known != nil {
-		return known
+	if c == nil {
+		c = s.catalogued(g)
 	}
+	s.mu.RLock()
+	order, changes := c.order, c.changes
+	if order != nil {
+		s.mu.RUnlock()
+		return order
+	}
+	order = slices.Collect(maps.Keys(c.families))
+	s.mu.RUnlock()
+
+	slices.SortFunc(order, familyKey.compare) // there may be many: nobody has to wait for it
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := s.catalogues[g]
-	if c == nil {
-		c = &catalogue{grouping: g, families: map[familyKey]*family{}}
+	if c.changes == changes {
+		c.order = order
+	}
+	return order
+}
+
+// catalogued builds the catalogue of a grouping, which lasts as long as the store.
+func (s *Store) catalogued(g Grouping) *catalogue {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.catalogues[g] == nil {
+		c := &catalogue{grouping: g, families: map[familyKey]*family{}}
 		for _, x := range s.indexes {
 			c.add(x, 0)
 		}
 		s.catalogues[g] = c
 	}
-	if c.order == nil {
-		c.order = slices.SortedFunc(maps.Keys(c.families), familyKey.compare)
-	}
-	return c.order
+	return s.catalogues[g]
 }
 
 // add lists the columns of x from first on.
@@ -248,7 +282,7 @@ func (c *catalogue) add(x *index, first int) {
 		if f == nil {
 			f = &family{}
 			c.families[key] = f
-			c.order = nil
+			c.changed()
 		}
 		if !slices.Contains(f.names, name) {
 			f.names = append(f.names, name)
@@ -267,7 +301,7 @@ func (c *catalogue) sweep() {
 		f.postings = slices.DeleteFunc(f.postings, func(p posting) bool { return len(p.index.sources) == 0 })
 		if len(f.postings) == 0 {
 			delete(c.families, key)
-			c.order = nil
+			c.changed()
 		}
 	}
 }

@@ -258,7 +258,7 @@ func (s *scenario) row(now int64) *series.Row {
 func (s *scenario) matchers() [][]*labels.Matcher {
 	var sets [][]*labels.Matcher
 	n := 1 + s.rnd.IntN(2)
-	if s.rnd.IntN(10) == 0 {
+	if s.rnd.IntN(20) == 0 {
 		n = 40 // more distinct matchers than a word has bits
 	}
 	for range n {
@@ -275,7 +275,7 @@ func (s *scenario) matchers() [][]*labels.Matcher {
 }
 
 func TestStoreAgreesWithOracle(t *testing.T) {
-	for seed := range uint64(40) {
+	for seed := range uint64(30) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { compareWithOracle(t, seed) })
 	}
 }

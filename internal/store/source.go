@@ -54,6 +54,17 @@ type nativeHistogram struct {
 // columns is how many columns the source counts against its site's limit.
 func (s *source) columns() int { return len(s.values) }
 
+// churn is how many columns the source would have to take up anew with a schema.
+func (s *source) churn(schema *series.Schema) int {
+	switch {
+	case s.schema == schema:
+		return 0
+	case s.schema != nil && schema.Extends(s.schema):
+		return schema.Len() - s.columns()
+	}
+	return schema.Len()
+}
+
 // alive counts the series that are there.
 func (s *source) alive() int { return series.CountBits(s.present, len(s.values)) }
 

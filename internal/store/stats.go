@@ -93,7 +93,7 @@ func newMetrics() *metrics {
 			Help: "Rows refused, by reason.",
 		}, []string{"reason"}),
 	}
-	for _, reason := range []Reason{ReasonFuture, ReasonSeries, ReasonSources, ReasonSite, ReasonInvalid} {
+	for _, reason := range []Reason{ReasonFuture, ReasonSeries, ReasonSources, ReasonChurn, ReasonSite, ReasonInvalid} {
 		m.refused.WithLabelValues(string(reason))
 	}
 	return m

@@ -68,7 +68,15 @@ type site struct {
 	sources map[string]*source // by key, ended ones included
 	columns int                // of all sources
 	lastRow int64              // newest time of any row, in ms
+
+	// Columns that got another schema within the current minute, which costs more than anything else a site can do.
+	churn       int
+	churnMinute int64
 }
+
+// churnFactor bounds the churn of a site to a multiple of the series it may have. It takes all sources to begin anew
+// several times a minute to get there.
+const churnFactor = 4
 
 // New returns an empty store.
 func New(o Options) (*Store, error) {
@@ -132,6 +140,7 @@ const (
 	ReasonFuture  Reason = "future"       // its time is more than FutureBound ahead
 	ReasonSeries  Reason = "series_limit" // the site would have more series than it may
 	ReasonSources Reason = "source_limit" // the site would have more sources than it may
+	ReasonChurn   Reason = "schema_churn" // the site changes its schemas too often
 	ReasonSite    Reason = "site_label"   // it has the site label already, and on_conflict is reject
 	ReasonInvalid Reason = "invalid"      // its parts contradict each other, or a label of its source is not valid
 )
@@ -194,7 +203,7 @@ func (s *Store) apply(siteName string, rank Rank, row *series.Row, now int64) er
 		s.end(src)
 	} else {
 		var err error
-		if src, err = s.admit(st, src, row); err != nil {
+		if src, err = s.admit(st, src, row, now); err != nil {
 			return err
 		}
 		src.store(row)
@@ -206,55 +215,86 @@ func (s *Store) apply(siteName string, rank Rank, row *series.Row, now int64) er
 	return nil
 }
 
-// admit makes room for a row of st that is going to be stored: it creates the source if src is nil, gives it the
-// row's schema and labels, and refuses what exceeds a limit before anything has changed.
-func (s *Store) admit(st *site, src *source, row *series.Row) (*source, error) {
+// admit makes room for a row of st that is going to be stored: it creates the source if src is nil, and gives it the
+// row's schema and labels. What it refuses, it refuses before anything has changed.
+func (s *Store) admit(st *site, src *source, row *series.Row, now int64) (*source, error) {
 	if src != nil && src.schema == row.Schema && src.origin == row.Source {
 		return src, nil
 	}
-	if src == nil || !labels.Equal(src.origin.Labels, row.Source.Labels) {
+	relabelled := src == nil || src.index == nil || !labels.Equal(src.origin.Labels, row.Source.Labels)
+	if relabelled {
 		if err := checkSourceLabels(row.Source.Labels); err != nil {
 			return nil, refuse(ReasonInvalid, "%v", err)
 		}
 	}
-	if s.config.OnConflict == Reject && s.config.SiteLabel != "" {
-		if row.Source.Labels.Has(s.config.SiteLabel) {
-			return nil, refuse(ReasonSite, "its labels %s have %q", row.Source.Labels, s.config.SiteLabel)
-		}
-		if c := findLabel(row.Schema.Columns(), s.config.SiteLabel); c != nil {
-			return nil, refuse(ReasonSite, "series %s has %q", c.Labels, s.config.SiteLabel)
-		}
+	if err := s.checkConflict(row); err != nil {
+		return nil, err
 	}
-	limits, columns := s.limits(st.name), 0
-	if src != nil {
-		columns = src.columns()
-	}
-	if after := st.columns - columns + row.Schema.Len(); limits.Series > 0 && after > limits.Series && after > st.columns {
-		return nil, refuse(ReasonSeries, "%d series, limit %d", after, limits.Series)
+	if err := s.checkLimits(st, src, row, now); err != nil {
+		return nil, err
 	}
 	if src == nil {
-		if limits.Sources > 0 && len(st.sources) >= limits.Sources {
-			s.forget(st, func(src *source) bool { return src.index == nil })
-		}
-		if limits.Sources > 0 && len(st.sources) >= limits.Sources {
-			return nil, refuse(ReasonSources, "%d sources, limit %d", len(st.sources)+1, limits.Sources)
-		}
-		src = &source{site: st, origin: row.Source}
+		src = &source{site: st}
 		st.sources[row.Source.Key] = src
 	}
-	st.columns += row.Schema.Len() - columns
-	if src.index == nil || !labels.Equal(src.origin.Labels, row.Source.Labels) {
-		if src.index != nil {
-			s.forgetBase(src)
-		}
-		src.origin = row.Source
-		s.setBase(src)
+	st.churn += src.churn(row.Schema)
+	st.columns += row.Schema.Len() - src.columns()
+	if relabelled && src.index != nil {
+		s.forgetBase(src)
 	}
 	src.origin = row.Source
+	if relabelled {
+		s.setBase(src)
+	}
 	if src.schema != row.Schema {
 		s.setSchema(src, row)
 	}
 	return src, nil
+}
+
+// checkConflict refuses a row that has the site label if that is what on_conflict says.
+func (s *Store) checkConflict(row *series.Row) error {
+	site := s.config.SiteLabel
+	if s.config.OnConflict != Reject || site == "" {
+		return nil
+	}
+	if row.Source.Labels.Get(site) != "" {
+		return refuse(ReasonSite, "its labels %s have %q", row.Source.Labels, site)
+	}
+	if c := findLabel(row.Schema.Columns(), site); c != nil {
+		return refuse(ReasonSite, "series %s has %q", c.Labels, site)
+	}
+	return nil
+}
+
+// checkLimits refuses a row that would make its site exceed a limit. A site that exceeds one already, because it was
+// lowered, may stay as it is. When there are too many sources, those that have ended make room.
+func (s *Store) checkLimits(st *site, src *source, row *series.Row, now int64) error {
+	limits, isNew := s.limits(st.name), src == nil
+	if isNew {
+		src = &source{}
+	}
+	if limits.Series > 0 {
+		after := st.columns - src.columns() + row.Schema.Len()
+		if after > limits.Series && after > st.columns {
+			return refuse(ReasonSeries, "%d series, limit %d", after, limits.Series)
+		}
+		if minute := now / time.Minute.Milliseconds(); minute != st.churnMinute {
+			st.churn, st.churnMinute = 0, minute
+		}
+		if churn := st.churn + src.churn(row.Schema); churn > churnFactor*limits.Series {
+			return refuse(ReasonChurn, "%d series with another schema within a minute, limit %d", churn, churnFactor*limits.Series)
+		}
+	}
+	if limits.Sources > 0 && isNew {
+		if len(st.sources) >= limits.Sources {
+			s.forget(st, func(src *source) bool { return src.index == nil })
+		}
+		if len(st.sources) >= limits.Sources {
+			return refuse(ReasonSources, "%d sources, limit %d", len(st.sources)+1, limits.Sources)
+		}
+	}
+	return nil
 }
 
 // end frees what the source holds. Its rank stays, so that older rows do not bring it back.

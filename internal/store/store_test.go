@@ -413,9 +413,31 @@ func TestLimits(t *testing.T) {
 	f.apply("a", &series.Row{Source: source("1"), T: now, End: true})
 	f.apply("a", row("3", 3)) // takes the place of what has ended
 	f.want(`m0{site="a"}`, "# m0 unknown\nm0{key=\"2\", site=\"a\"} 0 +0\nm0{key=\"3\", site=\"a\"} 0 +0\n")
-	limits.Series = 1 // whoever has more may stay as it is, or shrink
+	limits.Series = 3 // whoever has more may stay as it is, or shrink
 	f.apply("a", row("3", 2))
 	f.refused(store.ReasonSeries, "a", row("3", 3))
+}
+
+// A site that flips between schemas pays with its own rows, not with everybody's time.
+func TestChurnIsBounded(t *testing.T) {
+	f := newFixture(t, func(o *store.Options) {
+		o.Limits = func(string) store.Limits { return store.Limits{Series: 10} }
+	})
+	src := source("s")
+	row := func(texts ...string) *series.Row {
+		return &series.Row{Source: src, Schema: f.schema(texts...), T: now, Values: make([]float64, len(texts))}
+	}
+	flip, flop := row("a", "b", "c", "d", "e"), row("f", "g", "h", "i", "j")
+	for range 4 {
+		f.apply("a", flip)
+		f.apply("a", flop)
+	}
+	f.refused(store.ReasonChurn, "a", flip)
+	f.apply("a", flop)
+	f.apply("b", flip)
+	if err := f.store.Apply("a", store.Rank{Epoch: 9}, flip, now+time.Minute.Milliseconds()); err != nil {
+		t.Errorf("a minute later: %v", err)
+	}
 }
 
 func TestBadRowsHarmNothing(t *testing.T) {
