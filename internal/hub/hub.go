@@ -65,7 +65,7 @@ type Hub struct {
 	receiver   *lane.Receiver
 	guards     map[string]*guard
 	lastRow    map[string]int64 // by site: when the last row was applied, by this clock
-	problem    string // why the stream cannot be read at the moment
+	problem    string           // why the stream cannot be read at the moment
 }
 
 // New returns a hub that has read nothing.
@@ -353,5 +353,8 @@ func (g *guard) apply(row *series.Row, next series.Sink) error {
 	return next(row)
 }
 
-// Metrics to register.
-func (h *Hub) Metrics() []prometheus.Collector { return append(h.metrics.all(), siteCollector{h}) }
+// Metrics to register: totals.
+func (h *Hub) Metrics() []prometheus.Collector { return h.metrics.all() }
+
+// SiteMetrics to register: one series of each for every site.
+func (h *Hub) SiteMetrics() []prometheus.Collector { return []prometheus.Collector{siteCollector{h}} }
