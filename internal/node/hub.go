@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"net/http"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/config"
 	"github.com/thalweg/thalweg/internal/federate"
@@ -45,6 +48,10 @@ func (n *Node) newHub(handlers map[string]http.Handler) (*hubRole, error) {
 		return nil, err
 	}
 	handlers["/federate"] = r.federate
+	sites := prometheus.NewRegistry()
+	sites.MustRegister(r.hub.SiteMetrics()...)
+	handlers["GET /metrics/sites"] = promhttp.HandlerFor(sites, promhttp.HandlerOpts{EnableOpenMetrics: true})
+	n.siteMetrics = sites
 	n.metrics.MustRegister(r.hub.Metrics()...)
 	n.metrics.MustRegister(r.store.Metrics()...)
 	n.metrics.MustRegister(r.federate.Metrics()...)

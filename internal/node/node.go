@@ -40,7 +40,9 @@ type Node struct {
 	log     *telemetry.Log
 	metrics *telemetry.Metrics
 	health  *telemetry.Health
-	catalog *series.Catalog
+	// siteMetrics has what a hub says about each site; nil where there is no hub.
+	siteMetrics *prometheus.Registry
+	catalog     *series.Catalog
 
 	server *natsd.Server // nil if none is embedded
 	keeper *bus.Conn     // keeps the stream of an embedded server in a process that is no hub

@@ -1,0 +1,155 @@
+package node
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/thalweg/thalweg/internal/config"
+	"github.com/thalweg/thalweg/internal/telemetry"
+)
+
+var update = flag.Bool("update", false, "write docs/metrics.md anew")
+
+const metricsHead = `# Metrics
+
+What a process says about itself at ` + "`/metrics`" + `, and what every edge sends to its hubs as job ` + "`thalweg`" + ` with its site
+as instance. A hub serves what begins with ` + "`thalweg_site_`" + ` apart, at ` + "`/metrics/sites`" + `, and does not send it. Labels have few values: lanes, reasons, causes and outcomes are closed sets, all of which are listed here;
+` + "`site`" + ` and ` + "`connection`" + ` are as many as there are. A process has those of its roles only.
+
+This page is made from the program: ` + "`go test ./internal/node -run TestMetricsDocument -update`" + `.
+
+`
+
+// TestMetricsDocument compares docs/metrics.md with the metrics of a process that has all roles.
+func TestMetricsDocument(t *testing.T) {
+	dir := t.TempDir()
+	found := map[string]*dto.MetricFamily{}
+	collect := func(yaml string, complete func(map[string]*dto.MetricFamily) bool) {
+		n := start(t, yaml)
+		for _, path := range []string{"/metrics", "/"} { // so that requests are counted
+			r, err := http.Get(n.URL() + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Body.Close()
+		}
+		await(t, "all metrics", func() bool {
+			gatherers := prometheus.Gatherers{n.metrics}
+			if n.siteMetrics != nil {
+				gatherers = append(gatherers, n.siteMetrics)
+			}
+			families, err := gatherers.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range families {
+				if strings.HasPrefix(f.GetName(), "thalweg_") {
+					found[f.GetName()] = f
+				}
+			}
+			return complete(found)
+		})
+	}
+	collect(fmt.Sprintf("site: all\ndata_dir: %q\nnats: {embedded: {listen: '127.0.0.1:0'}}\nhub: {}\nedge: {}\n", filepath.Join(dir, "a")),
+		func(f map[string]*dto.MetricFamily) bool {
+			return f["thalweg_site_clock_skew_seconds"] != nil && f["thalweg_store_series"] != nil
+		})
+	collect(fmt.Sprintf("site: alone\ndata_dir: %q\nnats: {embedded: {listen: '127.0.0.1:0'}}\nedge: {}\n", filepath.Join(dir, "b")),
+		func(map[string]*dto.MetricFamily) bool { return true })
+
+	var b strings.Builder
+	b.WriteString(metricsHead + "| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n")
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		f := found[name]
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", name, strings.ToLower(f.GetType().String()), labelsOf(f), f.GetHelp())
+	}
+	file := filepath.Join("..", "..", "docs", "metrics.md")
+	if *update {
+		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != b.String() {
+		t.Errorf("%s is not what the program has; run with -update. Want:\n%s", file, b.String())
+	}
+}
+
+// labelsOf lists the labels of a family, with the values of those that are closed sets.
+func labelsOf(f *dto.MetricFamily) string {
+	open := map[string]bool{"site": true, "connection": true, "version": true, "revision": true, "goversion": true, "goos": true, "goarch": true}
+	values := map[string]map[string]bool{}
+	for _, m := range f.Metric {
+		for _, l := range m.Label {
+			if values[l.GetName()] == nil {
+				values[l.GetName()] = map[string]bool{}
+			}
+			values[l.GetName()][l.GetValue()] = true
+		}
+	}
+	// Requests and clients depend on what happened in this test.
+	open["handler"], open["code"] = true, true
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if open[name] {
+			list = append(list, "`"+name+"`")
+			continue
+		}
+		list = append(list, "`"+name+"`: "+strings.Join(slices.Sorted(maps.Keys(values[name])), ", "))
+	}
+	return strings.Join(list, "; ")
+}
+
+// start runs a node until the test ends.
+func start(t *testing.T, yaml string) *Node {
+	t.Helper()
+	cfg, err := config.Parse([]byte(yaml))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := telemetry.OpenLog(telemetry.LogOptions{Level: "debug", Output: t.Output()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := New(Options{Config: cfg, Log: log, Version: "test", ListenAddress: "127.0.0.1:0", Immediate: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+	return n
+}
+
+// await waits until a condition holds.
+func await(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("timed out waiting for %s", what)
+		}
+		time.Sleep(20 * time.Millisecond) // between two looks
+	}
+}
