@@ -65,6 +65,22 @@ func (s *Store) resolve(dst []labels.Label, src *source, column []labels.Label) 
 	return append(dst, setLabel(own, site, src.site.name)...), true
 }
 
+// countDropped counts the series of a source from a column on that on_conflict drops.
+func (s *Store) countDropped(src *source, first int) {
+	if s.config.OnConflict != Drop || s.config.SiteLabel == "" {
+		return
+	}
+	for i := first; i < src.columns(); i++ {
+		if !src.contested && !src.index.isContested(uint32(i)) {
+			continue
+		}
+		column := appendLabels(nil, src.schema.Column(i).Labels)
+		if _, ok := s.resolve(nil, src, column); !ok {
+			s.metrics.dropped.Inc()
+		}
+	}
+}
+
 // isContested reports whether a label of that name may have to give way to the site label.
 func isContested(name, siteLabel string) bool {
 	for name != siteLabel {

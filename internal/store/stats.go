@@ -70,8 +70,8 @@ func (s *Store) Sources(siteName string) []SourceStats {
 }
 
 type metrics struct {
-	applied, superseded, hidden prometheus.Counter
-	refused                     *prometheus.CounterVec
+	applied, superseded, hidden, dropped prometheus.Counter
+	refused                              *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -87,6 +87,10 @@ func newMetrics() *metrics {
 		hidden: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "thalweg_store_hidden_series_total",
 			Help: "Series of new schemas that are not served: they have no name, are not valid, or are there already.",
+		}),
+		dropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "thalweg_store_dropped_series_total",
+			Help: "Series of new schemas that are not served because they have the site label already and on_conflict is drop.",
 		}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "thalweg_store_refused_rows_total",
@@ -115,7 +119,7 @@ func (s *Store) Metrics() []prometheus.Collector {
 		}
 	}
 	return []prometheus.Collector{
-		s.metrics.applied, s.metrics.superseded, s.metrics.hidden, s.metrics.refused,
+		s.metrics.applied, s.metrics.superseded, s.metrics.hidden, s.metrics.dropped, s.metrics.refused,
 		gauge("thalweg_store_sites", "Sites with rows within the last day.", func() int { return len(s.Sites()) }),
 		gauge("thalweg_store_sources", "Sources that have not ended.", total(func(t SiteStats) int { return t.Sources })),
 		gauge("thalweg_store_series", "Series alive.", total(func(t SiteStats) int { return t.Series })),

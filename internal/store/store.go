@@ -247,7 +247,9 @@ func (s *Store) admit(st *site, src *source, row *series.Row, now int64) (*sourc
 		s.setBase(src)
 	}
 	if src.schema != row.Schema {
+		first := row.Schema.Len() - src.churn(row.Schema)
 		s.setSchema(src, row)
+		s.countDropped(src, first)
 	}
 	return src, nil
 }

@@ -365,6 +365,9 @@ m{edge="a", job="k", site="theirs"} 4 +0
 		f := newFixture(t, func(o *store.Options) { o.Config.OnConflict = store.Drop })
 		contested(f)
 		f.want("m", "# m unknown\nm{job=\"k\", site=\"a\"} 3 +0\n")
+		if got := testutil.ToFloat64(metric(t, f.store, "thalweg_store_dropped_series_total")); got != 3 {
+			t.Errorf("%v series dropped, want 3", got)
+		}
 	})
 	t.Run("reject", func(t *testing.T) {
 		f := newFixture(t, func(o *store.Options) { o.Config.OnConflict = store.Reject })
@@ -673,6 +676,9 @@ func TestReadersSeeWholeHistograms(t *testing.T) {
 				}
 				n, sum, first := 0, 0.0, 0.0
 				for family := range f.store.Select(query) {
+					if family.Name != "h" {
+						continue
+					}
 					for r := range family.Series() {
 						if n%4 == 0 {
 							first = r.V
@@ -691,6 +697,10 @@ func TestReadersSeeWholeHistograms(t *testing.T) {
 	}
 	for v := range 20 {
 		round(float64(v))
+		for i := range 20 { // families come and go beside the one that is read
+			f.apply("b", &series.Row{Source: source("b"), Schema: f.schema(fmt.Sprintf("hx%d_%d", v, i), "x"), T: now, Values: []float64{1, 1}})
+			f.apply("b", &series.Row{Source: source("b"), T: now, End: true})
+		}
 		f.store.Expire(now)
 	}
 	close(done)
