@@ -10,8 +10,12 @@ import (
 )
 
 // helloInterval is how often an edge says hello while it is connected, so that a hub that starts later knows where to
-// ask for a keyframe. Each is up to a fifth early.
-const helloInterval = 30 * time.Second
+// ask for a keyframe. Each is up to a fifth early. Without an answer the next ones come after helloRetry, twice that,
+// and so on up to the interval.
+const (
+	helloInterval = 30 * time.Second
+	helloRetry    = time.Second
+)
 
 // keepHello answers control requests and says hello at each connect and now and then, until ctx ends.
 func (e *Edge) keepHello(ctx context.Context) {
@@ -21,12 +25,19 @@ func (e *Edge) keepHello(ctx context.Context) {
 	} else {
 		defer stop()
 	}
-	for ctx.Err() == nil {
+	for unanswered := 0; ctx.Err() == nil; {
+		wait := helloInterval
 		state, changed := e.conn.Watch()
-		if state.Connected {
-			e.sayHello(ctx)
+		switch {
+		case !state.Connected:
+			unanswered = 0
+		case e.sayHello(ctx):
+			unanswered = 0
+		default:
+			wait = min(helloRetry<<min(unanswered, 10), helloInterval)
+			unanswered++
 		}
-		t := time.NewTimer(helloInterval - time.Duration(rand.Int64N(int64(helloInterval/5))))
+		t := time.NewTimer(wait - time.Duration(rand.Int64N(int64(wait/5))))
 		select {
 		case <-t.C:
 		case <-changed:
@@ -36,8 +47,8 @@ func (e *Edge) keepHello(ctx context.Context) {
 	}
 }
 
-// sayHello goes on without an answer: no hub may be there at the moment.
-func (e *Edge) sayHello(ctx context.Context) {
+// sayHello reports whether a hub answered. An edge goes on without: no hub may be there at the moment.
+func (e *Edge) sayHello(ctx context.Context) bool {
 	sent := e.now()
 	hello, err := json.Marshal(lane.Hello{
 		Site: e.site, Version: e.version, Epoch: e.epoch.String(), FrameVersions: lane.FrameVersions(), Control: e.control,
@@ -49,12 +60,12 @@ func (e *Edge) sayHello(ctx context.Context) {
 	answer, err := e.conn.Request(ctx, e.conn.Root().Hello(e.site), hello)
 	if err != nil {
 		e.status.set(PartHello, err.Error())
-		return
+		return false
 	}
 	var welcome lane.Welcome
 	if err := json.Unmarshal(answer, &welcome); err != nil {
 		e.log.Warn("hub answered hello with something else", "site", e.site, "err", err)
-		return
+		return false
 	}
 	e.status.clear(PartHello)
 	// The hub's clock was read about half way between sending and now.
@@ -64,6 +75,7 @@ func (e *Edge) sayHello(ctx context.Context) {
 	defer e.mu.Unlock()
 	e.welcome = welcome
 	e.sender.SetKeyframeInterval(e.keyframeInterval())
+	return true
 }
 
 // answerControl does what a hub asks for.

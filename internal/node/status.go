@@ -97,11 +97,13 @@ func (n *Node) sites() []web.Site {
 	for _, g := range n.hub.hub.Gaps(maxGapsShown) {
 		gaps[g.Site]++
 	}
+	lookback := time.Duration(n.current().Hub.Store.Lookback)
 	var list []web.Site
 	for _, s := range n.hub.hub.Sites() {
 		x := web.Site{
 			Name: s.Name, Part: uint32(s.Part), Expected: s.Expected, LastRow: s.LastRow, Gaps: gaps[s.Name], MissingRows: s.RowsMissing,
-			Sources: held[s.Name].Sources, Series: held[s.Name].Series,
+			Sources: held[s.Name].Sources, Series: held[s.Name].Series, Version: s.Version, SkewSeconds: s.Skew.Seconds(),
+			Samples: s.Samples, Bytes: s.Bytes, State: siteState(&s, lookback),
 		}
 		if s.Newest.Number != 0 {
 			x.Epoch = s.Newest.Epoch.String()
@@ -109,6 +111,18 @@ func (n *Node) sites() []web.Site {
 		list = append(list, x)
 	}
 	return list
+}
+
+func siteState(s *hub.SiteStatus, lookback time.Duration) web.SiteState {
+	switch {
+	case s.Waiting:
+		return web.SiteWaiting
+	case s.LastRow.IsZero() && s.Messages == 0:
+		return web.SiteMissing
+	case time.Since(s.LastRow) > lookback:
+		return web.SiteSilent
+	}
+	return web.SiteLive
 }
 
 func (n *Node) gaps() []web.Gap {
