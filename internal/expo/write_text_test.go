@@ -112,6 +112,44 @@ rpc_seconds_count{job="x"} 10 1000
 	f("rpc_seconds", nil, "")
 }
 
+// Custom buckets come out as Prometheus writes the classic histogram of the same counts.
+func TestTextHistogramAgreesWithPrometheus(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	for range 500 {
+		h := &histogram.FloatHistogram{Schema: histogram.CustomBucketsSchema, Sum: rnd.NormFloat64() * 1e6}
+		bounds := rnd.IntN(6)
+		counts := make([]float64, bounds+1) // the last one has no bound
+		for i := range bounds {
+			h.CustomValues = append(h.CustomValues, float64(i*i)*0.3-1)
+		}
+		last := -1
+		for i := range counts {
+			if rnd.IntN(3) == 0 {
+				continue // not in a span
+			}
+			counts[i] = float64(rnd.IntN(100))
+			h.Count += counts[i]
+			h.PositiveSpans = append(h.PositiveSpans, histogram.Span{Offset: int32(i - last - 1), Length: 1})
+			h.PositiveBuckets = append(h.PositiveBuckets, counts[i])
+			last = i
+		}
+		classic := &dto.Histogram{SampleCountFloat: new(h.Count), SampleSum: new(h.Sum)}
+		cumulative := 0.0
+		for i, bound := range h.CustomValues {
+			cumulative += counts[i]
+			classic.Bucket = append(classic.Bucket, &dto.Bucket{UpperBound: new(bound), CumulativeCountFloat: new(cumulative)})
+		}
+		metric := &dto.Metric{Histogram: classic, TimestampMs: new(int64(7)), Label: []*dto.LabelPair{{Name: new("job"), Value: new("j")}}}
+		family := &dto.MetricFamily{Name: new("h"), Type: dto.MetricType_HISTOGRAM.Enum(), Metric: []*dto.Metric{metric}}
+		text := expo.Text{}
+		got := text.AppendFamily(nil, "h", model.MetricTypeHistogram, "")
+		got = text.AppendHistogram(got, "h", []labels.Label{{Name: "job", Value: "j"}}, h, 7)
+		if want := prometheusText(t, family, model.NoEscaping); string(got) != want {
+			t.Fatalf("%v:\n got %s\nwant %s", h, got, want)
+		}
+	}
+}
+
 func TestTextTypesAndHelp(t *testing.T) {
 	f := func(typ model.MetricType, help, want string) {
 		t.Helper()
