@@ -17,6 +17,9 @@
 // the frames cannot say: acknowledgements, losses not yet announced, the last frame ever stored. Without it everything
 // is read and sent again; no row is lost with it.
 //
+// Opening reads the newest file and those the state file does not know; what is wrong with the others is found when they
+// are read.
+//
 // It promises, with sync: flush, that what Append accepted is there after a crash, in order, or is reported as a loss;
 // that opening never fails because of what the files contain; that Append fails rather than blocks when the disk does;
 // and that disk and memory stay bounded, at the price of the oldest files.

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"math"
+	"slices"
 
 	"github.com/thalweg/thalweg/internal/frame"
 )
@@ -33,21 +34,25 @@ func (o *Outbox) NewestAcked() frame.ID {
 // Knows reports whether the epoch belongs to this outbox: frames of it are here, or it is the newest one.
 func (o *Outbox) Knows(epoch frame.Epoch) bool { return o.knows(epoch) }
 
-// Before reports whether frame a was appended before frame b. Frames of epochs that are not here any more are older
-// than all others.
+// Before reports whether frame a was appended before frame b. An epoch that the outbox does not know counts as one that
+// is about to begin.
 func (o *Outbox) Before(a, b frame.ID) bool {
 	if a.Epoch == b.Epoch {
 		return a.Number < b.Number
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, g := range o.groups {
-		switch g.epoch {
-		case a.Epoch:
-			return true
-		case b.Epoch:
-			return false
-		}
+	return o.place(a.Epoch) < o.place(b.Epoch)
+}
+
+// place orders epochs: those with files, then the newest one if it has none, then all others. The caller holds mu.
+func (o *Outbox) place(epoch frame.Epoch) int {
+	i := slices.IndexFunc(o.groups, func(g *group) bool { return g.epoch == epoch })
+	switch {
+	case i >= 0:
+		return i
+	case epoch == o.last.Epoch:
+		return len(o.groups)
 	}
-	return b.Epoch == o.last.Epoch
+	return len(o.groups) + 1
 }

@@ -273,7 +273,7 @@ func (w *world) check(t *testing.T) {
 
 // TestCrash stops the same run at every single operation on the directory and keeps what a crash may leave.
 func TestCrash(t *testing.T) {
-	for seed := range uint64(seeds(6)) {
+	for seed := range uint64(seeds(4)) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			t.Parallel()
 			for at := 1; ; at++ {
@@ -285,7 +285,7 @@ func TestCrash(t *testing.T) {
 					return noFault, nil
 				}
 				err := w.open()
-				for i := 0; i < 150 && err == nil && w.fs.ops < at; i++ {
+				for i := 0; i < 100 && err == nil && w.fs.ops < at; i++ {
 					err = w.act()
 				}
 				if err != nil && w.fs.ops < at {
@@ -332,7 +332,7 @@ func TestFaults(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
 			t.Parallel()
-			for seed := range uint64(seeds(3)) {
+			for seed := range uint64(seeds(2)) {
 				for at := 1; ; at++ {
 					if !runWithFaults(t, seed, func(op int, _ string) (fault, error) {
 						if op == at {
@@ -348,7 +348,7 @@ func TestFaults(t *testing.T) {
 	}
 	t.Run("many", func(t *testing.T) {
 		t.Parallel()
-		for seed := range uint64(seeds(60)) {
+		for seed := range uint64(seeds(150)) {
 			t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 				rng := rand.New(rand.NewPCG(seed, 2))
 				runWithFaults(t, seed, func(_ int, call string) (fault, error) {
@@ -379,7 +379,7 @@ func runWithFaults(t *testing.T, seed uint64, inject func(int, string) (fault, e
 		}
 	}
 	open()
-	for range 120 {
+	for range 80 {
 		// Errors are expected. An outbox that is closed because opening it again failed is opened once more.
 		if err := w.act(); errors.Is(err, ErrClosed) || w.box.closed {
 			open()
