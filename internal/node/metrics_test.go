@@ -56,6 +56,9 @@ func TestMetricsDocument(t *testing.T) {
 			}
 			for _, f := range families {
 				if strings.HasPrefix(f.GetName(), "thalweg_") {
+					if known := found[f.GetName()]; known != nil {
+						f.Metric = append(f.Metric, known.Metric...)
+					}
 					found[f.GetName()] = f
 				}
 			}
