@@ -148,8 +148,8 @@ func TestNeedsRestart(t *testing.T) {
 	f("{site: a, edge: {}}", "{site: b, edge: {}}", "site")
 	f("{site: a, edge: {}}", "{site: a, edge: {}, hub: {}}", "hub")
 	f("{site: a, edge: {}}", "{site: a, edge: {match: [up], scrape_configs: [{job_name: x}]}, global: {scrape_interval: 1m}}")
-	f("{site: a, edge: {}}", "{site: a, data_dir: /x, edge: {flush_interval: 2s, outbox: {max_age: 1d}}}",
-		"data_dir", "edge.flush_interval", "edge.outbox.max_age")
+	f("{site: a, edge: {}}", "{site: a, data_dir: /x, edge: {flush_interval: 2s, align: false, outbox: {max_age: 1d}}}",
+		"data_dir", "edge.align", "edge.outbox.max_age")
 	f("{site: a, hub: {}}", "{site: a, hub: {limits: {series: 5}, sites: {b: {}}, parts: 3}, nats: {domain: x, urls: ['nats://x']}}",
 		"nats.embedded", "nats.urls", "nats.domain", "hub.parts")
 	f("{site: a, hub: {}, nats: {embedded: {}}}", "{site: a, hub: {}, nats: {embedded: {listen: '127.0.0.1:1'}, stream: {replicas: 3}}}",
