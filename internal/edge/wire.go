@@ -76,8 +76,8 @@ func (w *wire) look(ctx context.Context) (frame.ID, error) {
 		m, err := w.e.conn.Last(ctx, w.subject)
 		switch {
 		case err == nil:
-			if id := lastFrame(m.Payload); w.publisher.Found(m.Sequence, id) {
-				return w.found(id, m.Sequence), nil
+			if first, last := frames(m.Payload); w.publisher.Found(m.Sequence, first, last) {
+				return w.found(first, last, m.Sequence), nil
 			}
 		case errors.Is(err, bus.ErrNoMessage):
 			if w.publisher.FoundNone() {
@@ -92,13 +92,10 @@ func (w *wire) look(ctx context.Context) (frame.ID, error) {
 	}
 }
 
-// found takes note of the last frame of the lane's last message, and returns its identity if it is ours. What is ours is
-// acknowledged: a delta follows its keyframe on the same lane, so everything between them is stored too.
-func (w *wire) found(id frame.ID, sequence uint64) frame.ID {
+// found takes note of the first and the last frame of the lane's last message, and returns the last if it is ours.
+func (w *wire) found(first, id frame.ID, sequence uint64) frame.ID {
 	if id.Epoch != 0 && (id.Epoch == w.e.epoch || w.e.outbox.Knows(id.Epoch)) {
-		if group, ok := w.e.outbox.KeyframeBefore(id); ok {
-			w.e.outbox.Ack(id.Epoch, group.Number, id.Number)
-		}
+		w.e.outbox.Ack(id.Epoch, first.Number, id.Number)
 		w.note(id, sequence)
 		return id
 	}
@@ -223,16 +220,22 @@ func (w *wire) room() int {
 	return min(most, max(int(w.rate/10), 16<<10))
 }
 
-// lastFrame returns the identity of the last frame of a message; zero if the message is no row of frames.
-func lastFrame(payload []byte) (id frame.ID) {
+// frames returns the identities of the first and the last frame of a message; zero if the message is no row of
+// consecutive frames.
+func frames(payload []byte) (first, last frame.ID) {
 	for len(payload) > 0 {
 		h, _, rest, err := frame.Split(payload)
-		if err != nil {
-			return frame.ID{}
+		switch {
+		case err != nil:
+			return frame.ID{}, frame.ID{}
+		case first == frame.ID{}:
+			first = h.ID
+		case h.ID != frame.ID{Epoch: last.Epoch, Number: last.Number + 1}:
+			return frame.ID{}, frame.ID{}
 		}
-		id, payload = h.ID, rest
+		last, payload = h.ID, rest
 	}
-	return id
+	return first, last
 }
 
 // pause waits a while that grows with the attempts, with full jitter, or returns why ctx ended.

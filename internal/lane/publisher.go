@@ -131,17 +131,23 @@ func (p *Publisher) Unanswered() { p.tried = p.tried || p.doubt }
 // Relook makes the machine look before it publishes again: after a reconnect, the server may be another one.
 func (p *Publisher) Relook() { p.known, p.floor, p.doubt = false, 0, false }
 
-// Found is the answer to Look: the sequence of the subject's last message and its last frame; its zero value if the
-// message is no frame. It reports whether the answer was taken; one from a server that is behind is not, and must be
-// asked for again.
-func (p *Publisher) Found(sequence uint64, id frame.ID) bool {
+// Found is the answer to Look: the sequence of the subject's last message, its first and its last frame; their zero
+// values if the message is no frame. It reports whether the answer was taken; one from a server that is behind is not,
+// and must be asked for again.
+func (p *Publisher) Found(sequence uint64, first, id frame.ID) bool {
 	if p.isBehind(sequence) {
 		return false
 	}
 	mine := id.Epoch == p.epoch || id == p.stored || p.mine(id.Epoch)
+	older := p.owned && (sequence < p.storedAt || sequence == p.storedAt && id != p.stored)
 	switch {
-	case p.InFlight() && id == p.last:
-		// A delta follows its keyframe on the same lane, so all before it is stored too.
+	case p.InFlight() && id == p.last && first.Number <= p.first.Number:
+		// Only its own frames: what stands before it on the lane may be what the server lost.
+		if older && !p.tried { // a copy from an earlier time
+			p.known, p.expect, p.doubt = true, sequence, true
+			p.endFlight()
+			return true
+		}
 		p.lost = p.lost || p.tried
 		p.settle(sequence)
 		return true
@@ -151,7 +157,7 @@ func (p *Publisher) Found(sequence uint64, id frame.ID) bool {
 		return true
 	}
 	p.known, p.expect = true, sequence
-	p.doubt = p.owned && (sequence < p.storedAt || sequence == p.storedAt && id != p.stored)
+	p.doubt = older
 	p.part = id.Epoch == p.first.Epoch && p.first.Number <= id.Number && id.Number < p.last.Number
 	if p.owned && mine && id.Epoch != 0 && !p.doubt {
 		p.stored, p.storedAt = id, sequence // one that had been given up arrived late
