@@ -141,7 +141,7 @@ func (p *Publisher) Found(sequence uint64, first, id frame.ID) bool {
 	mine := id.Epoch == p.epoch || id == p.stored || p.mine(id.Epoch)
 	older := p.owned && (sequence < p.storedAt || sequence == p.storedAt && id != p.stored)
 	switch {
-	case p.InFlight() && id == p.last && first.Number <= p.first.Number:
+	case p.InFlight() && id.Epoch == p.last.Epoch && first.Number <= p.first.Number && p.last.Number <= id.Number:
 		// Only its own frames: what stands before it on the lane may be what the server lost.
 		if older && !p.tried { // a copy from an earlier time
 			p.known, p.expect, p.doubt = true, sequence, true
@@ -149,6 +149,7 @@ func (p *Publisher) Found(sequence uint64, first, id frame.ID) bool {
 			return true
 		}
 		p.lost = p.lost || p.tried
+		p.last = id
 		p.settle(sequence)
 		return true
 	case p.owned && id.Epoch != 0 && !mine && sequence > p.storedAt:
@@ -158,7 +159,7 @@ func (p *Publisher) Found(sequence uint64, first, id frame.ID) bool {
 	}
 	p.known, p.expect = true, sequence
 	p.doubt = older
-	p.part = id.Epoch == p.first.Epoch && p.first.Number <= id.Number && id.Number < p.last.Number
+	p.part = p.InFlight() && id.Epoch == p.last.Epoch && first.Number <= p.last.Number && p.first.Number <= id.Number
 	if p.owned && mine && id.Epoch != 0 && !p.doubt {
 		p.stored, p.storedAt = id, sequence // one that had been given up arrived late
 	}

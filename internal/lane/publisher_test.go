@@ -148,7 +148,9 @@ func (c *courier) fault(n int, names ...string) int {
 	return k
 }
 
-func (c *courier) note(format string, args ...any) { c.log = append(c.log, fmt.Sprintf(format, args...)) }
+func (c *courier) note(format string, args ...any) {
+	c.log = append(c.log, fmt.Sprintf(format, args...))
+}
 
 // world lets something happen between two steps. A rewound stream is that of a server that was restarted.
 func (c *courier) world() (reconnected bool) {
