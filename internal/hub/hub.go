@@ -9,12 +9,10 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/frame"
 	"github.com/thalweg/thalweg/internal/lane"
-	"github.com/thalweg/thalweg/internal/pipeline"
 	"github.com/thalweg/thalweg/internal/series"
 	"github.com/thalweg/thalweg/internal/store"
 	"github.com/thalweg/thalweg/internal/telemetry"
@@ -63,7 +61,7 @@ type Hub struct {
 	// generation counts the configurations, for outputs.
 	generation uint64
 	receiver   *lane.Receiver
-	guards     map[string]*guard
+	guards     *guards
 	lastRow    map[string]int64 // by site: when the last row was applied, by this clock
 	problem    string           // why the stream cannot be read at the moment
 }
@@ -76,10 +74,11 @@ func New(o Options) (*Hub, error) {
 	h := &Hub{
 		name: o.Name, conn: o.Conn, store: o.Store, catalog: o.Catalog, log: o.Logger, now: o.Now, config: o.Config,
 		repeats: telemetry.NewRepeats(o.Logger, repeatEvery), metrics: newMetrics(), caughtUp: make(chan struct{}),
-		guards: map[string]*guard{}, lastRow: map[string]int64{}, problem: "starting",
+		lastRow: map[string]int64{}, problem: "starting",
 	}
 	h.control = newControl(h)
 	h.receiver = h.newReceiver()
+	h.guards = newGuards(&h.config, h.catalog, h.log)
 	return h, nil
 }
 
@@ -126,17 +125,18 @@ func (h *Hub) Apply(c Config) error {
 	defer h.mu.Unlock()
 	c.Parts = h.config.Parts
 	h.config = c
-	clear(h.guards)
+	h.guards = newGuards(&h.config, h.catalog, h.log)
 	h.generation++
 	h.receiver.Readmit()
 	return nil
 }
 
-// configured returns the number of the configuration in force.
-func (h *Hub) configured() uint64 {
+// configured returns the configuration in force, which is not changed any more, and its number.
+func (h *Hub) configured() (*Config, uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.generation
+	c := h.config
+	return &c, h.generation
 }
 
 // CaughtUp is closed when everything has been read that the stream held when the hub began.
@@ -295,7 +295,7 @@ func (h *Hub) step(m bus.Message) {
 func (h *Hub) row(d *lane.Delivery, row *series.Row, now time.Time) {
 	h.metrics.rows.Inc()
 	h.metrics.samples.Add(float64(row.Samples()))
-	err := h.guard(d.Site).apply(row, func(row *series.Row) error {
+	err := h.guards.apply(d.Site, row, func(row *series.Row) error {
 		return h.store.Apply(d.Site, store.Rank{Epoch: d.Rank.Epoch, Frame: d.Rank.Number}, row, now.UnixMilli())
 	})
 	if err != nil {
@@ -314,43 +314,6 @@ func (h *Hub) complain(p *lane.Problem, l bus.Lane) {
 	if p.WantsKeyframe() {
 		h.control.wantKeyframe(p.Message.Site)
 	}
-}
-
-// guard is the second pipeline of a site: what the hub takes from it.
-type guard struct {
-	pipelines []*pipeline.Pipeline // all must let a row pass
-}
-
-// guard returns the guard of a site. The caller holds mu.
-func (h *Hub) guard(site string) *guard {
-	if g := h.guards[site]; g != nil {
-		return g
-	}
-	g := &guard{}
-	for _, match := range [][]string{h.config.Match, h.config.Sites[site].Match} {
-		if len(match) == 0 {
-			continue
-		}
-		matchers, err := pipeline.ParseMatch(match)
-		if err != nil { // the configuration was validated; nothing fails open
-			h.log.Error("selectors of a site cannot be read; nothing of it is taken", "site", site, "err", err)
-			matchers = [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, labels.MetricName, "")}}
-		}
-		p, err := pipeline.New(pipeline.Options{Catalog: h.catalog, Match: matchers, Always: pipeline.AlwaysPass("thalweg")})
-		if err != nil {
-			panic("BUG: hub: " + err.Error())
-		}
-		g.pipelines = append(g.pipelines, p)
-	}
-	h.guards[site] = g
-	return g
-}
-
-func (g *guard) apply(row *series.Row, next series.Sink) error {
-	for i := len(g.pipelines) - 1; i >= 0; i-- {
-		next = g.pipelines[i].Wrap(next)
-	}
-	return next(row)
 }
 
 // Metrics to register: totals.

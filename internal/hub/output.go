@@ -52,7 +52,8 @@ type Output struct {
 
 	mu         sync.Mutex
 	receiver   *lane.Receiver
-	generation uint64 // of the hub's configuration that the receiver knows
+	guards     *guards
+	generation uint64 // of the hub's configuration that receiver and guards know
 }
 
 // NewOutput opens the cursor. The caller runs Run, and Close at last.
@@ -67,6 +68,8 @@ func NewOutput(o OutputOptions) (*Output, error) {
 		defer o.Hub.mu.Unlock()
 		return o.Hub.config.decoder(o.Hub.catalog, site)
 	}})
+	config, generation := o.Hub.configured()
+	out.guards, out.generation = newGuards(config, o.Hub.catalog, out.log), generation
 	since := int64(0)
 	if !o.Oldest {
 		since = o.Hub.now().UnixMilli()
@@ -109,9 +112,8 @@ func (o *Output) Run(ctx context.Context) error {
 		pending = pending[:0]
 		return err
 	}
-	o.hub.mu.Lock()
-	subjects := o.hub.config.subjects(o.hub.conn.Root())
-	o.hub.mu.Unlock()
+	config, _ := o.hub.configured()
+	subjects := config.subjects(o.hub.conn.Root())
 	reader, err := o.hub.conn.NewReader(bus.ReaderOptions{
 		Name: o.name, Subjects: subjects, Start: start,
 		Handle: func(m bus.Message) error {
@@ -156,14 +158,18 @@ func (o *Output) step(m bus.Message, before bus.Position, pending []delivered) [
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if generation := o.hub.configured(); generation != o.generation {
+	if config, generation := o.hub.configured(); generation != o.generation {
 		o.generation = generation
+		o.guards = newGuards(config, o.hub.catalog, o.log)
 		o.receiver.Readmit()
 	}
 	o.receiver.Step(lane.Message{Site: site, Backfill: l == bus.Backfill, Sequence: m.Sequence, Payload: m.Payload}, lane.Handler{
 		Row: func(d *lane.Delivery, row *series.Row) {
 			if m.Time.UnixMilli() >= o.since { // the clocks of sites may be anywhere
-				o.destination.Row(d, row)
+				_ = o.guards.apply(d.Site, row, func(row *series.Row) error {
+					o.destination.Row(d, row)
+					return nil
+				})
 			}
 		},
 		Done: func(d *lane.Delivery) {
