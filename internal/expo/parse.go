@@ -64,7 +64,7 @@ const (
 type Stats struct {
 	Samples    int // seen, including all below
 	Kept       int // not dropped by Map, duplicates included
-	Added      int // series that the previous good body did not have
+	Added      int // series that the previous good body did not have, by their spelling
 	Duplicates int // dropped: the series was there already, the first sample wins
 	OutOfOrder int // dropped: its own timestamp lies before the previous one
 	Future     int // dropped: its own timestamp lies more than MaxAhead after the scrape
@@ -155,9 +155,8 @@ func (p *Parser) Parse(body []byte, contentType string, t int64) (*Result, error
 	if err == nil && known.sparse(p.round, p.options.CompactAfter) || errors.Is(err, errAnew) {
 		known.rollback()
 		known, old = p.nothing(), known
-		known.whole.previous, known.stamped.previous = old.whole, old.stamped
+		known.previous, known.whole.previous, known.stamped.previous = old.series, old.whole, old.stamped
 		err = p.read(known, body, contentType, t)
-		p.result.Added = known.addedSince(old)
 	}
 	if err != nil {
 		p.known.rollback()
@@ -172,7 +171,13 @@ func (p *Parser) Parse(body []byte, contentType string, t int64) (*Result, error
 	if p.options.TrackStaleness {
 		p.mark(old.stamped, known.stamped, t)
 	}
+	if old != known {
+		known.stamped.adopt(old.stamped, p.round, p.options.CompactAfter)
+	}
 	known.commit(p.round, p.options.Catalog)
+	if len(body) > 0 {
+		known.forget(p.round) // some targets answer with nothing now and then, it is not worth losing all for that
+	}
 	p.known = known
 	p.finish(t)
 	return &p.result, nil

@@ -80,8 +80,8 @@ func (f *families) current() *family {
 	return k
 }
 
-// commit forgets the families that the current body does not have.
-func (f *families) commit() {
+// forget drops the families that the current body does not have.
+func (f *families) forget() {
 	for name, k := range f.known {
 		if k.seen != f.round {
 			delete(f.known, name)

@@ -52,7 +52,7 @@ func (r *reader) sample(isHistogram bool) error {
 	}
 	r.result.Samples++
 
-	e, added, err := r.entry(key, &s)
+	e, again, err := r.entry(key, &s)
 	if err != nil || e.dropped {
 		return err
 	}
@@ -60,22 +60,25 @@ func (r *reader) sample(isHistogram bool) error {
 	if r.limitErr != nil {
 		return nil
 	}
-	column := &r.known.table(e.stamped).columns[e.column]
-	// A series may come again in a body only if each of its samples has a timestamp of its own.
-	if e.stamped != s.stamped || e.kind != s.kind || !s.stamped && column.seen == r.round {
+	if again && !s.stamped {
 		r.result.Duplicates++
 		return nil
 	}
-	column.seen = r.round
 	if r.limitErr = r.limit(&s); r.limitErr != nil {
 		return nil
 	}
-	if s.stamped && !r.advances(column, s.t) {
+	column := &r.known.table(e.stamped).columns[e.column]
+	// The series may have come in another spelling, or it changes its nature within the body.
+	if e.stamped != s.stamped || e.kind != s.kind || !s.stamped && column.seen == r.round {
+		r.result.Duplicates++
+		r.count(e)
 		return nil
 	}
-	if added {
-		r.result.Added++
+	column.seen = r.round
+	if s.stamped && !r.advances(e, column, s.t) {
+		return nil
 	}
+	r.count(e)
 	if s.stamped {
 		r.addStamped(e.column, &s)
 	} else {
@@ -84,12 +87,12 @@ func (r *reader) sample(isHistogram bool) error {
 	return nil
 }
 
-// entry finds what is known of the series with the given bytes, or learns it.
-func (r *reader) entry(key []byte, s *sample) (e *entry, added bool, err error) {
+// entry finds what is known of the series with the given bytes, or learns it. It tells if this body had it before.
+func (r *reader) entry(key []byte, s *sample) (e *entry, again bool, err error) {
 	k := r.known
 	if e := k.series[string(key)]; e != nil {
 		if e.seen == r.round {
-			return e, false, nil
+			return e, true, nil
 		}
 		e.seen = r.round
 		k.seen++
@@ -119,7 +122,7 @@ func (r *reader) entry(key []byte, s *sample) (e *entry, added bool, err error) 
 				r.values = append(r.values, 0)
 			}
 		case table.columns[i].seen == r.round:
-			// Another spelling of this series came before. It counts as a duplicate if this body has no say in it.
+			// Another spelling of the series came before, and decides what it is.
 			e.kind = table.column(i).Kind
 		case !table.column(i).Equal(&c):
 			return nil, false, errAnew
@@ -127,7 +130,16 @@ func (r *reader) entry(key []byte, s *sample) (e *entry, added bool, err error) 
 		e.column = i
 	}
 	k.learn(string(key), e)
-	return e, true, nil
+	return e, false, nil
+}
+
+// count counts the series as added if that was not done before. Another spelling of a series counts once more, as in
+// Prometheus.
+func (r *reader) count(e *entry) {
+	if !e.counted {
+		e.counted = true
+		r.result.Added++
+	}
 }
 
 // limit counts a sample for the limits and reduces the resolution of its histogram to what they allow.
@@ -139,8 +151,8 @@ func (r *reader) limit(s *sample) error {
 	return limitBuckets(s, r.options.BucketLimit, r.maxSchema)
 }
 
-// advances reports whether t is a new timestamp of the column, and counts it if it must not be.
-func (r *reader) advances(c *column, t int64) bool {
+// advances reports whether t is a new timestamp of the column of e, and counts it if it must not be.
+func (r *reader) advances(e *entry, c *column, t int64) bool {
 	last := c.last
 	again := c.moved == r.round
 	if again {
@@ -154,10 +166,15 @@ func (r *reader) advances(c *column, t int64) bool {
 		return true
 	case t == last && again:
 		r.result.Duplicates++
+		r.count(e)
 	case t == last && c.alive:
 		c.moved, c.next = r.round, t // the same sample as in the previous body
+		r.count(e)
 	default:
 		r.result.OutOfOrder++
+		if t > c.last {
+			r.count(e) // out of order only within this body, which Prometheus does not see in time
+		}
 	}
 	return false
 }

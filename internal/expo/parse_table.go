@@ -16,6 +16,8 @@ type knowledge struct {
 	families families
 	whole    *table // series without timestamps
 	stamped  *table // series with timestamps of their own
+
+	previous map[string]*entry // while the schema is made anew: series of the knowledge that this one replaces
 }
 
 // entry is what is known of an exposed series.
@@ -26,6 +28,7 @@ type entry struct {
 	kind    series.Kind
 	stamped bool // column is one of the stamped table
 	dropped bool // by Options.Map; there is no column
+	counted bool // as added
 }
 
 func (k *knowledge) table(stamped bool) *table {
@@ -36,6 +39,9 @@ func (k *knowledge) table(stamped bool) *table {
 }
 
 func (k *knowledge) learn(key string, e *entry) {
+	if before := k.previous[key]; before != nil {
+		e.counted = before.counted
+	}
 	k.series[key] = e
 	k.fresh = append(k.fresh, key)
 	k.seen++
@@ -79,10 +85,8 @@ func (k *knowledge) rollback() {
 	k.stamped.rollback()
 }
 
-// commit keeps what the current body added and forgets what it did not have.
-func (k *knowledge) commit(round uint64, catalog *series.Catalog) {
-	clear(k.fresh)
-	k.fresh = k.fresh[:0]
+// forget drops what the current body did not have.
+func (k *knowledge) forget(round uint64) {
 	if k.seen < len(k.series) {
 		for key, e := range k.series {
 			if e.seen != round {
@@ -90,7 +94,14 @@ func (k *knowledge) commit(round uint64, catalog *series.Catalog) {
 			}
 		}
 	}
-	k.families.commit()
+	k.families.forget()
+}
+
+// commit keeps what the current body added.
+func (k *knowledge) commit(round uint64, catalog *series.Catalog) {
+	clear(k.fresh)
+	k.fresh = k.fresh[:0]
+	k.previous = nil
 	k.whole.commit(round, catalog)
 	k.stamped.commit(round, catalog)
 }
@@ -98,17 +109,6 @@ func (k *knowledge) commit(round uint64, catalog *series.Catalog) {
 // sparse reports whether a quarter of the columns of a table has been absent for n rounds.
 func (k *knowledge) sparse(round uint64, n int) bool {
 	return k.whole.sparse(round, n) || k.stamped.sparse(round, n)
-}
-
-// addedSince counts the series that are in k but not in old.
-func (k *knowledge) addedSince(old *knowledge) int {
-	n := 0
-	for key, e := range k.series {
-		if old.series[key] == nil && !e.dropped {
-			n++
-		}
-	}
-	return n
 }
 
 // table is the schema of one source while it grows.
@@ -192,6 +192,18 @@ func (t *table) add(c series.Column) uint32 {
 	t.hashes = append(t.hashes, key)
 	t.byLabels[key] = i
 	return i
+}
+
+// adopt takes over the columns of old that the current body does not have and that are not dead, for the sake of their
+// last timestamps: a sample must not come twice because its schema was made anew in between.
+func (t *table) adopt(old *table, round uint64, n int) {
+	for i := range old.columns {
+		c := old.column(uint32(i))
+		if _, found := t.find(c.Labels); found || old.columns[i].seen+uint64(n) <= round {
+			continue
+		}
+		t.columns[t.add(*c)] = old.columns[i]
+	}
 }
 
 func (t *table) rollback() {

@@ -100,14 +100,14 @@ func TestParse(t *testing.T) {
 				{"a 1\nb 2\n", "{__name__=\"up\"} 0\n{__name__=\"a\"} 1\n{__name__=\"b\"} 2\n", Stats{Samples: 2, Kept: 2, Added: 2}},
 				{"c 3\na 4\n", "{__name__=\"up\"} 0\n{__name__=\"a\"} 4\n{__name__=\"c\"} 3\n", Stats{Samples: 2, Kept: 2, Added: 1}},
 				{"", "{__name__=\"up\"} 0\n", Stats{}},
-				{"b 5\n", "{__name__=\"up\"} 0\n{__name__=\"b\"} 5\n", Stats{Samples: 1, Kept: 1, Added: 1}},
+				{"b 5\na 4\n", "{__name__=\"up\"} 0\n{__name__=\"a\"} 4\n{__name__=\"b\"} 5\n", Stats{Samples: 2, Kept: 2, Added: 1}},
 			},
 		},
 		{
 			name: "the first of duplicates wins, in any spelling",
 			steps: []step{
 				{"a{x=\"1\",y=\"2\"} 1\na{y=\"2\",x=\"1\"} 2\na{x=\"1\",y=\"2\"} 3\n",
-					"{__name__=\"up\"} 0\n{__name__=\"a\", x=\"1\", y=\"2\"} 1\n", Stats{Samples: 3, Kept: 3, Added: 1, Duplicates: 2}},
+					"{__name__=\"up\"} 0\n{__name__=\"a\", x=\"1\", y=\"2\"} 1\n", Stats{Samples: 3, Kept: 3, Added: 2, Duplicates: 2}},
 				{"a{y=\"2\",x=\"1\"} 2\n",
 					"{__name__=\"up\"} 0\n{__name__=\"a\", x=\"1\", y=\"2\"} 2\n", Stats{Samples: 1, Kept: 1}},
 			},
@@ -115,7 +115,7 @@ func TestParse(t *testing.T) {
 		{
 			name: "a target cannot speak for the lead columns",
 			steps: []step{
-				{"up 7\na 1\n", "{__name__=\"up\"} 0\n{__name__=\"a\"} 1\n", Stats{Samples: 2, Kept: 2, Added: 1, Duplicates: 1}},
+				{"up 7\na 1\n", "{__name__=\"up\"} 0\n{__name__=\"a\"} 1\n", Stats{Samples: 2, Kept: 2, Added: 2, Duplicates: 1}},
 				{"up 7\na 1\n", "{__name__=\"up\"} 0\n{__name__=\"a\"} 1\n", Stats{Samples: 2, Kept: 2, Duplicates: 1}},
 			},
 		},
@@ -305,6 +305,17 @@ func TestMarkerAcrossSchemas(t *testing.T) {
 	want := "{__name__=\"up\"} 0\nat 0\n{__name__=\"b\"} NaN (stale)\nat -500\n{__name__=\"a\"} 2\n"
 	if got := render(res); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
+// A timestamp that was seen stays seen when the schema is made anew while its series is absent.
+func TestTimestampsAcrossSchemas(t *testing.T) {
+	p := newParser(nil)
+	p.Parse([]byte("# HELP b x\nb 1 1699999999000\na 1 1699999999000\n"), text, now)
+	p.Parse([]byte("# HELP b y\nb 1 1699999999500\n"), text, now)
+	res, err := p.Parse([]byte("# HELP b y\nb 1 1699999999500\na 1 1699999999000\n"), text, now)
+	if err != nil || len(res.Stamped) != 0 {
+		t.Errorf("%d rows, error %v", len(res.Stamped), err)
 	}
 }
 

@@ -1,0 +1,413 @@
+package scrape
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/model"
+	promconfig "github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/discovery/targetgroup"
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/value"
+	promscrape "github.com/prometheus/prometheus/scrape"
+	"github.com/prometheus/prometheus/storage"
+
+	"github.com/thalweg/thalweg/internal/series"
+)
+
+const (
+	cases         = 200
+	bodiesPerCase = 5
+)
+
+// TestLikePrometheus lets Prometheus' own scrape manager and ours scrape the same targets. Every client gets the same
+// answers in the same order; what comes of the n-th answer is compared.
+func TestLikePrometheus(t *testing.T) {
+	t.Parallel() // it spends its time waiting
+	s := &script{next: map[string]int{}}
+	yaml := ""
+	for seed := range uint64(cases) {
+		yaml += s.add(rand.New(rand.NewPCG(seed, 7)), seed)
+	}
+	addr := serve(t, s.serve)
+	yaml = strings.ReplaceAll(yaml, "ADDRESS", addr)
+
+	theirs, ours := newObserver(), newObserver()
+	runPrometheus(t, yaml, addr, theirs)
+	runOurs(t, yaml, ours)
+	for job := range s.answers {
+		name := fmt.Sprint("case", job)
+		eventually(t, "all scrapes of "+name, func() bool {
+			return len(theirs.scrapes(name)) >= bodiesPerCase && len(ours.scrapes(name)) > bodiesPerCase
+		})
+		s.compare(t, job, theirs.scrapes(name), ours.scrapes(name))
+	}
+}
+
+// outcome is what one scrape came to.
+type outcome struct {
+	samples map[string]string // labels to value and, if it is the sample's own, time
+	alive   map[string]bool   // series that have not ended after it
+}
+
+// observer turns samples in the order of their arrival into outcomes, by job.
+type observer struct {
+	mu   sync.Mutex
+	last map[string]map[string]seen // the newest sample by job and labels
+	jobs map[string][]outcome
+}
+
+func newObserver() *observer {
+	return &observer{last: map[string]map[string]seen{}, jobs: map[string][]outcome{}}
+}
+
+func (o *observer) scrapes(job string) []outcome {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.jobs[job]
+}
+
+type seen struct {
+	labels string
+	t      int64
+	v      float64
+}
+
+// accepts reports what a TSDB says to a sample before it is committed.
+func (o *observer) accepts(job string, s seen) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	last, ok := o.last[job][s.labels]
+	switch {
+	case !ok || s.t > last.t:
+		return nil
+	case s.t < last.t:
+		return storage.ErrOutOfOrderSample
+	case math.Float64bits(s.v) != math.Float64bits(last.v):
+		return storage.ErrDuplicateSampleForTimestamp
+	}
+	return nil
+}
+
+// scrape takes the samples of a scrape at t. As in a TSDB, only a newer sample than the last one of a series counts.
+func (o *observer) scrape(job string, t int64, samples []seen) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	out := outcome{samples: map[string]string{}, alive: map[string]bool{}}
+	if all := o.jobs[job]; len(all) > 0 {
+		out.alive = maps.Clone(all[len(all)-1].alive)
+	}
+	last := o.last[job]
+	if last == nil {
+		last = map[string]seen{}
+		o.last[job] = last
+	}
+	for _, s := range samples {
+		if before, ok := last[s.labels]; ok && s.t <= before.t {
+			continue
+		}
+		last[s.labels] = s
+		if value.IsStaleNaN(s.v) {
+			delete(out.alive, s.labels)
+			continue
+		}
+		out.alive[s.labels] = true
+		text := fmt.Sprintf("%x", math.Float64bits(s.v))
+		if s.t != t {
+			text += fmt.Sprint(" at ", s.t)
+		}
+		out.samples[s.labels] = text
+	}
+	o.jobs[job] = append(o.jobs[job], out)
+}
+
+func runPrometheus(t *testing.T, yaml, addr string, o *observer) {
+	t.Helper()
+	m, err := promscrape.NewManager(&promscrape.Options{DiscoveryReloadOnStartup: true, ParseST: true, PassMetadataInContext: true},
+		slog.New(slog.DiscardHandler), nil, nil, &appendable{o: o, refs: map[string]storage.SeriesRef{}}, prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := promconfig.Load("scrape_configs:\n"+yaml, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.ApplyConfig(c); err != nil {
+		t.Fatal(err)
+	}
+	sets := map[string][]*targetgroup.Group{}
+	for _, cfg := range c.ScrapeConfigs {
+		sets[cfg.JobName] = []*targetgroup.Group{{Source: "0", Targets: []model.LabelSet{{"__address__": model.LabelValue(addr)}}}}
+	}
+	updates := make(chan map[string][]*targetgroup.Group, 1)
+	updates <- sets
+	done := make(chan struct{})
+	go func() { defer close(done); m.Run(updates) }()
+	t.Cleanup(func() { m.Stop(); <-done })
+}
+
+// appendable is the storage that Prometheus' manager writes to.
+type appendable struct {
+	o    *observer
+	mu   sync.Mutex
+	refs map[string]storage.SeriesRef
+}
+
+func (a *appendable) AppenderV2(ctx context.Context) storage.AppenderV2 {
+	target, _ := promscrape.TargetFromContext(ctx)
+	return &appender{a: a, job: target.GetValue("job")}
+}
+
+type appender struct {
+	a       *appendable
+	job     string
+	t       int64 // of up
+	samples []seen
+}
+
+func (a *appender) Append(_ storage.SeriesRef, ls labels.Labels, _, t int64, v float64, _ *histogram.Histogram,
+	_ *histogram.FloatHistogram, _ storage.AOptions,
+) (storage.SeriesRef, error) {
+	if ls.Get(labels.MetricName) == "up" {
+		a.t = t
+	}
+	sample := seen{ls.String(), t, v}
+	if err := a.a.o.accepts(a.job, sample); err != nil {
+		return 0, err
+	}
+	a.samples = append(a.samples, sample)
+	a.a.mu.Lock()
+	defer a.a.mu.Unlock()
+	ref := a.a.refs[ls.String()]
+	if ref == 0 {
+		ref = storage.SeriesRef(len(a.a.refs) + 1)
+		a.a.refs[ls.String()] = ref
+	}
+	return ref, nil
+}
+
+func (a *appender) Commit() error {
+	a.a.o.scrape(a.job, a.t, a.samples)
+	return nil
+}
+
+func (a *appender) Rollback() error { return nil }
+
+func runOurs(t *testing.T, yaml string, o *observer) {
+	t.Helper()
+	var (
+		mu      sync.Mutex
+		pending = map[string][]seen{} // by job: the scrape whose rows may not be complete
+		times   = map[string]int64{}
+		present = map[string]map[string]bool{} // by source: series of the last whole row
+	)
+	sink := func(r *series.Row) error {
+		mu.Lock()
+		defer mu.Unlock()
+		job := r.Source.Labels.Get("job")
+		if r.Whole() {
+			if samples := pending[job]; samples != nil {
+				o.scrape(job, times[job], samples)
+			}
+			pending[job], times[job] = []seen{}, r.T
+		}
+		now := map[string]bool{}
+		b := labels.NewBuilder(labels.EmptyLabels())
+		for i, v := range r.Values {
+			column := i
+			if !r.Whole() {
+				column = int(r.Columns[i])
+			} else if !r.Has(i) {
+				continue
+			}
+			l := r.Source.SeriesLabels(b, r.Schema.Column(column)).String()
+			pending[job] = append(pending[job], seen{l, r.T, v})
+			now[l] = true
+		}
+		if r.Whole() {
+			for l := range present[r.Source.Key] {
+				if !now[l] {
+					pending[job] = append(pending[job], seen{l, r.T, math.Float64frombits(value.StaleNaN)})
+				}
+			}
+			present[r.Source.Key] = now
+		}
+		return nil
+	}
+	m, err := New(Options{
+		Site: "s", Align: true, Immediate: true, Catalog: series.NewCatalog(), Sink: sink, Logger: slog.New(slog.DiscardHandler),
+	}, configs(t, yaml))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- m.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// script is what the targets answer.
+type script struct {
+	answers [][]answer // by case
+	tracks  []bool     // track_timestamps_staleness, by case
+	mu      sync.Mutex
+	next    map[string]int // by client and path
+}
+
+type answer struct {
+	status      int
+	contentType string
+	body        string
+	broken      bool // it fails after some samples
+}
+
+func (s *script) serve(w http.ResponseWriter, r *http.Request) {
+	client, _, _ := strings.Cut(r.UserAgent(), "/")
+	var n int
+	fmt.Sscanf(r.URL.Path, "/case%d", &n)
+	s.mu.Lock()
+	i := min(s.next[client+r.URL.Path], bodiesPerCase-1)
+	s.next[client+r.URL.Path]++
+	a := s.answers[n][i]
+	s.mu.Unlock()
+	w.Header().Set("Content-Type", a.contentType)
+	w.WriteHeader(a.status)
+	io.WriteString(w, a.body)
+}
+
+// add generates a case and returns its scrape config.
+func (s *script) add(rnd *rand.Rand, seed uint64) string {
+	maybe := func(text string, chance float64) string {
+		if rnd.Float64() < chance {
+			return text
+		}
+		return ""
+	}
+	choose := func(of ...string) string { return of[rnd.IntN(len(of))] }
+	var all []answer
+	om := rnd.IntN(4) == 0
+	for range bodiesPerCase {
+		a := answer{status: 200, contentType: "text/plain; version=0.0.4"}
+		var lines []string
+		for range rnd.IntN(12) {
+			name := choose("a", "b", "c_total", "d_bucket", "s", "s2", "drop_me")
+			number := choose("1", "2.5", "NaN", "-Inf", "1e300")
+			label := choose("", `x="1"`, `x="2"`, `job="mine"`, `instance=""`, `exported_job="e",job="mine"`, `x="1",y="long value"`)
+			stamp := ""
+			if strings.HasPrefix(name, "s") && !om {
+				// The same time means the same value; Prometheus ends a series for which that is not so.
+				number = fmt.Sprint(rnd.IntN(5))
+				stamp = " 160000000" + number + "000"
+			}
+			if label != "" {
+				name += "{" + label + "}"
+			}
+			if !om {
+				lines = append(lines, maybe("# TYPE "+choose("a gauge", "c counter", "d histogram"), 0.2))
+			}
+			lines = append(lines, fmt.Sprintf("%s %s%s", name, number, stamp))
+		}
+		if rnd.IntN(8) == 0 {
+			at := rnd.IntN(len(lines) + 1)
+			lines = append(lines[:at:at], append([]string{"}{"}, lines[at:]...)...)
+			a.broken = true
+		}
+		a.body = strings.Join(lines, "\n") + "\n"
+		if om {
+			a.contentType = "application/openmetrics-text; version=1.0.0"
+			a.body += "# EOF\n"
+		}
+		switch rnd.IntN(14) {
+		case 0:
+			a = answer{status: 500, contentType: "text/plain"}
+		case 1:
+			a = answer{status: 200, contentType: "text/plain"}
+		case 2:
+			a.contentType, a.broken = "text/html", true
+		}
+		all = append(all, a)
+	}
+	tracking := maybe("  track_timestamps_staleness: true\n", 0.5)
+	s.answers = append(s.answers, all)
+	s.tracks = append(s.tracks, tracking != "")
+	return fmt.Sprintf("- job_name: case%d\n  metrics_path: /case%d\n  scrape_interval: 2s\n  static_configs: [{targets: [ADDRESS]}]\n", seed, seed) +
+		maybe("  honor_labels: true\n", 0.5) +
+		maybe("  honor_timestamps: false\n", 0.25) +
+		tracking +
+		maybe("  extra_scrape_metrics: true\n", 0.25) +
+		maybe("  fallback_scrape_protocol: PrometheusText0.0.4\n", 0.25) +
+		maybe("  sample_limit: 6\n", 0.25) +
+		maybe("  label_value_length_limit: 15\n", 0.2) +
+		maybe("  metric_relabel_configs: [{source_labels: [__name__], regex: 'drop.*', action: drop}, {regex: x, action: labeldrop}]\n", 0.4)
+}
+
+// compare checks the outcomes of a case. After a failed scrape it does not ask which series have ended: those that
+// Prometheus saw before the error get no marker, ours have ended. Both agree again after the next good scrape, except
+// about what was added in between, and except where staleness of timestamps is tracked: Prometheus gives markers to
+// series that it saw for the first time in the failed body, and then refuses their samples.
+func (s *script) compare(t *testing.T, n int, theirs, ours []outcome) {
+	t.Helper()
+	failed := false
+	for i, a := range s.answers[n] {
+		their, our := clean(theirs[i].samples, failed), clean(ours[i].samples, failed)
+		if !maps.Equal(their, our) {
+			t.Errorf("case %d, scrape %d, answer %+v:\n theirs %v\n   ours %v", n, i, a, diff(their, our), diff(our, their))
+			return
+		}
+		up := theirs[i].samples[nameOf(theirs[i].samples, "up")]
+		if good := up == fmt.Sprintf("%x", math.Float64bits(1)); !good {
+			if failed = true; s.tracks[n] {
+				return
+			}
+		} else if !maps.Equal(theirs[i].alive, ours[i].alive) {
+			t.Errorf("case %d, scrape %d, answer %+v: alive\n theirs %v\n   ours %v", n, i, a,
+				diff(theirs[i].alive, ours[i].alive), diff(ours[i].alive, theirs[i].alive))
+			return
+		}
+	}
+}
+
+// clean removes what is bound to differ: durations, and, after a failure, how many series are new.
+func clean(samples map[string]string, failed bool) map[string]string {
+	m := maps.Clone(samples)
+	delete(m, nameOf(m, "scrape_duration_seconds"))
+	if failed {
+		delete(m, nameOf(m, "scrape_series_added"))
+	}
+	return m
+}
+
+func nameOf(samples map[string]string, name string) string {
+	for l := range samples {
+		if strings.Contains(l, fmt.Sprintf("{__name__=%q, ", name)) {
+			return l
+		}
+	}
+	return ""
+}
+
+func diff[V comparable](a, b map[string]V) map[string]V {
+	d := map[string]V{}
+	for k, v := range a {
+		if w, ok := b[k]; !ok || v != w {
+			d[k] = v
+		}
+	}
+	return d
+}
