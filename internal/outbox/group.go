@@ -99,9 +99,8 @@ func parseGroupName(name string) (ordinal uint64, id frame.ID, ok bool) {
 
 // damage is what verify found wrong with a file.
 type damage struct {
-	offset int64 // where the frames end that are whole
-	torn   bool  // the rest looks like a write that a crash cut short, rather than like frames that changed
-	err    error
+	torn bool // what is behind the whole frames looks like a write that a crash cut short, rather than like changed frames
+	err  error
 }
 
 // verify reads the first size bytes of a file that should begin with frame id. What it returns describes the longest
@@ -118,14 +117,14 @@ func verify(f io.ReaderAt, size int64, id frame.ID) (extent, *damage, error) {
 		if err != nil {
 			last := len(data) > 0 && e.size+int64(len(data)) == size
 			torn := last || errors.Is(err, frame.ErrShort) || zeros(f, e.size, size)
-			return e, &damage{offset: e.size, torn: torn, err: err}, nil
+			return e, &damage{torn: torn, err: err}, nil
 		}
 		err = e.follows(&h)
 		if err == nil && e.size == 0 && h.ID != id {
 			err = fmt.Errorf("frame %s in the file of %s", h.ID, id)
 		}
 		if err != nil {
-			return e, &damage{offset: e.size, err: err}, nil
+			return e, &damage{err: err}, nil
 		}
 		e.add(&h)
 	}

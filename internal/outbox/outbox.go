@@ -98,7 +98,7 @@ func Open(opts Options) (*Outbox, error) {
 	if o.lock, err = o.fs.Lock(); err != nil {
 		return nil, fmt.Errorf("open outbox %q: %w", opts.Dir, err)
 	}
-	if err := o.recover(); err != nil {
+	if err := o.restore(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open outbox %q: %w", opts.Dir, err), o.lock.Close())
 	}
 	return o, nil

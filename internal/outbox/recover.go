@@ -18,9 +18,9 @@ const (
 	maxCorruptBytes = 64 << 20
 )
 
-// recover finds out what is in the directory. A file that is as long as the state file says is taken as it is: Open
+// restore finds out what is in the directory. A file that is as long as the state file says is taken as it is: Open
 // must be quick, and readers verify every frame. All others, and the newest in any case, are read.
-func (o *Outbox) recover() error {
+func (o *Outbox) restore() error {
 	files, err := o.fs.List()
 	if err != nil {
 		return fmt.Errorf("list files: %w", err)
@@ -65,6 +65,7 @@ func (o *Outbox) recover() error {
 	o.cutUnaccepted()
 	o.adopt(saved)
 	o.pruneCorrupt()
+	o.logger.Info("outbox is open", "files", len(o.groups), "bytes", o.bytes, "last", o.last.ID.String(), "losses", len(o.losses))
 	return nil
 }
 
@@ -156,7 +157,7 @@ func (g *group) without(e extent) []Range {
 	return ranges
 }
 
-// mend cuts a file behind the frames that g still has. What it cuts off is kept as evidence, unless a crash explains
+// mend cuts a file of a size behind the frames that g still has. What it cuts off is kept as evidence, unless a crash explains
 // it. If the disk does not let it, the file stays as it is, and the rest of it is ignored.
 func (o *Outbox) mend(g *group, size int64, d *damage) {
 	var errs []error
@@ -164,18 +165,18 @@ func (o *Outbox) mend(g *group, size int64, d *damage) {
 	switch {
 	case d.torn:
 		o.m.tornFiles.Inc()
-	case d.offset == 0:
+	case g.size == 0:
 		evidence = g.name + corruptSuffix
 		if err := o.fs.Rename(g.name, evidence); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	default:
 		evidence = groupName(g.ordinal, frame.ID{Epoch: g.epoch, Number: g.last + 1}) + corruptSuffix
-		errs = append(errs, o.copyRest(g.name, evidence, d.offset, size))
+		errs = append(errs, o.copyRest(g.name, evidence, g.size, size))
 	}
 	switch {
-	case d.offset > 0:
-		errs = append(errs, o.truncate(g.name, d.offset))
+	case g.size > 0:
+		errs = append(errs, o.truncate(g.name, g.size))
 	case d.torn:
 		o.remove(g.name)
 	}
@@ -184,7 +185,7 @@ func (o *Outbox) mend(g *group, size int64, d *damage) {
 		o.m.corruptFiles.Inc()
 		level, msg = o.logger.Error, "outbox file is corrupt"
 	}
-	level(msg, "file", g.name, "offset", d.offset, "size", size, "kept_as", evidence, "err", errors.Join(append(errs, d.err)...))
+	level(msg, "file", g.name, "offset", g.size, "size", size, "kept_as", evidence, "err", errors.Join(append(errs, d.err)...))
 }
 
 // copyRest copies what of a file is behind offset, as far as it can be read.
@@ -240,7 +241,7 @@ func (o *Outbox) cutUnaccepted() {
 		}
 		size := g.size
 		g.extent = keep
-		o.mend(g, size, &damage{offset: keep.size, torn: true, err: errors.New("frames were refused when they were written")})
+		o.mend(g, size, &damage{torn: true, err: errors.New("frames were refused when they were written")})
 		if keep.size == 0 {
 			o.groups = slices.Delete(o.groups, i, i+1)
 		}
