@@ -100,7 +100,7 @@ func (f *families) bound() {
 // of returns the family of a series that stands under the metadata f, which may be nil. It is the zero Family if the
 // name says that the series is not of that family.
 func (f *family) of(l labels.Labels) series.Family {
-	if f == nil || !partOf(l.Get(labels.MetricName), f.Name, f.Type) {
+	if f == nil || !partOf(l.Get(model.MetricNameLabel), f.Name, f.Type) {
 		return series.Family{}
 	}
 	return f.Family

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"sync"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/thalweg/thalweg/internal/series"
@@ -84,7 +85,7 @@ func (m *mapping) column(b *labels.Builder, c *series.Column) (series.Column, Re
 		return *c, reason
 	}
 	out := series.Column{Labels: relative(l, m.source.Labels), Family: c.Family, Kind: c.Kind}
-	if l.Get(labels.MetricName) != full.Get(labels.MetricName) {
+	if l.Get(model.MetricNameLabel) != full.Get(model.MetricNameLabel) {
 		out.Family = series.Family{} // it describes the old name
 	}
 	return out, Pass

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/relabel"
 
@@ -39,7 +40,7 @@ const (
 // AlwaysPass selects what a site never holds back: up, scrape_* and the metrics of job.
 func AlwaysPass(job string) [][]*labels.Matcher {
 	return [][]*labels.Matcher{
-		{labels.MustNewMatcher(labels.MatchRegexp, labels.MetricName, "up|scrape_.+")},
+		{labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, "up|scrape_.+")},
 		{labels.MustNewMatcher(labels.MatchEqual, "job", job)},
 	}
 }

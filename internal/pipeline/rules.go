@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/relabel"
 )
@@ -43,7 +44,7 @@ func (r *rules) apply(b *labels.Builder, l labels.Labels) (labels.Labels, Reason
 	if !relabel.ProcessBuilder(b, r.relabel...) {
 		return labels.EmptyLabels(), ByRelabeling
 	}
-	if b.Get(labels.MetricName) == "" {
+	if b.Get(model.MetricNameLabel) == "" {
 		return labels.EmptyLabels(), NoName
 	}
 	return b.Labels(), Pass

@@ -179,7 +179,7 @@ type appender struct {
 func (a *appender) Append(_ storage.SeriesRef, ls labels.Labels, _, t int64, v float64, _ *histogram.Histogram,
 	_ *histogram.FloatHistogram, _ storage.AOptions,
 ) (storage.SeriesRef, error) {
-	if ls.Get(labels.MetricName) == "up" {
+	if ls.Get(model.MetricNameLabel) == "up" {
 		a.t = t
 	}
 	sample := seen{ls.String(), t, v}

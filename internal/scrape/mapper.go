@@ -43,7 +43,7 @@ func (m *mapper) column(exposed labels.Labels) (labels.Labels, bool, error) {
 	if final.IsEmpty() {
 		return final, false, nil
 	}
-	if !final.Has(labels.MetricName) {
+	if !final.Has(model.MetricNameLabel) {
 		return final, false, &nameError{fmt.Errorf("series %.200s has no name", final)}
 	}
 	if !final.IsValid(m.cfg.MetricNameValidationScheme) {
@@ -79,7 +79,7 @@ func (m *mapper) overrideLabels(exposed labels.Labels) {
 }
 
 func (m *mapper) checkLimits(l labels.Labels) error {
-	name := l.Get(labels.MetricName)
+	name := l.Get(model.MetricNameLabel)
 	if most := int(m.cfg.LabelLimit); most > 0 && l.Len() > most {
 		return &expo.LimitError{Limit: "label_limit", Max: most, Got: l.Len(), Detail: fmt.Sprintf("series %.50s", name)}
 	}

@@ -46,7 +46,7 @@ func reportColumns(extra bool) []series.Column {
 
 func reportColumn(name, unit, help string) series.Column {
 	return series.Column{
-		Labels: labels.FromStrings(labels.MetricName, name),
+		Labels: labels.FromStrings(model.MetricNameLabel, name),
 		Family: series.Family{Name: name, Type: model.MetricTypeGauge, Help: help, Unit: unit},
 	}
 }
