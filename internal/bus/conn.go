@@ -184,6 +184,14 @@ func (c *Conn) onDisconnect(nc *nats.Conn, err error) {
 	c.setState(s)
 }
 
+// onClose runs last, for a Close.
+func (c *Conn) onClose(*nats.Conn) {
+	c.mu.Lock()
+	c.setState(State{Since: time.Now(), Server: c.state.Server, Reason: "closed"})
+	c.mu.Unlock()
+	close(c.closed)
+}
+
 // onAttempt runs after each failed attempt to connect.
 func (c *Conn) onAttempt(nc *nats.Conn, err error) {
 	if errors.Is(err, errNotYet) {

@@ -45,7 +45,7 @@ func (c *Conn) natsOptions() (*nats.Options, error) {
 	o.DisconnectedErrCB = c.onDisconnect
 	o.ReconnectErrCB = c.onAttempt
 	o.AsyncErrorCB = c.onError
-	o.ClosedCB = func(*nats.Conn) { close(c.closed) }
+	o.ClosedCB = c.onClose
 	if site := c.options.Site; site != "" {
 		if err := ValidSite(site); err != nil {
 			return nil, err

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 )
@@ -87,6 +88,9 @@ func (l *logger) Warnf(format string, v ...any) {
 }
 
 func (l *logger) Errorf(format string, v ...any) {
+	if strings.Contains(text(format, v), server.ErrAuthentication.Error()) {
+		return // the authenticator says why, and not at every attempt
+	}
 	l.write(slog.LevelError, "server error", format, v)
 }
 
