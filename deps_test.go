@@ -21,7 +21,7 @@ const module = "github.com/thalweg/thalweg/"
 // it, so that a new one has to say where it belongs. Packages below one of these belong to its row.
 var rows = []string{
 	"cmd/thalweg",
-	"internal/bench",
+	"internal/bench internal/chaos",
 	"internal/node",
 	"internal/config",
 	"internal/edge internal/hub",
