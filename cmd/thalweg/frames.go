@@ -158,7 +158,9 @@ func (s *frameSource) stream(ctx context.Context, address string, handle func(*p
 		if err != nil {
 			return fmt.Errorf("%s is not valid:\n%w", s.configFile, err)
 		}
-		cfg = loaded.NATS.Client
+		if cfg = loaded.NATS.Client; loaded.Hub != nil && loaded.Hub.NATS != nil {
+			cfg = *loaded.Hub.NATS
+		}
 	}
 	cfg.URLs = []string{server}
 	conn, err := bus.Connect(bus.Options{Config: cfg, Name: "thalweg dump", Logger: slog.New(slog.DiscardHandler)})

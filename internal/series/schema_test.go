@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 )
 
@@ -21,7 +22,7 @@ func columns(names ...string) []Column {
 func namesOf(s *Schema) string {
 	text := ""
 	for i := range s.Columns() {
-		text += s.Column(i).Labels.Get(labels.MetricName) + " "
+		text += s.Column(i).Labels.Get(model.MetricNameLabel) + " "
 	}
 	return text
 }
@@ -48,7 +49,7 @@ func TestExtendShares(t *testing.T) {
 		t.Error("the order of columns does not count")
 	}
 	for name, change := range map[string]func(*Column){
-		"labels": func(c *Column) { c.Labels = labels.FromStrings(labels.MetricName, "b", "x", "") },
+		"labels": func(c *Column) { c.Labels = labels.FromStrings(model.MetricNameLabel, "b", "x", "") },
 		"kind":   func(c *Column) { c.Kind = Histogram },
 		"name":   func(c *Column) { c.Family.Name = "other" },
 		"type":   func(c *Column) { c.Family.Type = "counter" },

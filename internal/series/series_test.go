@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 )
 
@@ -70,8 +71,8 @@ func TestRow(t *testing.T) {
 
 func TestSeriesLabels(t *testing.T) {
 	s := Source{Labels: labels.FromStrings("job", "node", "instance", "a:9100", "zone", "b")}
-	column := Column{Labels: labels.FromStrings(labels.MetricName, "up", "instance", "own", "zone", "")}
-	want := labels.FromStrings(labels.MetricName, "up", "instance", "own", "job", "node")
+	column := Column{Labels: labels.FromStrings(model.MetricNameLabel, "up", "instance", "own", "zone", "")}
+	want := labels.FromStrings(model.MetricNameLabel, "up", "instance", "own", "job", "node")
 	if got := s.SeriesLabels(labels.NewBuilder(labels.EmptyLabels()), &column); !labels.Equal(got, want) {
 		t.Errorf("labels are %s, want %s", got, want)
 	}
