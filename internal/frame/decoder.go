@@ -6,7 +6,6 @@ import (
 	"math"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/thalweg/thalweg/internal/series"
@@ -42,9 +41,7 @@ func (e *MismatchError) Error() string {
 // Decoder follows the frames of one lane. It is not safe for concurrent use.
 type Decoder struct {
 	cfg     DecoderConfig
-	zstd    *zstd.Decoder
 	have    ID
-	body    []byte
 	builder labels.ScratchBuilder
 
 	sources map[uint64]*decoderSource
@@ -106,12 +103,10 @@ func NewDecoder(cfg DecoderConfig) *Decoder {
 	setDefault(&cfg.MaxColumns, 4_000_000)
 	setDefault(&cfg.MaxSources, 100_000)
 	setDefault(&cfg.MaxState, 512<<20)
-	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxMemory(uint64(cfg.MaxBody)), zstd.WithDecoderMaxWindow(max(uint64(cfg.MaxBody), zstd.MinWindowSize)))
-	if err != nil {
-		panic("BUG: frame.NewDecoder: " + err.Error())
+	if cfg.Scratch == nil {
+		cfg.Scratch = &Scratch{}
 	}
-	d := &Decoder{cfg: cfg, zstd: z, builder: labels.NewScratchBuilder(16), known: map[string]*series.Source{}}
+	d := &Decoder{cfg: cfg, builder: labels.NewScratchBuilder(16), known: map[string]*series.Source{}}
 	d.reset()
 	return d
 }
@@ -167,11 +162,12 @@ func (d *Decoder) Decode(b []byte, h Handler) (Header, error) {
 	}
 	body := b[header.bodyOffset():]
 	if header.Flags&FlagZstd != 0 {
-		if d.body, err = d.decompress(body); err != nil {
+		unpacked := d.cfg.Scratch.take()
+		defer d.cfg.Scratch.give(unpacked)
+		if body, err = unpacked.decompress(body, d.cfg.MaxBody); err != nil {
 			d.reset()
 			return header, fmt.Errorf("decode frame %s: %w", header.ID, err)
 		}
-		body = d.body
 	} else if len(body) > d.cfg.MaxBody {
 		d.reset()
 		return header, fmt.Errorf("decode frame %s: %w", header.ID, &LimitError{"bytes in a frame", d.cfg.MaxBody})
@@ -185,54 +181,6 @@ func (d *Decoder) Decode(b []byte, h Handler) (Header, error) {
 	}
 	d.have = header.ID
 	return header, nil
-}
-
-func (d *Decoder) decompress(src []byte) ([]byte, error) {
-	var h zstd.Header
-	if err := h.Decode(src); err != nil {
-		return d.body, fmt.Errorf("read zstd header: %w", err)
-	}
-	if h.Skippable || !h.HasFCS || !h.SingleSegment || h.HasCheckSum || h.DictionaryID != 0 {
-		return d.body, errors.New("body is not a zstd frame of one segment that tells its size, without checksum and dictionary")
-	}
-	if h.FrameContentSize > uint64(d.cfg.MaxBody) {
-		return d.body, &LimitError{"bytes in a frame", d.cfg.MaxBody}
-	}
-	if size, err := zstdSize(src, h.HeaderSize); err != nil {
-		return d.body, err
-	} else if size != len(src) {
-		return d.body, fmt.Errorf("%d bytes behind the zstd frame", len(src)-size)
-	}
-	body, err := d.zstd.DecodeAll(src, d.body[:0])
-	if err != nil {
-		return d.body, fmt.Errorf("decompress: %w", err)
-	}
-	if len(body) != int(h.FrameContentSize) {
-		return body, fmt.Errorf("decompressed to %d bytes, zstd header says %d", len(body), h.FrameContentSize)
-	}
-	return body, nil
-}
-
-// zstdSize walks the blocks of a zstd frame without checksum, whose size it returns. The library would decode and
-// concatenate further frames, and skip some, so that a body had more than one form.
-func zstdSize(src []byte, headerSize int) (int, error) {
-	const last, rle = 1, 1
-	for at := headerSize; ; {
-		if len(src)-at < 3 {
-			return 0, errors.New("zstd frame is cut short")
-		}
-		block := int(src[at]) | int(src[at+1])<<8 | int(src[at+2])<<16
-		size := block >> 3
-		if block>>1&3 == rle {
-			size = 1
-		}
-		if at += 3; len(src)-at < size {
-			return 0, errors.New("zstd frame is cut short")
-		}
-		if at += size; block&last != 0 {
-			return at, nil
-		}
-	}
 }
 
 // blocks applies the blocks of a body.

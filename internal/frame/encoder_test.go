@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/prometheus/common/model"
@@ -247,4 +248,38 @@ func encodeTwo(t *testing.T) [][]byte {
 	return send(t, frame.NewEncoder(frame.EncoderConfig{Epoch: 1}), false,
 		&series.Row{Source: source, Schema: schema, T: 1, Values: []float64{1}},
 		&series.Row{Source: source, Schema: schema, T: 2, Values: []float64{2}})
+}
+
+// TestSharedScratch lets decoders of different lanes share the memory for decompression.
+func TestSharedScratch(t *testing.T) {
+	w := newWorld(5)
+	enc := frame.NewEncoder(frame.EncoderConfig{Epoch: 7})
+	var frames [][]byte
+	var want []string
+	for range 60 {
+		row := w.row()
+		want = append(want, show(row))
+		var err error
+		if frames, err = enc.Append(frames, row, w.t); err != nil {
+			t.Fatal(err)
+		}
+		frames = enc.Close(frames, w.t)
+	}
+	scratch, catalog := &frame.Scratch{}, series.NewCatalog()
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			dec := frame.NewDecoder(frame.DecoderConfig{Catalog: catalog, Scratch: scratch})
+			var got []string
+			for _, b := range frames {
+				if _, err := dec.Decode(b, frame.Handler{Row: func(r *series.Row) { got = append(got, show(r)) }}); err != nil {
+					t.Error(err)
+				}
+			}
+			if !slices.Equal(got, want) {
+				t.Error("other rows came than were sent")
+			}
+		})
+	}
+	wg.Wait()
 }

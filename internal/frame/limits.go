@@ -20,6 +20,8 @@ type DecoderConfig struct {
 	// MaxState bounds what is held beside the columns, in bytes: labels and metadata of schemas and sources as they are
 	// in memory, where no prefix is shared any more; buckets; exemplars. Default 512 MiB.
 	MaxState int
+	// Scratch for decompression, which decoders should share where there are many. Nil: one of its own.
+	Scratch *Scratch
 }
 
 // Bounds of the format itself, the same for every decoder.
