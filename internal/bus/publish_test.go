@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -182,8 +183,8 @@ func testTooLarge(t *testing.T, e *edge) {
 	}
 }
 
-// testLeaderRestart takes the stream's leader away in the middle of a sequence of publishes, twice, and counts what is
-// stored in the end.
+// testLeaderRestart takes the stream's leader away in the middle of a sequence of publishes, twice. Each message is stored
+// and read once, by a reader that was there and by one that comes later.
 func testLeaderRestart(t *testing.T, servers []*bustest.Server) {
 	var urls []string
 	for _, s := range servers {
@@ -191,6 +192,8 @@ func testLeaderRestart(t *testing.T, servers []*bustest.Server) {
 	}
 	site := bustest.Connected(t, bus.Options{Config: bustest.Config(urls...), Site: "restarts"})
 	p := newPublisher(t, site, "restarts", bus.Live)
+	hub := bustest.Connected(t, bus.Options{Config: bustest.Config(urls...)})
+	there := read(t, hub, bus.ReaderOptions{Subjects: []string{p.subject}})
 	var want []string
 	send := func(payload string) {
 		t.Helper()
@@ -205,11 +208,15 @@ func testLeaderRestart(t *testing.T, servers []*bustest.Server) {
 		leader.Start()
 		send(fmt.Sprintf("%d after", i))
 	}
-	hub := bustest.Connected(t, bus.Options{Config: bustest.Config(urls...)})
-	r := read(t, hub, bus.ReaderOptions{Subjects: []string{p.subject}})
-	bustest.WaitFor(t, "messages", func() bool { return len(r.payloadsOnly()) >= len(want) })
-	if got := r.payloadsOnly(); fmt.Sprint(got) != fmt.Sprint(want) {
-		t.Errorf("stream holds %q, want %q", got, want)
+	after := read(t, hub, bus.ReaderOptions{Subjects: []string{p.subject}})
+	for name, r := range map[string]*tape{"reader through the restarts": there, "reader after the restarts": after} {
+		bustest.WaitFor(t, name, func() bool { return len(r.payloadsOnly()) >= len(want) })
+		if got := r.payloadsOnly(); fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("%s said %q, want %q", name, got, want)
+		}
+		if slices.ContainsFunc(r.seen(), func(s string) bool { return strings.HasPrefix(s, "reset") }) {
+			t.Errorf("%s said %q, want no reset", name, r.seen())
+		}
 	}
 }
 
