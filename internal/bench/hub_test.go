@@ -3,10 +3,12 @@ package bench
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/klauspost/compress/snappy"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
 
@@ -132,7 +134,7 @@ func storeMemory(b *testing.B, n int) float64 {
 		}
 		held += schema.Len()
 	}
-	everything := [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchRegexp, labels.MetricName, ".+")}}
+	everything := [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".+")}}
 	for range s.Select(store.Query{Matchers: everything, Now: begin}) { // so that the index is there
 		break
 	}
@@ -146,10 +148,7 @@ func storeMemory(b *testing.B, n int) float64 {
 func nodeColumns(b *testing.B) []series.Column {
 	w := newWorkload(b, "node", single)
 	row := w.parse(b, 0, w.targets[0].next())
-	var columns []series.Column
-	for _, c := range row.Schema.Columns() {
-		columns = append(columns, c)
-	}
+	columns := slices.Clone(row.Schema.Columns())
 	if len(columns) == 0 || columns[0].Family.Name == "" {
 		b.Fatalf("%d columns", len(columns))
 	}

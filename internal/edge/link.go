@@ -275,16 +275,18 @@ func (e *Edge) runBackfill(ctx context.Context, live frame.ID) error {
 
 // oldestBefore returns the oldest run of frames before live that is not stored.
 func (e *Edge) oldestBefore(live frame.ID) (outbox.Range, bool) {
-	for _, r := range e.outbox.Unacked() {
-		if r.Epoch == live.Epoch && r.From >= live.Number || !e.outbox.Before(frame.ID{Epoch: r.Epoch, Number: r.From}, live) {
-			return outbox.Range{}, false
-		}
-		if r.Epoch == live.Epoch {
-			r.To = min(r.To, live.Number-1)
-		}
-		return r, true
+	unacked := e.outbox.Unacked()
+	if len(unacked) == 0 {
+		return outbox.Range{}, false
 	}
-	return outbox.Range{}, false
+	r := unacked[0]
+	if !e.outbox.Before(frame.ID{Epoch: r.Epoch, Number: r.From}, live) {
+		return outbox.Range{}, false
+	}
+	if r.Epoch == live.Epoch {
+		r.To = min(r.To, live.Number-1)
+	}
+	return r, true
 }
 
 // fill publishes a run of frames on the backfill lane, from the keyframe before it.

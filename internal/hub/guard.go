@@ -3,6 +3,7 @@ package hub
 import (
 	"log/slog"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/thalweg/thalweg/internal/pipeline"
@@ -43,7 +44,7 @@ func (g *guards) make(site string) (pipelines []*pipeline.Pipeline) {
 		matchers, err := pipeline.ParseMatch(match)
 		if err != nil { // the configuration was validated; nothing fails open
 			g.log.Error("selectors of a site cannot be read; nothing of it is taken", "site", site, "err", err)
-			matchers = [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, labels.MetricName, "")}}
+			matchers = [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, "")}}
 		}
 		p, err := pipeline.New(pipeline.Options{Catalog: g.catalog, Match: matchers, Always: pipeline.AlwaysPass("thalweg")})
 		if err != nil {

@@ -155,7 +155,7 @@ func hashColumns(seed uint64, columns []Column) uint64 {
 // Synthetic returns the column of a gauge that the program itself makes, such as up.
 func Synthetic(name, help string) Column {
 	return Column{
-		Labels: labels.FromStrings(labels.MetricName, name),
+		Labels: labels.FromStrings(model.MetricNameLabel, name),
 		Family: Family{Name: name, Type: model.MetricTypeGauge, Help: help},
 	}
 }
