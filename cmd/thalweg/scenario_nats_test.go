@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"hash/crc32"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/frame"
+)
+
+// natsPlain is the program nats-plain: a NATS server as many have it, with JetStream, one account and no credentials.
+func natsPlain() {
+	listen := flag.String("listen", "", "HOST:PORT")
+	store := flag.String("store", "", "directory")
+	flag.Parse()
+	if err := runNATS(*listen, *store); err != nil {
+		fmt.Fprintln(os.Stderr, "nats-plain:", err)
+		os.Exit(1)
+	}
+}
+
+func runNATS(listen, store string) error {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return err
+	}
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		return err
+	}
+	s, err := server.NewServer(&server.Options{Host: host, Port: number, JetStream: true, StoreDir: store, NoSigs: true})
+	if err != nil {
+		return err
+	}
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM, os.Interrupt)
+	s.Start()
+	<-stop
+	s.Shutdown()
+	s.WaitForShutdown()
+	return nil
+}
+
+// dial connects with the name and token of a site, or of a hub, without anything of package bus that would hold it back.
+// refused is told what the server does not permit.
+func dial(address, name, token string, refused func(error)) (*nats.Conn, error) {
+	o := nats.GetDefaultOptions()
+	o.Url, o.User, o.InboxPrefix = "nats://"+address, name, bus.InboxPrefix(name)+".scenario"
+	if token != "-" {
+		o.Token = token
+	}
+	o.AsyncErrorCB = func(_ *nats.Conn, _ *nats.Subscription, err error) { refused(err) }
+	return o.Connect()
+}
+
+func cmdDeleteStream(ts *testscript.TestScript, neg bool, args []string) {
+	usageOf(ts, !neg && len(args) == 1, "delete-stream ADDRESS")
+	nc, err := nats.Connect("nats://"+args[0], nats.UserInfo("@hub", ""))
+	ts.Check(err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	ts.Check(err)
+	eventually(ts, func() error { return js.DeleteStream(context.Background(), bus.DefaultStreamConfig().Name) })
+}
+
+// cmdSendFrame publishes something on the live lane of a site. The server must store it, except where the lane is not
+// the site's: that it must refuse.
+func cmdSendFrame(ts *testscript.TestScript, neg bool, args []string) {
+	usageOf(ts, len(args) == 4, "[!] send-frame ADDRESS SITE TOKEN|- KIND")
+	site, kind := args[1], args[3]
+	subject := bus.DefaultRoot.Lane(site, bus.Live)
+	if kind == "wrong-part" {
+		own := fmt.Sprintf(".%d.%s.", bus.PartOf(site), site)
+		subject = strings.Replace(subject, own, fmt.Sprintf(".%d.%s.", (bus.PartOf(site)+1)%bus.Parts, site), 1)
+	}
+	sequence, err := publish(args[0], site, args[2], subject, hostileFrame(ts, kind))
+	switch {
+	case !neg && err != nil:
+		of(ts).fail(ts, "publish on %s: %v", subject, err)
+	case neg && !errors.Is(err, nats.ErrPermissionViolation) && !errors.Is(err, nats.ErrAuthorization):
+		of(ts).fail(ts, "publish on %s: stored as %d, %v; the server should have refused it", subject, sequence, err)
+	}
+}
+
+// publish returns where the stream has stored a message.
+func publish(address, name, token, subject string, data []byte) (sequence uint64, err error) {
+	timeout, stop := context.WithTimeout(context.Background(), patience)
+	defer stop()
+	ctx, refuse := context.WithCancelCause(timeout)
+	nc, err := dial(address, name, token, refuse)
+	if err != nil {
+		return 0, err
+	}
+	defer nc.Close()
+	answer, err := nc.RequestWithContext(ctx, subject, data)
+	if err != nil {
+		return 0, errors.Join(err, context.Cause(ctx))
+	}
+	var ack struct{ Seq uint64 }
+	if err := json.Unmarshal(answer.Data, &ack); err != nil || ack.Seq == 0 {
+		return 0, fmt.Errorf("answer of the server: %s", answer.Data)
+	}
+	return ack.Seq, nil
+}
+
+func hostileFrame(ts *testscript.TestScript, kind string) []byte {
+	header := frame.Header{
+		Kind: frame.Keyframe, Flags: frame.FlagFirst, ID: frame.ID{Epoch: 7, Number: 1}, Rows: 1, Sent: time.Now().UnixMilli(),
+	}
+	whole := frame.Seal(nil, header, nil)
+	switch kind {
+	case "garbage", "wrong-part":
+		return []byte("GET / HTTP/1.1\r\nHost: not a frame, and long enough to be one if anybody looked at its length only\r\n\r\n")
+	case "truncated":
+		return frame.Seal(nil, header, make([]byte, 200))[:120]
+	case "future":
+		whole[3] = frame.Version + 1
+		table := crc32.MakeTable(crc32.Castagnoli)
+		binary.LittleEndian.PutUint32(whole[4:], crc32.Update(crc32.Checksum(whole[:4], table), table, whole[8:]))
+		return whole
+	case "lying": // a block of kind 1 that says that it has 2^62 bytes
+		return frame.Seal(nil, header, append([]byte{1}, binary.AppendUvarint(nil, 1<<62)...))
+	}
+	ts.Fatalf("unknown kind of frame %q", kind)
+	return nil
+}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// patience is how long anything is waited for. Nothing is expected to take that long; the machine may be busy.
+const patience = time.Minute
+
+// TestMain makes this test binary do as the programs that scripts start, besides prometheus and node_exporter.
+func TestMain(m *testing.M) {
+	// Scenarios mostly wait, so there may be more of them at a time than processors. A -parallel in the command line
+	// has the last word.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	testscript.Main(m, map[string]func(){
+		"thalweg":    main,
+		"nats-plain": natsPlain,
+	})
+}
+
+// TestScenarios runs the scripts of testdata/script, which are stories of the real program with real peers.
+//
+// Processes: their output is NAME.out (standard output) and NAME.log (standard error)
+//
+//	start NAME PROGRAM ARGUMENTS...   start a program: thalweg, nats-plain, prometheus or node_exporter
+//	terminate NAME                    SIGTERM; it must exit with 0
+//	signal NAME TERM|INT|HUP          send a signal
+//	exits NAME CODE                   wait until it has exited, with this code
+//	kill9 NAME                        SIGKILL, and wait
+//	wait-log NAME REGEXP              wait until a line of NAME.log matches
+//
+// Addresses and files
+//
+//	address NAME...                   set variables to free loopback addresses, HOST:PORT
+//	expand FILE...                    replace variables in files
+//	find NAME REGEXP FILE             set a variable to what the group matches
+//	empty DIRECTORY                   check that nothing is in it
+//
+// Over HTTP: ADDRESS is HOST:PORT; regular expressions have (?m); with ! until it is no longer so
+//
+//	get|post [-code=N] URL            one request, whose answer is standard output
+//	wait-http [-code=N] URL REGEXP... until the answer has this code and all match
+//	shows ADDRESS SELECTOR REGEXP...  until all match what /federate says
+//	same-values ADDRESS SELECTOR FILE until /federate has exactly the series and values of an exposition
+//	promquery ADDRESS EXPR REGEXP     until an instant query's answer, lines "LABELS VALUE", matches
+//	same-samples N ADDRESS EXPR ADDRESS EXPR   until the first Prometheus has N samples, all of which the second has
+//	complete ADDRESS                  until a hub misses no rows of any site
+//
+// Targets: what an edge scrapes, under the control of the script
+//
+//	target NAME MODE [FILE]           serve FILE, counter, garbage, endless, trickle or refuse; sets $NAME
+//	scraped NAME N                    wait for N more requests
+//	every-scrape [-holes=N] [-token=TOKEN] NAME NATS SITE
+//	                                  until the stream has, once, every value that a counter has served, but for N
+//
+// NATS
+//
+//	delete-stream ADDRESS             as somebody with the rights of a hub
+//	send-frame ADDRESS SITE TOKEN|- KIND   publish as a site: garbage, truncated, future, lying or wrong-part
+func TestScenarios(t *testing.T) {
+	free := &ports{next: 20000 + os.Getpid()%500*20}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			s := &scenario{ports: free, processes: map[string]*process{}, targets: map[string]*scrapeTarget{}}
+			env.Values[scenarioKey{}] = s
+			env.Defer(s.close)
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"start": cmdStart, "terminate": cmdTerminate, "signal": cmdSignal, "exits": cmdExits, "kill9": cmdKill9, "wait-log": cmdWaitLog,
+			"address": cmdAddress, "expand": cmdExpand, "empty": cmdEmpty, "find": cmdFind,
+			"get": cmdGet, "post": cmdPost, "wait-http": cmdWaitHTTP, "shows": cmdShows, "same-values": cmdSameValues,
+			"promquery": cmdPromQuery, "same-samples": cmdSameSamples, "complete": cmdComplete,
+			"target": cmdTarget, "scraped": cmdScraped, "every-scrape": cmdEveryScrape,
+			"delete-stream": cmdDeleteStream, "send-frame": cmdSendFrame,
+		},
+	})
+}
+
+// scenario is what one running script has beside the interpreter.
+type scenario struct {
+	ports     *ports // shared by all scripts
+	processes map[string]*process
+	targets   map[string]*scrapeTarget
+}
+
+type scenarioKey struct{}
+
+func of(ts *testscript.TestScript) *scenario { return ts.Value(scenarioKey{}).(*scenario) }
+
+func (s *scenario) close() {
+	for _, p := range s.processes {
+		p.kill()
+	}
+	for _, t := range s.targets {
+		t.refuse()
+	}
+}
+
+// eventually tries until f has nothing to complain of, or patience ends.
+func eventually(ts *testscript.TestScript, f func() error) {
+	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			of(ts).fail(ts, "waited for %s: %v", patience, err)
+		}
+	}
+}
+
+// fail ends a script, with the end of every log for who has to find out why.
+func (s *scenario) fail(ts *testscript.TestScript, format string, args ...any) {
+	const lines = 40
+	for name, p := range s.processes {
+		log, err := os.ReadFile(p.log)
+		if err != nil {
+			ts.Logf("%s: %v", name, err)
+			continue
+		}
+		all := strings.Split(strings.TrimSpace(string(log)), "\n")
+		ts.Logf("[end of %s.log]\n%s", name, strings.Join(all[max(0, len(all)-lines):], "\n"))
+	}
+	ts.Fatalf(format, args...)
+}
+
+// usageOf fails unless there are the arguments of a command, which not every one may be negated.
+func usageOf(ts *testscript.TestScript, ok bool, usage string) {
+	if !ok {
+		ts.Fatalf("usage: %s", usage)
+	}
+}
+
+func compile(ts *testscript.TestScript, pattern string) *regexp.Regexp {
+	re, err := regexp.Compile("(?m)" + pattern)
+	ts.Check(err)
+	return re
+}
+
+func compileAll(ts *testscript.TestScript, patterns []string) []*regexp.Regexp {
+	var all []*regexp.Regexp
+	for _, p := range patterns {
+		all = append(all, compile(ts, p))
+	}
+	return all
+}
+
+// cmdExpand replaces $NAME and ${NAME} in files, where there is such a variable.
+func cmdExpand(ts *testscript.TestScript, neg bool, args []string) {
+	usageOf(ts, !neg && len(args) > 0, "expand FILE...")
+	for _, name := range args {
+		text := os.Expand(ts.ReadFile(name), func(v string) string {
+			if value := ts.Getenv(v); value != "" {
+				return value
+			}
+			return "${" + v + "}"
+		})
+		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o600))
+	}
+}
+
+// tool returns the path of a program, this one or a peer that scripts/tools.sh has put into place.
+func tool(ts *testscript.TestScript, name string) string {
+	switch name {
+	case "prometheus", "node_exporter":
+		path := filepath.Join("..", "..", ".cache", "tools", "bin", name)
+		path, err := filepath.Abs(path)
+		ts.Check(err)
+		if _, err := os.Stat(path); err != nil {
+			ts.Fatalf("%v\nThe scenarios need a real %s: run scripts/tools.sh", err, name)
+		}
+		return path
+	}
+	return name
+}
+
+// option takes a leading -NAME=VALUE off the arguments.
+func option(args []string, name, otherwise string) (value string, rest []string) {
+	if len(args) > 0 {
+		if v, ok := strings.CutPrefix(args[0], fmt.Sprintf("-%s=", name)); ok {
+			return v, args[1:]
+		}
+	}
+	return otherwise, args
+}
