@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -25,6 +26,8 @@ const (
 	tailBack      = keyframeBound * 3 / 2
 	// expireEvery is how often silent sources are looked for.
 	expireEvery = 15 * time.Second
+	// bytesPerSeries is how much a site may hold in labels, metadata, buckets and exemplars, for each series allowed.
+	bytesPerSeries = 512
 	// repeatEvery bounds how often the same problem of the same site is logged.
 	repeatEvery = time.Minute
 )
@@ -47,6 +50,7 @@ type Hub struct {
 	conn    *bus.Conn
 	store   *store.Store
 	catalog *series.Catalog
+	scratch *frame.Scratch // of all decoders
 	log     *slog.Logger
 	repeats *telemetry.Repeats
 	now     func() time.Time
@@ -72,7 +76,7 @@ func New(o Options) (*Hub, error) {
 		o.Now = time.Now
 	}
 	h := &Hub{
-		name: o.Name, conn: o.Conn, store: o.Store, catalog: o.Catalog, log: o.Logger, now: o.Now, config: o.Config,
+		name: o.Name, conn: o.Conn, store: o.Store, catalog: o.Catalog, scratch: &frame.Scratch{}, log: o.Logger, now: o.Now, config: o.Config,
 		repeats: telemetry.NewRepeats(o.Logger, repeatEvery), metrics: newMetrics(), caughtUp: make(chan struct{}),
 		lastRow: map[string]int64{}, problem: "starting",
 	}
@@ -85,19 +89,25 @@ func New(o Options) (*Hub, error) {
 // newReceiver returns a receiver with the limits of the configuration in force. It is used with mu held.
 func (h *Hub) newReceiver() *lane.Receiver {
 	return lane.NewReceiver(lane.ReceiverConfig{Decoder: func(site string) (frame.DecoderConfig, bool) {
-		return h.config.decoder(h.catalog, site)
+		return h.config.decoder(h.catalog, h.scratch, site)
 	}})
 }
 
 // decoder returns the limits of a site's frames, and whether the site is let in.
-func (c *Config) decoder(catalog *series.Catalog, site string) (frame.DecoderConfig, bool) {
+func (c *Config) decoder(catalog *series.Catalog, scratch *frame.Scratch, site string) (frame.DecoderConfig, bool) {
 	if _, listed := c.Sites[site]; c.StrictSites && !listed {
 		return frame.DecoderConfig{}, false
 	}
 	l := c.SiteLimits(site)
-	d := frame.DecoderConfig{Catalog: catalog, MaxBody: int(l.FrameBytes), MaxSources: l.Sources, MaxColumns: 2 * l.Series}
+	d := frame.DecoderConfig{
+		Catalog: catalog, Scratch: scratch, MaxBody: int(l.FrameBytes), MaxSources: l.Sources,
+		// Between two keyframes schemas grow and fork, and what they leave behind counts.
+		MaxColumns: 4 * l.Series,
+		MaxState:   bytesPerSeries * l.Series,
+	}
 	if l.AllowUnlimited {
-		d.MaxBody, d.MaxSources, d.MaxColumns = orMost(d.MaxBody, frame.MaxSize), orMost(d.MaxSources, 1<<30), orMost(d.MaxColumns, 1<<30)
+		d.MaxBody, d.MaxSources = orMost(d.MaxBody, frame.MaxSize), orMost(d.MaxSources, 1<<30)
+		d.MaxColumns, d.MaxState = orMost(d.MaxColumns, 1<<30), orMost(d.MaxState, math.MaxInt)
 	}
 	return d, true
 }

@@ -66,7 +66,7 @@ func NewOutput(o OutputOptions) (*Output, error) {
 	out.receiver = lane.NewReceiver(lane.ReceiverConfig{Decoder: func(site string) (frame.DecoderConfig, bool) {
 		o.Hub.mu.Lock()
 		defer o.Hub.mu.Unlock()
-		return o.Hub.config.decoder(o.Hub.catalog, site)
+		return o.Hub.config.decoder(o.Hub.catalog, o.Hub.scratch, site)
 	}})
 	config, generation := o.Hub.configured()
 	out.guards, out.generation = newGuards(config, o.Hub.catalog, out.log), generation
