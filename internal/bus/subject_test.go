@@ -46,8 +46,8 @@ func TestSubjects(t *testing.T) {
 	f(bus.InboxPrefix("a"), "_INBOX_a")
 	f(bus.DirectGetSubject("", "S", "x.y"), "$JS.API.DIRECT.GET.S.x.y")
 	f(bus.DirectGetSubject("hub", "S", "x.y"), "$JS.hub.API.DIRECT.GET.S.x.y")
-	if root.NewControl("a") == root.NewControl("a") {
-		t.Error("two control subjects are equal")
+	if one, two := root.NewControl("a"), root.NewControl("a"); one == two {
+		t.Errorf("two control subjects are %q", one)
 	}
 }
 

@@ -273,28 +273,22 @@ func (s *Server) Reload() error {
 		return fmt.Errorf("reload NATS server: %w", err)
 	}
 	revoked := s.auth.revoked()
-	var gone []uint64
-	const page = 1024
-	for offset := 0; ; offset += page {
-		connections, err := s.nats.Connz(&server.ConnzOptions{Username: true, Offset: offset, Limit: page})
-		if err != nil {
-			return fmt.Errorf("reload NATS server: list connections: %w", err)
+	// One page, as pages shift while clients come and go. Who connects from now on meets the new tokens.
+	connections, err := s.nats.Connz(&server.ConnzOptions{Username: true, Limit: s.nats.NumClients() + 1024})
+	if err != nil {
+		return fmt.Errorf("reload NATS server: list connections: %w", err)
+	}
+	closed := 0
+	for _, c := range connections.Conns {
+		if !revoked(c.AuthorizedUser) {
+			continue
 		}
-		for _, c := range connections.Conns {
-			if revoked(c.AuthorizedUser) {
-				gone = append(gone, c.Cid)
-			}
-		}
-		if offset+len(connections.Conns) >= connections.Total || len(connections.Conns) == 0 {
-			break
+		closed++
+		if err := s.nats.DisconnectClientByID(c.Cid); err != nil {
+			s.log.Debug("close revoked connection", "id", c.Cid, "err", err)
 		}
 	}
-	for _, id := range gone {
-		if err := s.nats.DisconnectClientByID(id); err != nil {
-			s.log.Debug("close revoked connection", "id", id, "err", err)
-		}
-	}
-	s.log.Info("tokens read again", "closed_connections", len(gone))
+	s.log.Info("tokens read again", "closed_connections", closed)
 	return nil
 }
 
