@@ -217,6 +217,7 @@ func (k familyKey) compare(o familyKey) int {
 // family is all series of one family, by index.
 type family struct {
 	names    []string // of metrics, in no order; a handful at most
+	kinds    uint8    // of columns, as bits
 	postings []posting
 }
 
@@ -284,6 +285,7 @@ func (c *catalogue) add(x *index, first int) {
 			c.families[key] = f
 			c.changed()
 		}
+		f.kinds |= 1 << column.Kind
 		if !slices.Contains(f.names, name) {
 			f.names = append(f.names, name)
 		}
@@ -329,8 +331,16 @@ func familyName(f *series.Family, name string) string {
 	return name
 }
 
-// familyType is the type of the family that familyName has put a series into.
-func familyType(f *series.Family, name, family string) model.MetricType {
+// familyType is the type of the family that familyName has put a series into. Nobody has to say what a native
+// histogram is.
+func familyType(c *series.Column, name, family string) model.MetricType {
+	switch c.Kind {
+	case series.Histogram:
+		return model.MetricTypeHistogram
+	case series.GaugeHistogram:
+		return model.MetricTypeGaugeHistogram
+	}
+	f := &c.Family
 	switch f.Type {
 	case "":
 		return model.MetricTypeUnknown

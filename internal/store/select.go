@@ -63,6 +63,9 @@ type Series struct {
 // Name is the metric name.
 func (s *Series) Name() string { return s.pick.name }
 
+// Kind says whether there is a value or a histogram.
+func (s *Series) Kind() series.Kind { return s.pick.kind }
+
 // AppendLabels appends all labels but the metric name, sorted by name, without empty ones.
 func (s *Series) AppendLabels(dst []labels.Label) []labels.Label {
 	if s.resolved {
@@ -157,18 +160,24 @@ func (s *Store) Select(q Query) iter.Seq[*Family] {
 	}
 }
 
-// Series yields the series of the family. It can be gone through once.
+// Chunks yields the series of the family in pieces that are valid until the next one is asked for: those that hold
+// floats, then histograms, then gauge histograms. Each piece has all the floats of its sources, so that the buckets of
+// a histogram are in one. It can be gone through once.
+func (f *Family) Chunks() iter.Seq[[]Series] {
+	return func(yield func([]Series) bool) {
+		for yield(f.selection.chunk) && f.selection.fill() {
+		}
+	}
+}
+
+// Series yields the series of the chunks, in place of these.
 func (f *Family) Series() iter.Seq[*Series] {
 	return func(yield func(*Series) bool) {
-		sel := f.selection
-		for {
-			for i := range sel.chunk {
-				if !yield(&sel.chunk[i]) {
+		for chunk := range f.Chunks() {
+			for i := range chunk {
+				if !yield(&chunk[i]) {
 					return
 				}
-			}
-			if !sel.fill() {
-				return
 			}
 		}
 	}
@@ -224,12 +233,30 @@ func (sel *selection) prepare(key familyKey) {
 	if f == nil {
 		return
 	}
-	apart := 0 // parts with twins
-	for i := range f.postings {
-		p := part{view: sel.view(f.postings[i].index)}
+	for kind := series.Float; kind <= series.GaugeHistogram; kind++ {
+		if f.kinds&(1<<kind) != 0 {
+			sel.prepareKind(key.name, f.postings, kind)
+		}
+	}
+	var other *view // with twins
+	for i := range sel.parts {
+		if v := sel.parts[i].view; v.twins != noTwins {
+			sel.clash = sel.clash || other != nil && other != v
+			other = v
+		}
+	}
+}
+
+// prepareKind finds those of one kind.
+func (sel *selection) prepareKind(name string, postings []posting, kind series.Kind) {
+	for i := range postings {
+		p := part{view: sel.view(postings[i].index)}
 		clash, first := p.view.twins == twinsWithin, len(sel.picks)
-		for _, column := range f.postings[i].columns {
-			pk, roams, ok := sel.pick(p.view, column, key.name)
+		for _, column := range postings[i].columns {
+			if p.view.index.schema.Column(int(column)).Kind != kind {
+				continue
+			}
+			pk, roams, ok := sel.pick(p.view, column, name)
 			if ok {
 				sel.picks = append(sel.picks, pk)
 				clash = clash || roams
@@ -240,10 +267,7 @@ func (sel *selection) prepare(key familyKey) {
 			continue
 		}
 		sel.parts = append(sel.parts, p)
-		if p.view.twins != noTwins {
-			apart++
-		}
-		sel.clash = sel.clash || clash || apart > 1
+		sel.clash = sel.clash || clash
 		if sel.query.Grouping != ByFamily {
 			continue
 		}
@@ -291,7 +315,7 @@ func (sel *selection) pick(v *view, column uint32, family string) (pk pick, roam
 		labels:    sel.labels[first:len(sel.labels):len(sel.labels)],
 		family:    &c.Family,
 	}
-	pk.typ = familyType(pk.family, pk.name, family)
+	pk.typ = familyType(c, pk.name, family)
 	sel.needs = sel.matching.appendNeeds(sel.needs, pk.name, pk.labels)
 	pk.needs = sel.needs[firstNeed:len(sel.needs):len(sel.needs)]
 	if len(pk.needs) == 0 && !pk.contested && !v.contested {

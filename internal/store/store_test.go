@@ -3,6 +3,7 @@ package store_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -705,4 +706,51 @@ func TestReadersSeeWholeHistograms(t *testing.T) {
 	}
 	close(done)
 	readers.Wait()
+}
+
+// Chunks are whole sources and have one kind behind the other, whatever the order of the columns.
+func TestChunks(t *testing.T) {
+	const sources = 3000
+	check := func(kinds []series.Kind, severalChunks bool, want map[series.Kind]int) {
+		t.Helper()
+		f := newFixture(t, nil)
+		cs := columns(t, `m{a="0"}`, "m", `m{a="1"}`, `m{a="2"}`, `m{a="3"}`)
+		row := series.Row{T: now, Values: make([]float64, len(cs))}
+		for i, k := range kinds {
+			if cs[i].Kind = k; k != series.Float {
+				row.Histograms = append(row.Histograms, series.HistogramAt{Column: uint32(i), H: &histogram.Histogram{Schema: 1, Count: 3}})
+			}
+		}
+		row.Schema = f.catalog.Extend(f.catalog.Empty(), cs)
+		for i := range sources {
+			row.Source = source(fmt.Sprint(i), "instance", fmt.Sprint(i))
+			f.apply("ams-1", &row)
+		}
+		chunks, order, counts := 0, []series.Kind(nil), map[series.Kind]int{}
+		for family := range f.store.Select(store.Query{Matchers: selectors(t, "m"), Now: now, Native: true}) {
+			if family.Type != model.MetricTypeHistogram {
+				t.Errorf("type is %s", family.Type)
+			}
+			for chunk := range family.Chunks() {
+				chunks++
+				for i := range chunk {
+					k := chunk[i].Kind()
+					if counts[k]++; !slices.Contains(order, k) {
+						order = append(order, k)
+					} else if order[len(order)-1] != k {
+						t.Fatalf("%s comes behind %s", k, order[len(order)-1])
+					}
+				}
+				if counts[series.Float]*sources%want[series.Float] != 0 {
+					t.Error("the floats of a source are in two chunks")
+				}
+			}
+		}
+		if !slices.IsSorted(order) || !maps.Equal(counts, want) || (chunks > 1) != severalChunks {
+			t.Errorf("%d chunks with %v in the order %v", chunks, counts, order)
+		}
+	}
+	const f, h, g = series.Float, series.Histogram, series.GaugeHistogram
+	check([]series.Kind{h, f, h, f, f}, true, map[series.Kind]int{f: 3 * sources, h: 2 * sources})
+	check([]series.Kind{g, h, f, h, f}, false, map[series.Kind]int{f: 2 * sources, h: 2 * sources, g: sources})
 }
