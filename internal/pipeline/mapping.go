@@ -84,28 +84,11 @@ func (m *mapping) column(b *labels.Builder, c *series.Column) (series.Column, Re
 	if reason != Pass || m.source == m.in && labels.Equal(l, full) {
 		return *c, reason
 	}
-	out := series.Column{Labels: relative(l, m.source.Labels), Family: c.Family, Kind: c.Kind}
+	out := series.Column{Labels: series.Relative(l, m.source.Labels), Family: c.Family, Kind: c.Kind}
 	if l.Get(model.MetricNameLabel) != full.Get(model.MetricNameLabel) {
 		out.Family = series.Family{} // it describes the old name
 	}
 	return out, Pass
-}
-
-// relative returns what a column must say so that a series of a source with the labels base has the labels l.
-func relative(l, base labels.Labels) labels.Labels {
-	b := labels.NewScratchBuilder(l.Len())
-	l.Range(func(l labels.Label) {
-		if base.Get(l.Name) != l.Value {
-			b.Add(l.Name, l.Value)
-		}
-	})
-	base.Range(func(s labels.Label) {
-		if !l.Has(s.Name) {
-			b.Add(s.Name, "")
-		}
-	})
-	b.Sort()
-	return b.Labels()
 }
 
 func identity(n int) []int32 {

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/prometheus/model/relabel"
 
 	"github.com/thalweg/thalweg/internal/expo"
+	"github.com/thalweg/thalweg/internal/series"
 )
 
 // mapper turns the labels that a series is exposed with into those of its column: honor_labels,
@@ -52,7 +53,7 @@ func (m *mapper) column(exposed labels.Labels) (labels.Labels, bool, error) {
 	if err := m.checkLimits(final); err != nil {
 		return final, false, err
 	}
-	return relative(final, m.target), true, nil
+	return series.Relative(final, m.target), true, nil
 }
 
 // nameError says that a series has no valid name.
@@ -97,21 +98,4 @@ func (m *mapper) checkLimits(l labels.Labels) error {
 		}
 		return nil
 	})
-}
-
-// relative returns what a column must say so that a series of a source with the labels base has the labels l.
-func relative(l, base labels.Labels) labels.Labels {
-	b := labels.NewScratchBuilder(l.Len())
-	l.Range(func(l labels.Label) {
-		if base.Get(l.Name) != l.Value {
-			b.Add(l.Name, l.Value)
-		}
-	})
-	base.Range(func(s labels.Label) {
-		if !l.Has(s.Name) {
-			b.Add(s.Name, "")
-		}
-	})
-	b.Sort()
-	return b.Labels()
 }

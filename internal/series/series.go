@@ -72,6 +72,24 @@ func (s *Source) SeriesLabels(b *labels.Builder, c *Column) labels.Labels {
 	return b.Labels()
 }
 
+// Relative returns the labels of a column whose series has the labels full, in a source with the labels base: what
+// differs from base, and an empty value for what full does not have. It is the inverse of Source.SeriesLabels.
+func Relative(full, base labels.Labels) labels.Labels {
+	b := labels.NewScratchBuilder(full.Len())
+	full.Range(func(l labels.Label) {
+		if base.Get(l.Name) != l.Value {
+			b.Add(l.Name, l.Value)
+		}
+	})
+	base.Range(func(l labels.Label) {
+		if !full.Has(l.Name) {
+			b.Add(l.Name, "")
+		}
+	})
+	b.Sort()
+	return b.Labels()
+}
+
 // Row is the values of one schema at one instant, and the currency of the whole program.
 //
 // A row is valid until the sink it is given to returns; whoever keeps it, or a part of it, copies it. Schema and

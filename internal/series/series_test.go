@@ -83,3 +83,30 @@ func TestKind(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// Every series can be told relative to every source, and is the same series again afterwards.
+func TestRelative(t *testing.T) {
+	var sets []labels.Labels
+	for i := range 27 {
+		b := labels.NewBuilder(labels.EmptyLabels())
+		for n, name := range []string{"a", "b", "c"} {
+			b.Set(name, []string{"", "1", "2"}[i/[]int{1, 3, 9}[n]%3])
+		}
+		sets = append(sets, b.Labels())
+	}
+	b := labels.NewBuilder(labels.EmptyLabels())
+	for _, full := range sets {
+		for _, base := range sets {
+			relative := Relative(full, base)
+			source := Source{Labels: base}
+			if got := source.SeriesLabels(b, &Column{Labels: relative}); !labels.Equal(got, full) {
+				t.Errorf("%s relative to %s is %s, and that is %s", full, base, relative, got)
+			}
+			relative.Range(func(l labels.Label) {
+				if base.Get(l.Name) == l.Value {
+					t.Errorf("%s relative to %s repeats %s", full, base, l.Name)
+				}
+			})
+		}
+	}
+}
