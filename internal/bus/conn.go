@@ -68,6 +68,7 @@ type Conn struct {
 	log     *slog.Logger
 	metrics *metrics
 	closed  chan struct{}
+	missing chan struct{} // a token says that a reader did not find the stream
 	// unanswered counts publishes in a row that got no answer.
 	unanswered atomic.Int32
 
@@ -94,6 +95,7 @@ func Connect(o Options) (*Conn, error) {
 		log:     o.Logger,
 		metrics: newMetrics(o.Name),
 		closed:  make(chan struct{}),
+		missing: make(chan struct{}, 1),
 		state:   State{Since: time.Now(), Reason: "connecting"},
 		changed: make(chan struct{}),
 		logged:  map[string]time.Time{},

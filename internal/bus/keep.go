@@ -12,8 +12,8 @@ const (
 	keepRetry = 2 * time.Second
 )
 
-// KeepStream calls EnsureStream at each connect and now and then, so that a stream that was deleted comes back, until
-// ctx ends. report is told why the stream cannot be used at the moment, "" if it can.
+// KeepStream calls EnsureStream at each connect, when a reader of this connection misses the stream, and now and then,
+// so that a stream that was deleted comes back, until ctx ends. report is told why the stream cannot be used at the moment, "" if it can.
 func (c *Conn) KeepStream(ctx context.Context, report func(problem string)) {
 	var differed, failed string // as last logged
 	for ctx.Err() == nil {
@@ -54,8 +54,17 @@ func (c *Conn) KeepStream(ctx context.Context, report func(problem string)) {
 		select {
 		case <-t.C:
 		case <-changed:
+		case <-c.missing:
 		case <-ctx.Done():
 		}
 		t.Stop()
+	}
+}
+
+// missStream lets KeepStream look after the stream at once.
+func (c *Conn) missStream() {
+	select {
+	case c.missing <- struct{}{}:
+	default:
 	}
 }

@@ -123,6 +123,9 @@ func (r *Reader) Run(ctx context.Context) error {
 		case errors.Is(err, errVoid):
 			continue
 		}
+		if errors.Is(err, ErrNoStream) {
+			r.conn.missStream()
+		}
 		if failures++; r.Position() != delivered {
 			failures = 1
 		}
