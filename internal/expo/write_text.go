@@ -1,6 +1,7 @@
 package expo
 
 import (
+	"iter"
 	"math"
 	"strconv"
 	"strings"
@@ -60,24 +61,35 @@ func (t Text) AppendHistogram(dst []byte, family string, ls []labels.Label, h *h
 		dst = append(dst, `"}`...)
 		dst = appendSampleEnd(dst, count, ms)
 	}
-	cumulative := 0.0
-	it := h.PositiveBucketIterator()
-	more := it.Next()
-	infinite := false
-	for i, le := range h.CustomValues {
-		for ; more && int(it.At().Index) <= i; more = it.Next() {
-			if int(it.At().Index) == i {
-				cumulative += it.At().Count
-			}
-		}
-		bucket(le, cumulative)
-		infinite = infinite || math.IsInf(le, 1)
-	}
-	if !infinite {
-		bucket(math.Inf(1), h.Count)
+	for le, count := range classicBuckets(h) {
+		bucket(le, count)
 	}
 	dst = t.AppendSample(dst, family, "_sum", ls, h.Sum, ms)
 	return t.AppendSample(dst, family, "_count", ls, h.Count, ms)
+}
+
+// classicBuckets yields the upper bounds and cumulative counts of the classic histogram that a native one with custom
+// buckets stands for, the one for everything included.
+func classicBuckets(h *histogram.FloatHistogram) iter.Seq2[float64, float64] {
+	return func(yield func(float64, float64) bool) {
+		cumulative, last := 0.0, math.Inf(-1)
+		it := h.PositiveBucketIterator()
+		more := it.Next()
+		for i, le := range h.CustomValues {
+			for ; more && int(it.At().Index) <= i; more = it.Next() {
+				if int(it.At().Index) == i {
+					cumulative += it.At().Count
+				}
+			}
+			if !yield(le, cumulative) {
+				return
+			}
+			last = le
+		}
+		if !math.IsInf(last, 1) {
+			yield(math.Inf(1), h.Count)
+		}
+	}
 }
 
 // appendSeries appends name and labels. If it has opened a brace, it ends in a comma, in place of which another label
