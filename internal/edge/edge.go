@@ -64,6 +64,8 @@ type Edge struct {
 
 	live, backfill *wire
 
+	silence, silenceCheck time.Duration // the constants, but for tests
+
 	// mu is held while a row is encoded and while frames are appended to the outbox, so that frames stand there in the
 	// order in which they were made.
 	mu       sync.Mutex
@@ -91,6 +93,7 @@ func New(o Options) (*Edge, error) {
 	e := &Edge{
 		site: o.Site, log: o.Logger, repeats: telemetry.NewRepeats(o.Logger, repeatEvery), conn: o.Conn, outbox: box, now: o.Now, version: o.Version, epoch: newEpoch(),
 		control: o.Conn.Root().NewControl(o.Site), metrics: newMetrics(), settings: make(chan Config, 1),
+		silence: silence, silenceCheck: silenceCheck,
 		config: o.Config, appended: make(chan struct{}), maxAge: o.StreamMaxAge,
 	}
 	e.live = newWire(e, bus.Live)

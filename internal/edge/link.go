@@ -125,8 +125,9 @@ func (e *Edge) resolve(ctx context.Context) (last frame.ID, err error) {
 	switch holds := func(id frame.ID) bool { return id.Number != 0 && (id == newest || e.outbox.Before(newest, id)) }; {
 	case liveLost || backfillLost:
 		e.resend()
-	case newest.Number != 0 && !e.live.replacing() && !holds(last) && !holds(lastBackfill):
-		// Another server, perhaps, or one that is behind for the moment: the next publish tells.
+	case !e.live.publisher.Owned() && newest.Number != 0 && !e.live.replacing() && !holds(last) && !holds(lastBackfill):
+		// An earlier process had more acknowledged. This is another server, perhaps, or one that is behind for the
+		// moment: the first publish tells.
 		e.live.publisher.Doubt()
 	}
 	return last, nil
@@ -232,6 +233,8 @@ func (e *Edge) runLive(ctx context.Context, reader *outbox.Reader) error {
 	}
 }
 
+var errNeedsLarger = errors.New("they apply to a frame that was larger than the server allows")
+
 // skip gives up frames that no message can carry.
 func (e *Edge) skip(first, last *frame.Header, cause error) {
 	e.outbox.Ack(first.Epoch, first.Number, last.Number)
@@ -242,7 +245,7 @@ func (e *Edge) skip(first, last *frame.Header, cause error) {
 	e.mu.Lock()
 	e.lose(loss)
 	e.mu.Unlock()
-	e.log.Error("frames are larger than the server takes and are given up", "site", e.site, "epoch", first.Epoch,
+	e.log.Error("frames cannot be sent and are given up", "site", e.site, "epoch", first.Epoch,
 		"from", first.Number, "to", last.Number, "rows", loss.Rows, "bytes", first.Size, "err", cause)
 }
 
@@ -289,7 +292,8 @@ func (e *Edge) oldestBefore(live frame.ID) (outbox.Range, bool) {
 	return r, true
 }
 
-// fill publishes a run of frames on the backfill lane, from the keyframe before it.
+// fill publishes a run of frames on the backfill lane, from the keyframe before it. If one is too large, those that need
+// it are given up too.
 func (e *Edge) fill(ctx context.Context, r outbox.Range, limit *rate.Limiter) error {
 	from := frame.ID{Epoch: r.Epoch, Number: r.From}
 	if group, ok := e.outbox.KeyframeBefore(from); ok {
@@ -298,6 +302,7 @@ func (e *Edge) fill(ctx context.Context, r outbox.Range, limit *rate.Limiter) er
 	e.log.Info("filling a gap", "site", e.site, "epoch", r.Epoch, "from", r.From, "to", r.To, "rows", r.Rows, "bytes", r.Bytes)
 	reader := e.outbox.Reader(from)
 	defer reader.Close()
+	broken := false
 	for {
 		data, first, last, err := reader.Next(e.backfill.room())
 		var gap *outbox.GapError
@@ -316,14 +321,19 @@ func (e *Edge) fill(ctx context.Context, r outbox.Range, limit *rate.Limiter) er
 		if first.Epoch != r.Epoch || first.Number > r.To {
 			return nil
 		}
-		if err := waitFor(ctx, limit, len(data)); err != nil {
-			return err
-		}
-		if err := e.backfill.send(ctx, data, &first, &last); err != nil {
-			if !errors.Is(err, bus.ErrTooLarge) {
+		if broken = broken && first.Kind == frame.Delta; broken {
+			e.skip(&first, &last, errNeedsLarger)
+		} else {
+			if err := waitFor(ctx, limit, len(data)); err != nil {
 				return err
 			}
-			e.skip(&first, &last, err)
+			err := e.backfill.send(ctx, data, &first, &last)
+			switch broken = errors.Is(err, bus.ErrTooLarge); {
+			case broken && first.Number >= r.From: // else it was given up before
+				e.skip(&first, &last, err)
+			case !broken && err != nil:
+				return err
+			}
 		}
 		if err := e.lost(e.backfill); err != nil {
 			return err
@@ -353,7 +363,7 @@ func waitFor(ctx context.Context, limit *rate.Limiter, n int) error {
 func (e *Edge) awaitSilence(ctx context.Context) {
 	var last uint64
 	quiet := e.now()
-	t := time.NewTicker(silenceCheck)
+	t := time.NewTicker(e.silenceCheck)
 	defer t.Stop()
 	for {
 		select {
@@ -369,7 +379,7 @@ func (e *Edge) awaitSilence(ctx context.Context) {
 		if m.Sequence != last {
 			last, quiet = m.Sequence, e.now()
 		}
-		if e.now().Sub(quiet) >= silence {
+		if e.now().Sub(quiet) >= e.silence {
 			e.log.Warn("the other process fell silent; publishing again", "site", e.site)
 			e.live.publisher.Forgive()
 			e.backfill.publisher.Forgive()
