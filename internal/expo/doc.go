@@ -10,13 +10,16 @@
 //		sink(&result.Stamped[i])
 //	}
 //
-// Samples with timestamps of their own belong to a second source of the same labels. They go into partial rows, one
-// per timestamp, and only if their timestamp advanced. Whole and partial rows never mix in a source, so that what a
-// whole row lacks has ended without a doubt.
+// Samples with timestamps of their own, such as those of a Prometheus' /federate, belong to other sources, one for each
+// (job, instance). They go into partial rows, one per source and timestamp, and only if their timestamp advanced. With
+// TrackStaleness a series that is absent ends by a stale marker at the time of the scrape; a source without series ends
+// after EndAfter bodies. Buckets of a histogram that carry different timestamps (a body made while the other side was
+// writing) are kept as they come. Whole and partial rows never mix in a source, so that what a whole row lacks has ended
+// without a doubt.
 //
 // It promises that a body is taken whole or not at all: after an error the parser knows what it knew before. The
 // samples are those of Prometheus' textparse, bit for bit. A parser is for one goroutine; different parsers are
-// independent. It does no I/O, has no clock, and keeps no more than the last body and its schemas hold.
+// independent. It does no I/O, has no clock, and remembers at most twice the series of the last body (and 1000).
 //
 // It leaves out what a scraper decides: which labels a series gets and whether its name is valid (Options.Map), up and
 // its companions (Options.Lead), and the transfer of bodies.

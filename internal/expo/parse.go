@@ -17,8 +17,8 @@ const MaxAhead = 10 * time.Minute
 // Options of a Parser. Catalog, Source and Map are required.
 type Options struct {
 	Catalog *series.Catalog
-	// Source of whole rows. Series with timestamps of their own get another one with the same labels and interval,
-	// whose key ends in StampedSuffix.
+	// Source of whole rows. Series with timestamps of their own get others, one for each (job, instance), whose keys
+	// begin with the key of Source.
 	Source *series.Source
 	// Map turns the labels that a series is exposed with into those of its column, or drops it. It is called when a
 	// series appears, and again when the schema is made anew. An error fails the body.
@@ -26,9 +26,12 @@ type Options struct {
 	// Lead are columns that the caller fills in itself. They come first in the schema and stand in every whole row, also
 	// in those of failed bodies. They are of kind Float.
 	Lead []series.Column
-	// CompactAfter is after how many bodies an absent column counts as dead. When a quarter of the columns is dead the
-	// schema is made anew. Zero: DefaultCompactAfter.
+	// CompactAfter is after how many bodies an absent column counts as dead. When a quarter of the columns of a source
+	// is dead its schema is made anew. Zero: DefaultCompactAfter.
 	CompactAfter int
+	// EndAfter is after how many bodies without any of its series a source of series with timestamps ends. Zero:
+	// DefaultEndAfter.
+	EndAfter int
 
 	// IgnoreTimestamps treats all samples as if they had no timestamps.
 	IgnoreTimestamps bool
@@ -56,7 +59,10 @@ type Options struct {
 const (
 	// DefaultCompactAfter is a keyframe interval of 10 min at a scrape interval of 15 s.
 	DefaultCompactAfter = 40
-	// StampedSuffix is appended to the key of a source for the series with timestamps of their own.
+	// DefaultEndAfter is the lookback of 5 min at a scrape interval of 15 s.
+	DefaultEndAfter = 20
+	// StampedSuffix is appended to the key of a source for those series with timestamps of their own that have its job
+	// and instance.
 	StampedSuffix = "/stamped"
 )
 
@@ -77,7 +83,8 @@ type Result struct {
 	// Whole has one value for each column without timestamps of its own. The caller sets the first len(Options.Lead)
 	// values.
 	Whole *series.Row
-	// Stamped are the partial rows of samples with timestamps of their own, in ascending order of time.
+	// Stamped are the partial rows of samples with timestamps of their own: source by source, each in ascending order
+	// of time. Sources that ended follow, each with a row that says so.
 	Stamped []series.Row
 	// Fallback says why FallbackContentType was used; nil if it was not.
 	Fallback error
@@ -85,9 +92,8 @@ type Result struct {
 
 // Parser turns the bodies of one target into rows. It is not safe for concurrent use.
 type Parser struct {
-	options       Options
-	maxSchema     int32
-	stampedSource *series.Source
+	options   Options
+	maxSchema int32
 
 	known *knowledge
 	round uint64 // of the current or last body, good or bad
@@ -100,9 +106,9 @@ type Parser struct {
 	histograms []series.HistogramAt
 	exemplars  []series.ExemplarAt
 	starts     []series.StartAt
-	stamps     []stamp // become result.Stamped
-	columns    []uint32
-	stamped    []float64
+	// columns and stamped become result.Stamped.
+	columns []uint32
+	stamped []float64
 }
 
 // errAnew means that the schema does not describe the body any more and has to be made anew.
@@ -110,39 +116,53 @@ var errAnew = errors.New("schema does not fit")
 
 // NewParser returns a parser that knows no series.
 func NewParser(o Options) *Parser {
-	if o.CompactAfter == 0 {
-		o.CompactAfter = DefaultCompactAfter
-	}
-	stamped := *o.Source
-	stamped.Key += StampedSuffix
-	p := &Parser{options: o, maxSchema: maxSchema(o.MinBucketFactor), stampedSource: &stamped}
-	p.known = p.nothing()
+	p := &Parser{}
+	p.use(o)
+	p.known = newKnowledge(&p.options)
 	return p
 }
 
-func (p *Parser) nothing() *knowledge {
-	return &knowledge{
-		series:   map[string]*entry{},
-		families: families{known: map[string]*family{}},
-		whole:    newTable(p.options.Catalog, p.options.Lead),
-		stamped:  newTable(p.options.Catalog, nil),
+func (p *Parser) use(o Options) {
+	if o.CompactAfter == 0 {
+		o.CompactAfter = DefaultCompactAfter
 	}
+	if o.EndAfter == 0 {
+		o.EndAfter = DefaultEndAfter
+	}
+	p.options, p.maxSchema = o, maxSchema(o.MinBucketFactor)
 }
 
-// Source is the source of whole rows.
-func (p *Parser) Source() *series.Source { return p.options.Source }
-
-// StampedSource is the source of stamped rows, nil if there is none: no body had such series.
-func (p *Parser) StampedSource() *series.Source {
-	if p.known.stamped.schema.Len() == 0 {
-		return nil
+// Adjust takes over options under which bodies have the same series as before: another interval of the source, other
+// limits. Nothing is forgotten.
+func (p *Parser) Adjust(o Options) {
+	if before := p.options.Source; o.Source.Interval == before.Interval {
+		o.Source = before
 	}
-	return p.stampedSource
+	if p.known.whole.source != o.Source {
+		p.known.whole.source = o.Source
+		for _, t := range p.known.stamped {
+			t.source = t.origin.source(o.Source)
+		}
+	}
+	p.use(o)
 }
 
-// Schemas returns the schemas of whole and of stamped rows.
-func (p *Parser) Schemas() (whole, stamped *series.Schema) {
-	return p.known.whole.schema, p.known.stamped.schema
+// Change takes over other options for the same target. Series are learnt anew from the next body. Those with timestamps
+// of their own go on: their timestamps stay known, and they end if the body does not have them any more.
+func (p *Parser) Change(o Options) {
+	stamped, origins := p.known.stamped, p.known.origins
+	p.Adjust(o)
+	p.known = newKnowledge(&p.options)
+	p.known.stamped, p.known.origins = stamped, origins
+}
+
+// End returns the rows that end all sources at t. The parser is not used after it.
+func (p *Parser) End(t int64) []series.Row {
+	var rows []series.Row
+	for table := range p.known.tables {
+		rows = append(rows, endOf(table, t))
+	}
+	return rows
 }
 
 // Parse turns a body, received at t (milliseconds since 1970), into rows. An empty body is one without series, whatever
@@ -150,36 +170,31 @@ func (p *Parser) Schemas() (whole, stamped *series.Schema) {
 // end of body within its capacity.
 func (p *Parser) Parse(body []byte, contentType string, t int64) (*Result, error) {
 	p.round++
-	known, old := p.known, (*knowledge)(nil)
+	known := p.known
 	err := p.read(known, body, contentType, t)
-	if err == nil && known.sparse(p.round, p.options.CompactAfter) || errors.Is(err, errAnew) {
-		known.rollback()
-		known, old = p.nothing(), known
-		known.previous, known.whole.previous, known.stamped.previous = old.series, old.whole, old.stamped
+	if errors.Is(err, errAnew) {
+		p.known.rollback(p.round)
+		known = p.known.replace(&p.options)
 		err = p.read(known, body, contentType, t)
 	}
 	if err != nil {
-		p.known.rollback()
+		p.known.rollback(p.round)
 		stats := p.result.Stats
 		p.fail(t)
 		p.result.Stats = stats
 		return &p.result, err
 	}
-	if old == nil {
-		old = known
-	}
+	known.inherit(p.round, p.options.CompactAfter)
 	if p.options.TrackStaleness {
-		p.mark(old.stamped, known.stamped, t)
-	}
-	if old != known {
-		known.stamped.adopt(old.stamped, p.round, p.options.CompactAfter)
+		known.mark(p.round, t)
 	}
 	known.commit(p.round, p.options.Catalog)
-	if len(body) > 0 {
-		known.forget(p.round) // some targets answer with nothing now and then, it is not worth losing all for that
-	}
 	p.known = known
 	p.finish(t)
+	if len(body) > 0 { // some targets answer with nothing now and then, it is not worth losing all for that
+		known.forget(p.round)
+		p.tidy(t)
+	}
 	return &p.result, nil
 }
 
@@ -192,14 +207,16 @@ func (p *Parser) Fail(t int64) *Result {
 
 func (p *Parser) fail(t int64) {
 	p.reset(p.known)
+	p.known.begin(p.round)
 	if p.options.TrackStaleness {
-		p.mark(p.known.stamped, nil, t)
+		p.known.mark(p.round, t)
 	}
 	p.finish(t)
 }
 
 // reset clears the buffers for a body.
 func (p *Parser) reset(k *knowledge) {
+	clear(p.result.Stamped)
 	p.result = Result{Stamped: p.result.Stamped[:0]}
 	n := k.whole.len()
 	p.values = append(p.values[:0], make([]float64, n)...)
@@ -210,9 +227,7 @@ func (p *Parser) reset(k *knowledge) {
 	// What a former body left behind must not be kept alive.
 	clear(p.histograms)
 	clear(p.exemplars)
-	clear(p.stamps)
 	p.histograms, p.exemplars, p.starts = p.histograms[:0], p.exemplars[:0], p.starts[:0]
-	p.stamps = p.stamps[:0]
 }
 
 // read reads a body with the help of k, and notes in k what is new, to be confirmed by commit or undone by rollback.

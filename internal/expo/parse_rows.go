@@ -5,56 +5,22 @@ import (
 	"math"
 	"slices"
 
-	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/value"
 
 	"github.com/thalweg/thalweg/internal/series"
 )
 
-// stamp is a sample of a stamped row.
-type stamp struct {
-	sample
-	column    uint32
-	schema    *series.Schema // of column, if that is not the schema the body has left behind
-	start     int64
-	exemplars []exemplar.Exemplar
-}
-
-// mark adds stale markers at t for the series with timestamps that were alive in old and that the current body does
-// not have in now; nil stands for a body without any.
-func (p *Parser) mark(old, now *table, t int64) {
-	for i := range old.columns {
-		c := &old.columns[i]
-		if !c.alive || p.hasMoved(old, now, uint32(i)) {
-			continue
-		}
-		c.alive, c.last = false, max(c.last, t)
-		s := stamp{column: uint32(i), sample: sample{t: t, kind: old.column(uint32(i)).Kind}}
-		if now != nil && now != old {
-			s.schema = old.schema
-		}
-		switch stale := math.Float64frombits(value.StaleNaN); s.kind {
-		case series.Float:
-			s.v = stale
-		case series.Histogram:
-			s.h = &histogram.Histogram{Sum: stale}
-		case series.GaugeHistogram:
-			s.h = &histogram.Histogram{Sum: stale, CounterResetHint: histogram.GaugeType}
-		}
-		p.stamps = append(p.stamps, s)
+func staleMarker(column uint32, kind series.Kind, t int64) stamp {
+	stale := math.Float64frombits(value.StaleNaN)
+	if kind == series.Float {
+		return stamp{t: t, column: column, v: stale}
 	}
-}
-
-func (p *Parser) hasMoved(old, now *table, i uint32) bool {
-	switch now {
-	case nil:
-		return false
-	case old:
-		return now.columns[i].moved == p.round
+	h := &histogram.Histogram{Sum: stale}
+	if kind == series.GaugeHistogram {
+		h.CounterResetHint = histogram.GaugeType
 	}
-	j, found := now.find(old.column(i).Labels)
-	return found && now.columns[j].moved == p.round
+	return stamp{t: t, column: column, extra: &stampExtra{HistogramAt: series.HistogramAt{Column: column, H: h}}}
 }
 
 // finish makes the rows of the result from what was collected.
@@ -80,27 +46,29 @@ func (p *Parser) finish(t int64) {
 	slices.SortStableFunc(p.exemplars, func(a, b series.ExemplarAt) int { return cmp.Compare(a.Column, b.Column) })
 	slices.SortFunc(p.starts, func(a, b series.StartAt) int { return cmp.Compare(a.Column, b.Column) })
 	p.result.Whole = &p.row
-	p.finishStamped()
+
+	stamps := 0
+	for _, table := range p.known.stamped {
+		stamps += len(table.stamps)
+	}
+	p.columns = slices.Grow(p.columns[:0], stamps)
+	p.stamped = slices.Grow(p.stamped[:0], stamps)
+	for _, table := range p.known.stamped {
+		p.finishStamped(table)
+	}
 }
 
-// finishStamped makes one partial row for each timestamp. Markers in a schema that is left behind come first, so that
-// the source changes its schema only once.
-func (p *Parser) finishStamped() {
-	slices.SortStableFunc(p.stamps, func(a, b stamp) int {
-		return cmp.Or(
-			cmp.Compare(order(a.schema), order(b.schema)),
-			cmp.Compare(a.t, b.t),
-			cmp.Compare(a.column, b.column),
-		)
+// finishStamped makes one partial row for each timestamp of a table. columns and stamped have room enough for it: rows
+// are parts of them.
+func (p *Parser) finishStamped(t *table) {
+	slices.SortFunc(t.stamps, func(a, b stamp) int {
+		return cmp.Or(cmp.Compare(a.t, b.t), cmp.Compare(a.column, b.column))
 	})
-	p.columns = slices.Grow(p.columns[:0], len(p.stamps))
-	p.stamped = slices.Grow(p.stamped[:0], len(p.stamps))
 	var row *series.Row
-	for i := range p.stamps {
-		s := &p.stamps[i]
-		schema := cmp.Or(s.schema, p.known.stamped.schema)
-		if row == nil || row.T != s.t || row.Schema != schema {
-			p.result.Stamped = append(p.result.Stamped, series.Row{Source: p.stampedSource, Schema: schema, T: s.t})
+	for i := range t.stamps {
+		s := &t.stamps[i]
+		if row == nil || row.T != s.t {
+			p.result.Stamped = append(p.result.Stamped, series.Row{Source: t.source, Schema: t.schema, T: s.t})
 			row = &p.result.Stamped[len(p.result.Stamped)-1]
 			n := len(p.columns)
 			row.Columns, row.Values = p.columns[n:n], p.stamped[n:n]
@@ -109,21 +77,31 @@ func (p *Parser) finishStamped() {
 		p.stamped = append(p.stamped, s.v)
 		row.Columns = row.Columns[:len(row.Columns)+1]
 		row.Values = row.Values[:len(row.Values)+1]
-		if s.kind != series.Float {
-			row.Histograms = append(row.Histograms, series.HistogramAt{Column: s.column, H: s.h, FH: s.fh})
+		if s.extra == nil {
+			continue
 		}
-		if s.start != 0 {
-			row.Starts = append(row.Starts, series.StartAt{Column: s.column, Ms: s.start})
+		if s.extra.H != nil || s.extra.FH != nil {
+			row.Histograms = append(row.Histograms, s.extra.HistogramAt)
 		}
-		for _, e := range s.exemplars {
-			row.Exemplars = append(row.Exemplars, series.ExemplarAt{Column: s.column, Exemplar: e})
+		if s.extra.start != 0 {
+			row.Starts = append(row.Starts, series.StartAt{Column: s.column, Ms: s.extra.start})
 		}
+		row.Exemplars = append(row.Exemplars, s.extra.exemplars...)
 	}
 }
 
-func order(left *series.Schema) int {
-	if left != nil {
-		return 0
+// tidy drops what has been absent for too long. The result says which sources ended.
+func (p *Parser) tidy(t int64) {
+	k, compactAfter, endAfter := p.known, p.options.CompactAfter, p.options.EndAfter
+	if k.crowded(p.round) {
+		compactAfter, endAfter = 1, 1
 	}
-	return 1
+	k.expire(p.round, endAfter, func(gone *table) {
+		p.result.Stamped = append(p.result.Stamped, endOf(gone, t))
+	})
+	k.compact(p.round, compactAfter, p.options.Catalog)
+}
+
+func endOf(t *table, at int64) series.Row {
+	return series.Row{Source: t.source, Schema: t.schema, T: at, End: true}
 }

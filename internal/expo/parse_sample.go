@@ -20,8 +20,9 @@ type reader struct {
 	limited  int   // samples that count for the sample limit
 	limitErr error // the first limit exceeded; what follows is only counted
 	// Results of interface calls, here because they would escape once per sample.
-	labels labels.Labels
-	next   exemplar.Exemplar
+	labels  labels.Labels
+	next    exemplar.Exemplar
+	builder labels.Builder
 }
 
 // sample is one sample of a body.
@@ -60,6 +61,7 @@ func (r *reader) sample(isHistogram bool) error {
 	if r.limitErr != nil {
 		return nil
 	}
+	e.table.seen = r.round
 	if again && !s.stamped {
 		r.result.Duplicates++
 		return nil
@@ -67,20 +69,20 @@ func (r *reader) sample(isHistogram bool) error {
 	if r.limitErr = r.limit(&s); r.limitErr != nil {
 		return nil
 	}
-	column := &r.known.table(e.stamped).columns[e.column]
+	column := &e.table.columns[e.column]
 	// The series may have come in another spelling, or it changes its nature within the body.
-	if e.stamped != s.stamped || e.kind != s.kind || !s.stamped && column.seen == r.round {
+	if e.table.stamped != s.stamped || e.kind != s.kind || !s.stamped && column.seen == r.round {
 		r.result.Duplicates++
 		r.count(e)
 		return nil
 	}
-	column.seen = r.round
+	column.seen, column.place = r.round, uint32(r.result.Samples)
 	if s.stamped && !r.advances(e, column, s.t) {
 		return nil
 	}
 	r.count(e)
 	if s.stamped {
-		r.addStamped(e.column, &s)
+		r.addStamped(e, &s)
 	} else {
 		r.addWhole(e.column, &s)
 	}
@@ -107,12 +109,15 @@ func (r *reader) entry(key []byte, s *sample) (e *entry, again bool, err error) 
 	if err != nil {
 		return nil, false, err
 	}
-	e = &entry{seen: r.round, dropped: !keep, stamped: s.stamped, kind: s.kind, family: k.families.current()}
+	e = &entry{seen: r.round, dropped: !keep, kind: s.kind, family: k.families.current()}
 	if r.limitErr != nil {
 		return e, false, nil // the body fails, there is no need to remember more of it
 	}
 	if keep {
-		table := k.table(s.stamped)
+		table := k.whole
+		if s.stamped {
+			table, columnLabels = r.stampedTable(columnLabels)
+		}
 		c := series.Column{Labels: columnLabels, Kind: s.kind, Family: e.family.of(columnLabels)}
 		i, found := table.find(columnLabels)
 		switch {
@@ -127,10 +132,17 @@ func (r *reader) entry(key []byte, s *sample) (e *entry, again bool, err error) 
 		case !table.column(i).Equal(&c):
 			return nil, false, errAnew
 		}
-		e.column = i
+		e.table, e.column = table, i
 	}
 	k.learn(string(key), e)
 	return e, false, nil
+}
+
+// stampedTable returns the table for a series with a timestamp of its own, and the labels of its column there.
+func (r *reader) stampedTable(column labels.Labels) (*table, labels.Labels) {
+	full := r.options.Source.SeriesLabels(&r.builder, &series.Column{Labels: column})
+	t := r.known.stampedTable(full, &r.options)
+	return t, series.Relative(full, t.source.Labels)
 }
 
 // count counts the series as added if that was not done before. Another spelling of a series counts once more, as in
@@ -196,12 +208,20 @@ func (r *reader) addWhole(column uint32, s *sample) {
 	}
 }
 
-func (r *reader) addStamped(column uint32, s *sample) {
-	st := stamp{sample: *s, column: column, start: r.in.StartTimestamp()}
-	for e, ok := r.exemplar(s); ok; e, ok = r.exemplar(s) {
-		st.exemplars = append(st.exemplars, e)
+func (r *reader) addStamped(e *entry, s *sample) {
+	st := stamp{t: s.t, column: e.column, v: s.v}
+	extra := stampExtra{start: r.in.StartTimestamp()}
+	if s.kind != series.Float {
+		extra.HistogramAt = series.HistogramAt{Column: e.column, H: s.h, FH: s.fh}
 	}
-	r.stamps = append(r.stamps, st)
+	for x, ok := r.exemplar(s); ok; x, ok = r.exemplar(s) {
+		extra.exemplars = append(extra.exemplars, series.ExemplarAt{Column: e.column, Exemplar: x})
+	}
+	if s.kind != series.Float || extra.start != 0 || extra.exemplars != nil {
+		few := extra // only these escape
+		st.extra = &few
+	}
+	e.table.stamps = append(e.table.stamps, st)
 }
 
 // exemplar returns the next exemplar of the sample at which the input stands.

@@ -1,118 +1,20 @@
 package expo
 
 import (
+	"cmp"
 	"math"
+	"slices"
 
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/thalweg/thalweg/internal/series"
 )
 
-// knowledge is what the bodies of a target told so far.
-type knowledge struct {
-	series   map[string]*entry // by the bytes that expose the series
-	fresh    []string          // keys that the current body added
-	seen     int               // entries that the current body has
-	families families
-	whole    *table // series without timestamps
-	stamped  *table // series with timestamps of their own
-
-	previous map[string]*entry // while the schema is made anew: series of the knowledge that this one replaces
-}
-
-// entry is what is known of an exposed series.
-type entry struct {
-	seen    uint64  // round that had it last
-	family  *family // the metadata under which it stood
-	column  uint32
-	kind    series.Kind
-	stamped bool // column is one of the stamped table
-	dropped bool // by Options.Map; there is no column
-	counted bool // as added
-}
-
-func (k *knowledge) table(stamped bool) *table {
-	if stamped {
-		return k.stamped
-	}
-	return k.whole
-}
-
-func (k *knowledge) learn(key string, e *entry) {
-	if before := k.previous[key]; before != nil {
-		e.counted = before.counted
-	}
-	k.series[key] = e
-	k.fresh = append(k.fresh, key)
-	k.seen++
-}
-
-// describes reports whether the column of e is still right for its series, which is seen as s under the current
-// metadata.
-func (k *knowledge) describes(e *entry, s *sample) bool {
-	if e.stamped != s.stamped || e.kind != s.kind {
-		return false
-	}
-	current := k.families.current()
-	if e.family == current {
-		return true
-	}
-	c := k.table(e.stamped).column(e.column)
-	if current.of(c.Labels) != c.Family {
-		return false
-	}
-	e.family = current
-	return true
-}
-
-func (k *knowledge) begin(round uint64) {
-	k.seen = 0
-	k.fresh = k.fresh[:0]
-	k.families.begin(round)
-	k.whole.begin(round)
-	k.stamped.begin(round)
-}
-
-// rollback forgets what the current body added.
-func (k *knowledge) rollback() {
-	for _, key := range k.fresh {
-		delete(k.series, key)
-	}
-	clear(k.fresh)
-	k.fresh = k.fresh[:0]
-	k.families.bound()
-	k.whole.rollback()
-	k.stamped.rollback()
-}
-
-// forget drops what the current body did not have.
-func (k *knowledge) forget(round uint64) {
-	if k.seen < len(k.series) {
-		for key, e := range k.series {
-			if e.seen != round {
-				delete(k.series, key)
-			}
-		}
-	}
-	k.families.forget()
-}
-
-// commit keeps what the current body added.
-func (k *knowledge) commit(round uint64, catalog *series.Catalog) {
-	clear(k.fresh)
-	k.fresh = k.fresh[:0]
-	k.previous = nil
-	k.whole.commit(round, catalog)
-	k.stamped.commit(round, catalog)
-}
-
-// sparse reports whether a quarter of the columns of a table has been absent for n rounds.
-func (k *knowledge) sparse(round uint64, n int) bool {
-	return k.whole.sparse(round, n) || k.stamped.sparse(round, n)
-}
-
 // table is the schema of one source while it grows.
 type table struct {
+	source   *series.Source
+	stamped  bool   // its series have timestamps of their own
+	origin   origin // of stamped ones
 	lead     int
 	schema   *series.Schema
 	added    []series.Column   // columns behind schema, of the current body
@@ -120,31 +22,49 @@ type table struct {
 	columns  []column          // one for each of schema and added
 	byLabels map[uint64]uint32 // hash of a column's labels, or the next free key behind it
 	previous *table            // while the table is made anew: what it replaces
+	moves    []uint32          // while the table is compacted: where its columns went
+	seen     uint64            // round that had one of its series last
+	stamps   []stamp           // samples of the current body with timestamps of their own
 }
 
 // column is what is known of a column beyond the schema.
 type column struct {
-	seen uint64 // round that had it last
-
-	// For series with timestamps of their own:
-	alive bool   // the last good body had it
+	seen  uint64 // round that had it last
+	place uint32 // among the samples of that body
+	alive bool   // for timestamps of its own, like all below: the last good body had it
 	moved uint64 // round that had it alive
 	last  int64  // its newest timestamp
 	next  int64  // what last will be if round moved turns out to be good
 }
 
-func newTable(catalog *series.Catalog, lead []series.Column) *table {
-	t := &table{
-		lead:     len(lead),
-		schema:   catalog.Extend(catalog.Empty(), lead),
-		byLabels: map[uint64]uint32{},
-		columns:  make([]column, len(lead)),
-	}
-	for i := range lead {
-		key, _, _ := t.lookup(lead[i].Labels)
+// stamp is a sample with a timestamp of its own.
+type stamp struct {
+	t      int64
+	column uint32
+	v      float64
+	extra  *stampExtra // nil for most
+}
+
+type stampExtra struct {
+	series.HistogramAt // empty if the column holds floats
+	start              int64
+	exemplars          []series.ExemplarAt
+}
+
+func newTable(catalog *series.Catalog, source *series.Source, lead []series.Column) *table {
+	t := &table{source: source, lead: len(lead), schema: catalog.Extend(catalog.Empty(), lead)}
+	t.columns = make([]column, len(lead))
+	t.index()
+	return t
+}
+
+// index makes byLabels for the columns of the schema.
+func (t *table) index() {
+	t.byLabels = make(map[uint64]uint32, t.schema.Len())
+	for i := range t.schema.Len() {
+		key, _, _ := t.lookup(t.schema.Column(i).Labels)
 		t.byLabels[key] = uint32(i)
 	}
-	return t
 }
 
 func (t *table) len() int { return len(t.columns) }
@@ -158,9 +78,15 @@ func (t *table) column(i uint32) *series.Column {
 
 // begin marks the lead columns as seen, so that a target cannot speak for them.
 func (t *table) begin(round uint64) {
+	t.clearStamps()
 	for i := range t.columns[:t.lead] {
 		t.columns[i].seen = round
 	}
+}
+
+func (t *table) clearStamps() {
+	clear(t.stamps) // histograms and exemplars must not be kept alive
+	t.stamps = t.stamps[:0]
 }
 
 // find returns the column with the given labels.
@@ -199,18 +125,39 @@ func (t *table) add(c series.Column) uint32 {
 func (t *table) adopt(old *table, round uint64, n int) {
 	for i := range old.columns {
 		c := old.column(uint32(i))
-		if _, found := t.find(c.Labels); found || old.columns[i].seen+uint64(n) <= round {
+		if _, found := t.find(c.Labels); found || old.columns[i].absent(round, n) {
 			continue
 		}
 		t.columns[t.add(*c)] = old.columns[i]
 	}
 }
 
-func (t *table) rollback() {
+// mark adds stale markers at now for the series that were alive and that the current body does not have. Where that is
+// not after their last sample there is no marker: it would never count.
+func (t *table) mark(round uint64, now int64) {
+	for i := range t.columns {
+		c := &t.columns[i]
+		if !c.alive || c.moved == round {
+			continue
+		}
+		if c.alive = false; c.last < now {
+			c.last = now
+			t.stamps = append(t.stamps, staleMarker(uint32(i), t.column(uint32(i)).Kind, now))
+		}
+	}
+}
+
+func (t *table) rollback(round uint64) {
 	for _, key := range t.hashes {
 		delete(t.byLabels, key)
 	}
 	t.columns = t.columns[:t.schema.Len()]
+	for i := range t.columns {
+		if c := &t.columns[i]; c.moved == round {
+			c.moved = 0
+		}
+	}
+	t.clearStamps()
 	t.settle()
 }
 
@@ -229,12 +176,38 @@ func (t *table) settle() {
 	t.added, t.hashes, t.previous = t.added[:0], t.hashes[:0], nil
 }
 
+// absent reports whether the column was not in the last n bodies.
+func (c *column) absent(round uint64, n int) bool { return c.seen+uint64(n) <= round }
+
+// sparse reports whether a quarter of the columns was not in the last n bodies.
 func (t *table) sparse(round uint64, n int) bool {
 	dead := 0
 	for i := t.lead; i < len(t.columns); i++ {
-		if t.columns[i].seen+uint64(n) <= round {
+		if t.columns[i].absent(round, n) {
 			dead++
 		}
 	}
 	return dead > 0 && dead*4 >= len(t.columns)-t.lead
+}
+
+// compact drops the columns that were not in the last n bodies, and puts the others in the order of the body that had
+// them last: what stands together there costs less together. The caller renumbers what refers to columns, by moves.
+func (t *table) compact(round uint64, n int, catalog *series.Catalog) {
+	keep := make([]uint32, 0, len(t.columns))
+	for i := range t.columns {
+		if i < t.lead || !t.columns[i].absent(round, n) {
+			keep = append(keep, uint32(i))
+		}
+	}
+	slices.SortStableFunc(keep[t.lead:], func(a, b uint32) int {
+		return cmp.Compare(t.columns[a].place, t.columns[b].place)
+	})
+	t.moves = make([]uint32, len(t.columns))
+	kept, states := make([]series.Column, len(keep)), make([]column, len(keep))
+	for to, from := range keep {
+		t.moves[from] = uint32(to)
+		kept[to], states[to] = *t.column(from), t.columns[from]
+	}
+	t.schema, t.columns = catalog.Extend(catalog.Empty(), kept), states
+	t.index()
 }

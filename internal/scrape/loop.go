@@ -26,20 +26,22 @@ type settings struct {
 	forced  error // every scrape fails with it
 }
 
-// sameSeries reports whether a body gives the same series under both settings, so that a parser can go on.
+// sameSeries reports whether a body gives the same series under both settings, so that a parser can go on with what it
+// knows.
 func (s *settings) sameSeries(o *settings) bool {
 	if s.cfg != o.cfg && !reflect.DeepEqual(seriesConfig(s.cfg), seriesConfig(o.cfg)) {
 		return false
 	}
 	a, b := s.target, o.target
-	return labels.Equal(a.source.Labels, b.source.Labels) && a.interval == b.interval &&
+	return labels.Equal(a.source.Labels, b.source.Labels) &&
 		a.native == b.native && a.classic == b.classic && a.convert == b.convert
 }
 
 // seriesConfig is cfg without what has no influence on the series of a target.
 func seriesConfig(cfg *promconfig.ScrapeConfig) *promconfig.ScrapeConfig {
 	c := *cfg
-	c.ScrapeInterval, c.ScrapeTimeout, c.BodySizeLimit, c.TargetLimit = 0, 0, 0, 0
+	c.ScrapeInterval, c.ScrapeTimeout = 0, 0
+	c.BodySizeLimit, c.SampleLimit, c.TargetLimit = 0, 0, 0
 	c.HTTPClientConfig = commonconfig.HTTPClientConfig{}
 	c.ServiceDiscoveryConfigs, c.RelabelConfigs = nil, nil
 	return &c
@@ -256,10 +258,23 @@ func (l *loop) scrape(ctx context.Context, s *settings, at time.Time) {
 
 // prepare sees to it that the parser is right for the settings.
 func (l *loop) prepare(s *settings) {
-	if l.parser != nil && s.sameSeries(l.parsedFor) {
-		l.parsedFor = s
+	switch before := l.parsedFor; {
+	case before == s:
 		return
+	case before == nil:
+		l.parser = expo.NewParser(l.parserOptions(s))
+	case s.sameSeries(before):
+		l.parser.Adjust(l.parserOptions(s))
+	default:
+		l.parser.Change(l.parserOptions(s))
 	}
+	l.parsedFor, l.extra = s, s.cfg.ExtraScrapeMetricsEnabled()
+}
+
+// silence is how long a source of a federated target has to be absent, at least, before it ends: the lookback.
+const silence = 5 * time.Minute
+
+func (l *loop) parserOptions(s *settings) expo.Options {
 	cfg, t := s.cfg, s.target
 	o := expo.Options{
 		Catalog: l.shared.Catalog,
@@ -267,6 +282,7 @@ func (l *loop) prepare(s *settings) {
 		Map:     newMapper(cfg, t.source.Labels).column,
 		Lead:    reportColumns(cfg.ExtraScrapeMetricsEnabled()),
 
+		EndAfter:         max(3, int(silence/t.interval)),
 		IgnoreTimestamps: !cfg.HonorTimestamps,
 		TrackStaleness:   cfg.TrackTimestampsStaleness || strings.HasSuffix(t.url.Path, "/federate"),
 		NativeHistograms: t.native,
@@ -282,7 +298,7 @@ func (l *loop) prepare(s *settings) {
 	if l.shared.KeyframeInterval > 0 {
 		o.CompactAfter = max(1, int(l.shared.KeyframeInterval/t.interval))
 	}
-	l.parser, l.parsedFor, l.extra = expo.NewParser(o), s, cfg.ExtraScrapeMetricsEnabled()
+	return o
 }
 
 // result fetches the body into buf and parses it. The result is valid also after an error.
@@ -311,10 +327,9 @@ func (l *loop) deliver(r *series.Row) {
 
 // end tells that all series of the target ended at t.
 func (l *loop) end(t time.Time) {
-	whole, stamped := l.parser.Schemas()
-	l.deliver(&series.Row{Source: l.parser.Source(), Schema: whole, T: t.UnixMilli(), End: true})
-	if source := l.parser.StampedSource(); source != nil {
-		l.deliver(&series.Row{Source: source, Schema: stamped, T: t.UnixMilli(), End: true})
+	rows := l.parser.End(t.UnixMilli())
+	for i := range rows {
+		l.deliver(&rows[i])
 	}
 }
 

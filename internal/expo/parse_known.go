@@ -1,0 +1,277 @@
+package expo
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/thalweg/thalweg/internal/series"
+)
+
+// knowledge is what the bodies of a target told so far.
+type knowledge struct {
+	series   map[string]*entry // by the bytes that expose the series
+	fresh    []string          // keys that the current body added
+	seen     int               // entries that the current body has
+	families families
+	whole    *table            // series without timestamps
+	stamped  []*table          // series with timestamps of their own, by origin, in the order of their appearance
+	origins  map[origin]*table // the same
+	settled  int               // tables of stamped that the current body did not add
+
+	former *knowledge // while everything is made anew: what this one replaces
+}
+
+// origin tells the sources of series with timestamps apart: a target that has such series speaks for others.
+type origin struct{ job, instance string }
+
+func originOf(l labels.Labels) origin {
+	return origin{l.Get(model.JobLabel), l.Get(model.InstanceLabel)}
+}
+
+// source returns the source for series of the origin that target exposes. Its key is the same after a restart.
+func (o origin) source(target *series.Source) *series.Source {
+	if o == originOf(target.Labels) {
+		return &series.Source{Key: target.Key + StampedSuffix, Labels: target.Labels, Interval: target.Interval}
+	}
+	b := labels.NewBuilder(target.Labels)
+	b.Set(model.JobLabel, o.job)
+	b.Set(model.InstanceLabel, o.instance)
+	hash := xxhash.Sum64String(o.job + "\xff" + o.instance)
+	return &series.Source{
+		Key:      fmt.Sprintf("%s/%.100s/%.100s/%016x", target.Key, o.job, o.instance, hash),
+		Labels:   b.Labels(),
+		Interval: target.Interval,
+	}
+}
+
+// entry is what is known of an exposed series.
+type entry struct {
+	seen    uint64  // round that had it last
+	family  *family // the metadata under which it stood
+	table   *table  // nil if dropped
+	column  uint32  // in table
+	kind    series.Kind
+	dropped bool // by Options.Map
+	counted bool // as added
+}
+
+func newKnowledge(o *Options) *knowledge {
+	return &knowledge{
+		series:   map[string]*entry{},
+		families: families{known: map[string]*family{}},
+		whole:    newTable(o.Catalog, o.Source, o.Lead),
+		origins:  map[origin]*table{},
+	}
+}
+
+// replace returns empty knowledge that will take the place of k.
+func (k *knowledge) replace(o *Options) *knowledge {
+	anew := newKnowledge(o)
+	anew.former, anew.whole.previous = k, k.whole
+	return anew
+}
+
+// stampedTable returns the table for a series with these labels and a timestamp of its own.
+func (k *knowledge) stampedTable(l labels.Labels, o *Options) *table {
+	from := originOf(l)
+	if t := k.origins[from]; t != nil {
+		return t
+	}
+	from.job, from.instance = strings.Clone(from.job), strings.Clone(from.instance) // l is larger
+	var t *table
+	if before := k.formerTable(from); before != nil {
+		t = newTable(o.Catalog, before.source, nil)
+		t.previous = before
+	} else {
+		t = newTable(o.Catalog, from.source(o.Source), nil)
+	}
+	t.stamped, t.origin = true, from
+	k.insert(t)
+	return t
+}
+
+func (k *knowledge) formerTable(from origin) *table {
+	if k.former == nil {
+		return nil
+	}
+	return k.former.origins[from]
+}
+
+func (k *knowledge) insert(t *table) {
+	k.stamped = append(k.stamped, t)
+	k.origins[t.origin] = t
+}
+
+func (k *knowledge) learn(key string, e *entry) {
+	if k.former != nil {
+		if before := k.former.series[key]; before != nil {
+			e.counted = before.counted
+		}
+	}
+	k.series[key] = e
+	k.fresh = append(k.fresh, key)
+	k.seen++
+}
+
+// describes reports whether the column of e is still right for its series, which is seen as s under the current
+// metadata.
+func (k *knowledge) describes(e *entry, s *sample) bool {
+	if e.table.stamped != s.stamped || e.kind != s.kind {
+		return false
+	}
+	current := k.families.current()
+	if e.family == current {
+		return true
+	}
+	c := e.table.column(e.column)
+	if current.of(c.Labels) != c.Family {
+		return false
+	}
+	e.family = current
+	return true
+}
+
+func (k *knowledge) begin(round uint64) {
+	k.seen = 0
+	k.fresh = k.fresh[:0]
+	k.settled = len(k.stamped)
+	k.families.begin(round)
+	k.whole.begin(round)
+	for _, t := range k.stamped {
+		t.begin(round)
+	}
+}
+
+// rollback forgets what the current body added.
+func (k *knowledge) rollback(round uint64) {
+	for _, key := range k.fresh {
+		delete(k.series, key)
+	}
+	clear(k.fresh)
+	k.fresh = k.fresh[:0]
+	k.families.bound()
+	k.whole.rollback(round)
+	for _, t := range k.stamped[k.settled:] {
+		delete(k.origins, t.origin)
+	}
+	clear(k.stamped[k.settled:])
+	k.stamped = k.stamped[:k.settled]
+	for _, t := range k.stamped {
+		t.rollback(round)
+	}
+}
+
+// inherit takes over from the knowledge that is replaced what the current body does not have and that is not dead.
+func (k *knowledge) inherit(round uint64, n int) {
+	if k.former == nil {
+		return
+	}
+	for _, old := range k.former.stamped {
+		if t := k.origins[old.origin]; t != nil {
+			t.adopt(old, round, n)
+		} else {
+			k.insert(old)
+		}
+	}
+	k.former = nil
+}
+
+// mark ends the series with timestamps of their own that the current body does not have.
+func (k *knowledge) mark(round uint64, t int64) {
+	for _, table := range k.stamped {
+		table.mark(round, t)
+	}
+}
+
+// commit keeps what the current body added.
+func (k *knowledge) commit(round uint64, catalog *series.Catalog) {
+	clear(k.fresh)
+	k.fresh = k.fresh[:0]
+	k.whole.commit(round, catalog)
+	for _, t := range k.stamped {
+		t.commit(round, catalog)
+	}
+}
+
+// forget drops the series and families that the current body does not have.
+func (k *knowledge) forget(round uint64) {
+	if k.seen < len(k.series) {
+		for key, e := range k.series {
+			if e.seen != round {
+				delete(k.series, key)
+			}
+		}
+	}
+	k.families.forget()
+}
+
+// crowded reports whether there are so many columns that the current body does not have that they cannot wait for their
+// time: a target that makes up new series all the time must not fill the memory.
+func (k *knowledge) crowded(round uint64) bool {
+	total, absent := len(k.whole.columns), k.whole.missing(round)
+	for _, t := range k.stamped {
+		total += len(t.columns)
+		absent += t.missing(round)
+	}
+	return absent > total-absent+1000
+}
+
+func (t *table) missing(round uint64) int {
+	n := 0
+	for i := range t.columns {
+		if t.columns[i].seen != round {
+			n++
+		}
+	}
+	return n
+}
+
+// expire drops the origins that were not in the last n bodies, and calls ended for each. It comes after forget.
+func (k *knowledge) expire(round uint64, n int, ended func(*table)) {
+	k.stamped = slices.DeleteFunc(k.stamped, func(t *table) bool {
+		if t.seen+uint64(n) > round {
+			return false
+		}
+		ended(t)
+		delete(k.origins, t.origin)
+		return true
+	})
+}
+
+// compact makes the sparse ones of the tables anew. It comes after forget.
+func (k *knowledge) compact(round uint64, n int, catalog *series.Catalog) {
+	var compacted []*table
+	for t := range k.tables {
+		if t.sparse(round, n) {
+			t.compact(round, n, catalog)
+			compacted = append(compacted, t)
+		}
+	}
+	if compacted == nil {
+		return
+	}
+	for _, e := range k.series {
+		if e.table != nil && e.table.moves != nil {
+			e.column = e.table.moves[e.column]
+		}
+	}
+	for _, t := range compacted {
+		t.moves = nil
+	}
+}
+
+func (k *knowledge) tables(yield func(*table) bool) {
+	if !yield(k.whole) {
+		return
+	}
+	for _, t := range k.stamped {
+		if !yield(t) {
+			return
+		}
+	}
+}
