@@ -82,9 +82,14 @@ func (d *demo) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	first, err := node.New(node.Options{
-		Config: cfg, Log: log, Version: build().Version, ListenAddress: d.listen(), WebConfigFile: d.web.config, Immediate: true,
-	})
+	options := node.Options{
+		Config: cfg, Log: log, Version: build().Version, ListenAddress: d.web.listen, WebConfigFile: d.web.config, Immediate: true,
+	}
+	first, err := node.New(options)
+	if errors.Is(err, syscall.EADDRINUSE) && !d.portGiven { // any will do
+		options.ListenAddress = "127.0.0.1:0"
+		first, err = node.New(options)
+	}
 	if err != nil {
 		return err
 	}
@@ -132,19 +137,6 @@ func runAll(ctx context.Context, nodes []*node.Node, stdout io.Writer) error {
 	}
 	fmt.Fprintln(stdout, "Stopped. Nothing is left behind.")
 	return nil
-}
-
-// listen returns the address of the web listener: the default one if it is free, unless another was asked for.
-func (d *demo) listen() string {
-	if d.portGiven {
-		return d.web.listen
-	}
-	l, err := net.Listen("tcp", d.web.listen)
-	if err != nil {
-		return "127.0.0.1:0"
-	}
-	_ = l.Close() // only asked whether it is free
-	return d.web.listen
 }
 
 // config makes the configuration that the demo runs.

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -135,6 +136,11 @@ func hostileFrame(ts *testscript.TestScript, kind string) []byte {
 		table := crc32.MakeTable(crc32.Castagnoli)
 		binary.LittleEndian.PutUint32(whole[4:], crc32.Update(crc32.Checksum(whole[:4], table), table, whole[8:]))
 		return whole
+	case "bomb": // a few bytes that become 32 MiB
+		w, err := zstd.NewWriter(nil, zstd.WithSingleSegment(true), zstd.WithEncoderCRC(false))
+		ts.Check(err)
+		header.Flags |= frame.FlagZstd
+		return frame.Seal(nil, header, w.EncodeAll(make([]byte, 32<<20), nil))
 	case "lying": // a block of kind 1 that says that it has 2^62 bytes
 		return frame.Seal(nil, header, append([]byte{1}, binary.AppendUvarint(nil, 1<<62)...))
 	}

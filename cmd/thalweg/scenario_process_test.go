@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -110,11 +111,20 @@ func cmdKill9(ts *testscript.TestScript, neg bool, args []string) {
 
 func cmdWaitLog(ts *testscript.TestScript, neg bool, args []string) {
 	usageOf(ts, !neg && len(args) == 2, "wait-log NAME REGEXP")
-	p, re := processOf(ts, args[0]), compile(ts, args[1])
+	waitFile(ts, processOf(ts, args[0]).log, args[1])
+}
+
+func cmdWaitFile(ts *testscript.TestScript, neg bool, args []string) {
+	usageOf(ts, !neg && len(args) == 2, "wait-file FILE REGEXP")
+	waitFile(ts, ts.MkAbs(args[0]), args[1])
+}
+
+func waitFile(ts *testscript.TestScript, name, pattern string) {
+	re := compile(ts, pattern)
 	eventually(ts, func() error {
-		log, err := os.ReadFile(p.log)
-		if err == nil && !re.Match(log) {
-			err = fmt.Errorf("no line of the log of %s matches %q", args[0], re)
+		content, err := os.ReadFile(name)
+		if err == nil && !re.Match(content) {
+			err = fmt.Errorf("%s does not match %q", name, re)
 		}
 		return err
 	})
@@ -127,26 +137,31 @@ type ports struct {
 	next int
 }
 
-func (p *ports) take() (address string, err error) {
+// newPorts begins anywhere, as other tests may be running that do the same.
+func newPorts() *ports { return &ports{next: 20000 + rand.N(11000)} }
+
+// listen takes the next free port.
+func (p *ports) listen() (net.Listener, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	var l net.Listener
+	var err error
 	for range 1000 {
 		p.next++
-		address = fmt.Sprintf("127.0.0.1:%d", p.next)
-		var l net.Listener
-		if l, err = net.Listen("tcp", address); err == nil {
-			return address, l.Close()
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p.next)); err == nil {
+			break
 		}
 	}
-	return "", err
+	return l, err
 }
 
 func cmdAddress(ts *testscript.TestScript, neg bool, args []string) {
 	usageOf(ts, !neg && len(args) > 0, "address NAME...")
 	for _, name := range args {
-		address, err := of(ts).ports.take()
+		l, err := of(ts).ports.listen()
 		ts.Check(err)
-		ts.Setenv(name, address)
+		ts.Setenv(name, l.Addr().String())
+		ts.Check(l.Close())
 	}
 }
 
@@ -168,4 +183,9 @@ func cmdFind(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%q and one group are not in %s", args[1], args[2])
 	}
 	ts.Setenv(args[0], found[1])
+}
+
+func cmdCopyDir(ts *testscript.TestScript, neg bool, args []string) {
+	usageOf(ts, !neg && len(args) == 2, "copy-dir FROM TO")
+	ts.Check(os.CopyFS(ts.MkAbs(args[1]), os.DirFS(ts.MkAbs(args[0]))))
 }

@@ -49,18 +49,21 @@ func (t *scrapeTarget) counts() (requests, ticks int) {
 	return t.requests, t.ticks
 }
 
-// listen begins to take connections, at the address of before if there is one.
-func (t *scrapeTarget) listen() error {
+// resume begins to take connections again, unless it does.
+func (t *scrapeTarget) resume() error {
 	if t.server != nil {
 		return nil
 	}
 	l, err := net.Listen("tcp", t.address)
-	if err != nil {
-		return err
+	if err == nil {
+		t.serve(l)
 	}
+	return err
+}
+
+func (t *scrapeTarget) serve(l net.Listener) {
 	t.server = &http.Server{Handler: t}
-	go t.server.Serve(l) //nolint:errcheck // it ends with refuse
-	return nil
+	go t.server.Serve(l) // until refuse
 }
 
 // refuse ends all connections and takes no more.
@@ -113,11 +116,12 @@ func cmdTarget(ts *testscript.TestScript, neg bool, args []string) {
 	name, mode, s := args[0], args[1], of(ts)
 	t := s.targets[name]
 	if t == nil {
-		address, err := s.ports.take()
+		l, err := s.ports.listen()
 		ts.Check(err)
-		t = &scrapeTarget{address: address}
+		t = &scrapeTarget{address: l.Addr().String()}
+		t.serve(l)
 		s.targets[name] = t
-		ts.Setenv(name, address)
+		ts.Setenv(name, t.address)
 	}
 	var body []byte
 	switch mode {
@@ -134,7 +138,7 @@ func cmdTarget(ts *testscript.TestScript, neg bool, args []string) {
 		usageOf(ts, false, usage)
 	}
 	t.set(mode, body)
-	ts.Check(t.listen())
+	ts.Check(t.resume())
 }
 
 func targetOf(ts *testscript.TestScript, name string) *scrapeTarget {
@@ -154,6 +158,26 @@ func cmdScraped(ts *testscript.TestScript, neg bool, args []string) {
 	eventually(ts, func() error {
 		if now, _ := t.counts(); now < before+n {
 			return fmt.Errorf("%s was scraped %d times, want %d", args[0], now-before, n)
+		}
+		return nil
+	})
+}
+
+// cmdNewest waits until a hub shows what a counter served last, or later.
+func cmdNewest(ts *testscript.TestScript, neg bool, args []string) {
+	usageOf(ts, !neg && len(args) == 3, "newest ADDRESS SITE NAME")
+	_, served := targetOf(ts, args[2]).counts()
+	eventually(ts, func() error {
+		_, body, err := request("GET", federateURL(args[0], fmt.Sprintf("ticks_total{site=%q}", args[1])))
+		if err != nil {
+			return err
+		}
+		values, err := exposition(body)
+		if err != nil {
+			return err
+		}
+		if v, err := strconv.ParseFloat(values[`{__name__="ticks_total"}`], 64); err != nil || int(v) < served {
+			return fmt.Errorf("the newest scrape of %d is %v, %w", served, v, err)
 		}
 		return nil
 	})

@@ -46,6 +46,8 @@ func TestMain(m *testing.M) {
 //	expand FILE...                    replace variables in files
 //	find NAME REGEXP FILE             set a variable to what the group matches
 //	empty DIRECTORY                   check that nothing is in it
+//	copy-dir FROM TO                  copy a directory
+//	wait-file FILE REGEXP             wait until a line of a file matches
 //
 // Over HTTP: ADDRESS is HOST:PORT; regular expressions have (?m); with ! until it is no longer so
 //
@@ -61,15 +63,16 @@ func TestMain(m *testing.M) {
 //
 //	target NAME MODE [FILE]           serve FILE, counter, garbage, endless, trickle or refuse; sets $NAME
 //	scraped NAME N                    wait for N more requests
+//	newest ADDRESS SITE NAME          until /federate has what a counter served last, or later
 //	every-scrape [-holes=N] [-token=TOKEN] NAME NATS SITE
 //	                                  until the stream has, once, every value that a counter has served, but for N
 //
 // NATS
 //
 //	delete-stream ADDRESS             as somebody with the rights of a hub
-//	send-frame ADDRESS SITE TOKEN|- KIND   publish as a site: garbage, truncated, future, lying or wrong-part
+//	send-frame ADDRESS SITE TOKEN|- KIND   publish as a site: garbage, truncated, future, lying, bomb or wrong-part
 func TestScenarios(t *testing.T) {
-	free := &ports{next: 20000 + os.Getpid()%500*20}
+	free := newPorts()
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -82,6 +85,7 @@ func TestScenarios(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"start": cmdStart, "terminate": cmdTerminate, "signal": cmdSignal, "exits": cmdExits, "kill9": cmdKill9, "wait-log": cmdWaitLog,
+			"wait-file": cmdWaitFile, "copy-dir": cmdCopyDir, "newest": cmdNewest,
 			"address": cmdAddress, "expand": cmdExpand, "empty": cmdEmpty, "find": cmdFind,
 			"get": cmdGet, "post": cmdPost, "wait-http": cmdWaitHTTP, "shows": cmdShows, "same-values": cmdSameValues,
 			"promquery": cmdPromQuery, "same-samples": cmdSameSamples, "complete": cmdComplete,
