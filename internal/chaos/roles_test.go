@@ -115,7 +115,8 @@ func runEdge(ctx context.Context, t task, logger *slog.Logger) error {
 	defer conn.Close()
 	cfg := edge.DefaultConfig()
 	cfg.FlushInterval = model.Duration(100 * time.Millisecond)
-	cfg.KeyframeInterval = model.Duration(45 * time.Second) // of the fast clock
+	cfg.Outbox.ResendWindow = model.Duration(24 * time.Hour) // whatever the server loses can be sent again
+	cfg.KeyframeInterval = model.Duration(45 * time.Second)  // of the fast clock
 	e, err := edge.New(edge.Options{
 		Site: site, Config: cfg, Dir: filepath.Join(t.Dir, "outbox"), Conn: conn, Logger: logger, Version: "chaos", Lookback: 5 * time.Minute,
 		Now: func() time.Time { return t.Start.Add(time.Since(t.Start) * speed) },

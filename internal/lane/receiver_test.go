@@ -1,0 +1,264 @@
+package lane_test
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/thalweg/thalweg/internal/frame"
+	"github.com/thalweg/thalweg/internal/lane"
+	"github.com/thalweg/thalweg/internal/series"
+)
+
+// maker makes the frames of a site, of one row each.
+type maker struct {
+	t       testing.TB
+	encoder *frame.Encoder
+	schema  *series.Schema
+	source  *series.Source
+	now     int64
+}
+
+func newMaker(t testing.TB, epoch frame.Epoch, columns int) *maker {
+	catalog := series.NewCatalog()
+	var list []series.Column
+	for i := range columns {
+		list = append(list, series.Synthetic(fmt.Sprintf("metric_%d", i), "A metric."))
+	}
+	return &maker{
+		t: t, encoder: frame.NewEncoder(frame.EncoderConfig{Epoch: epoch, Facts: []frame.Fact{{Name: "version", Value: "1"}}}),
+		schema: catalog.Extend(catalog.Empty(), list), now: 1_700_000_000_000,
+		source: &series.Source{Key: "static/a", Labels: labels.FromStrings("instance", "a", "job", "j"), Interval: time.Second},
+	}
+}
+
+func (m *maker) frame() []byte {
+	m.t.Helper()
+	m.now += 1000
+	row := series.Row{Source: m.source, Schema: m.schema, T: m.now, Values: make([]float64, m.schema.Len())}
+	for i := range row.Values {
+		row.Values[i] = float64(m.now) / float64(i+3)
+	}
+	frames, err := m.encoder.Append(nil, &row, m.now)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return bytes.Join(m.encoder.Close(frames, m.now), nil)
+}
+
+func (m *maker) keyframe() []byte {
+	m.encoder.RequestKeyframe()
+	return m.frame()
+}
+
+// taker is a receiver and what came out of it.
+type taker struct {
+	t        *testing.T
+	receiver *lane.Receiver
+	refuse   map[string]bool
+	limit    int
+	sequence uint64
+	rows     map[string]int
+	done     int
+	losses   int
+	problems []string
+}
+
+func newTaker(t *testing.T, change ...func(*lane.ReceiverConfig)) *taker {
+	x := &taker{t: t, rows: map[string]int{}, refuse: map[string]bool{}, limit: 1000}
+	catalog := series.NewCatalog()
+	cfg := lane.ReceiverConfig{Decoder: func(site string) (frame.DecoderConfig, bool) {
+		return frame.DecoderConfig{Catalog: catalog, MaxColumns: x.limit}, !x.refuse[site]
+	}}
+	for _, f := range change {
+		f(&cfg)
+	}
+	x.receiver = lane.NewReceiver(cfg)
+	return x
+}
+
+func (x *taker) step(site string, backfill bool, frames ...[]byte) {
+	x.sequence++
+	x.receiver.Step(lane.Message{Site: site, Backfill: backfill, Sequence: x.sequence, Payload: bytes.Join(frames, nil)}, lane.Handler{
+		Row:     func(d *lane.Delivery, row *series.Row) { x.rows[fmt.Sprintf("%s %d %v", d.Site, row.T, row.Values)]++ },
+		Done:    func(*lane.Delivery) { x.done++ },
+		Loss:    func(string, frame.Loss) { x.losses++ },
+		Problem: func(p lane.Problem) { x.problems = append(x.problems, string(p.Reason)) },
+	})
+}
+
+// want checks how many rows came, each of them once, and which problems.
+func (x *taker) want(rows int, problems ...string) {
+	x.t.Helper()
+	if len(x.rows) != rows {
+		x.t.Errorf("%d rows came, want %d", len(x.rows), rows)
+	}
+	for key, n := range x.rows {
+		if n != 1 {
+			x.t.Errorf("row %s came %d times", key, n)
+		}
+	}
+	if !slices.Equal(x.problems, problems) {
+		x.t.Errorf("problems %q, want %q", x.problems, problems)
+	}
+}
+
+func TestReceiver(t *testing.T) {
+	t.Run("each row once, whichever way and however often it comes", func(t *testing.T) {
+		x, m := newTaker(t), newMaker(t, 1, 3)
+		a, b, c, d := m.frame(), m.frame(), m.keyframe(), m.frame()
+		x.step("s", false, a)
+		x.step("s", false, c, d)
+		x.step("s", true, a, b)
+		x.step("s", true, a, b, c, d)
+		x.step("s", false, a, b, c, d)
+		x.want(4)
+		s := x.receiver.Site("s")
+		if len(s.Ledger.Gaps()) != 0 || s.Frames == 0 || s.Repeated != 9 || x.done != 4 || s.Waiting {
+			t.Errorf("gaps %v, repeated %d, done %d, waiting %t", s.Ledger.Gaps(), s.Repeated, x.done, s.Waiting)
+		}
+		if s.LastSequence != 5 || s.KeyframeOf(false) != 5 || s.KeyframeOf(true) != 4 {
+			t.Errorf("sequences %d, %d, %d", s.LastSequence, s.KeyframeOf(false), s.KeyframeOf(true))
+		}
+	})
+	t.Run("a delta to another state", func(t *testing.T) {
+		x, m := newTaker(t), newMaker(t, 1, 3)
+		a, _, c, d := m.frame(), m.frame(), m.frame(), m.keyframe()
+		x.step("s", false, a)
+		x.step("s", false, c)
+		x.want(1, "mismatch")
+		if !x.receiver.Site("s").Waiting {
+			t.Error("it does not wait for a keyframe")
+		}
+		x.step("s", false, d)
+		x.want(2, "mismatch")
+		if x.receiver.Site("s").Waiting {
+			t.Error("it still waits for a keyframe")
+		}
+		if gaps := x.receiver.Site("s").Ledger.Gaps(); len(gaps) != 1 || gaps[0].From != 2 || gaps[0].To != 3 || gaps[0].Rows != 2 {
+			t.Errorf("gaps %+v", gaps)
+		}
+	})
+	t.Run("a keyframe that was changed mends nothing", func(t *testing.T) {
+		x, m := newTaker(t), newMaker(t, 1, 3)
+		a, _, c, d := m.frame(), m.frame(), m.frame(), m.keyframe()
+		x.step("s", false, a)
+		x.step("s", false, c)
+		d[len(d)-1] ^= 1
+		x.step("s", false, d)
+		x.want(1, "mismatch", "corrupt")
+		if !x.receiver.Site("s").Waiting {
+			t.Error("it does not wait for a keyframe any more")
+		}
+	})
+	t.Run("what stands in a message behind a bad frame", func(t *testing.T) {
+		x, m := newTaker(t), newMaker(t, 1, 3)
+		a, b, c := m.frame(), m.frame(), m.keyframe()
+		b[len(b)-1] ^= 1
+		x.step("s", false, a, b, c)
+		x.want(2, "corrupt")
+		x.step("s", false, m.frame(), []byte("TLW"))
+		x.want(3, "corrupt", "corrupt")
+	})
+	t.Run("restart", func(t *testing.T) {
+		x, m := newTaker(t), newMaker(t, 1, 3)
+		a, b := m.frame(), m.frame()
+		x.step("s", false, a, b)
+		x.receiver.Restart()
+		x.step("s", false, m.frame()) // applies to a state that is forgotten
+		x.want(2, "mismatch")
+		x.step("s", false, a, b)
+		x.want(2, "mismatch")
+	})
+	t.Run("adopted ledger", func(t *testing.T) {
+		x, m := newTaker(t), newMaker(t, 1, 3)
+		a, b := m.frame(), m.frame()
+		x.step("s", false, a)
+		y := newTaker(t)
+		y.receiver.Adopt("s", lane.LedgerFrom(x.receiver.Site("s").Ledger.State()))
+		y.step("s", false, a, b)
+		y.want(1)
+	})
+	t.Run("sites are bounded", func(t *testing.T) {
+		x, m := newTaker(t, func(c *lane.ReceiverConfig) { c.MaxSites = 2 }), newMaker(t, 1, 3)
+		a := m.frame()
+		for _, site := range []string{"a", "b", "c", "d", "a"} {
+			x.step(site, false, a)
+		}
+		x.want(2, "limit", "limit")
+	})
+	t.Run("admission changes, and nothing comes twice", func(t *testing.T) {
+		x, m := newTaker(t), newMaker(t, 1, 3)
+		a, b, c := m.frame(), m.keyframe(), m.keyframe()
+		x.step("s", false, a)
+		x.refuse["s"] = true
+		x.receiver.Readmit()
+		x.step("s", false, b)
+		x.want(1, "refused")
+		if x.receiver.Site("s") != nil {
+			t.Error("a refused site is shown")
+		}
+		x.refuse["s"] = false
+		x.receiver.Readmit()
+		x.step("s", false, a, c)
+		x.want(2, "refused")
+	})
+	t.Run("limits change with the next keyframe", func(t *testing.T) {
+		x, m := newTaker(t), newMaker(t, 1, 50)
+		x.step("s", false, m.frame())
+		x.limit = 10
+		x.receiver.Readmit()
+		x.step("s", false, m.frame())
+		x.want(2)
+		x.step("s", false, m.keyframe())
+		x.want(2, "limit")
+		x.limit = 1000
+		x.receiver.Readmit()
+		x.step("s", false, m.keyframe())
+		x.want(3, "limit")
+	})
+	t.Run("losses without end", func(t *testing.T) {
+		x, m := newTaker(t), newMaker(t, 1, 3)
+		for n := range uint64(5000) {
+			m.encoder.Loss(frame.Loss{Epoch: 9, From: n + 1, To: n + 1, Rows: 1, Cause: frame.CauseEvicted})
+		}
+		x.step("s", false, m.frame())
+		x.want(1)
+		if n := len(x.receiver.Site("s").Ledger.State().Losses); n > 256 || x.losses > 256 {
+			t.Errorf("%d losses are held, %d were handed out", n, x.losses)
+		}
+	})
+}
+
+// No payload makes a receiver panic, or harms what it knows of another site.
+func FuzzReceiver(f *testing.F) {
+	m := newMaker(f, 1, 3)
+	whole := bytes.Join([][]byte{m.frame(), m.frame(), m.keyframe()}, nil)
+	f.Add(whole, false)
+	f.Add(whole[:len(whole)-7], true)
+	f.Add([]byte(strings.Repeat("TLW\x01", 30)), false)
+	f.Fuzz(func(t *testing.T, payload []byte, backfill bool) {
+		x, good := newTaker(t), newMaker(t, 2, 3)
+		x.step("good", false, good.frame())
+		x.step("evil", backfill, payload)
+		x.step("evil", !backfill, payload)
+		x.step("good", false, good.frame())
+		n := 0
+		for key := range x.rows {
+			if strings.HasPrefix(key, "good ") {
+				n++
+			}
+		}
+		if n != 2 {
+			t.Errorf("%d rows of the other site came, want 2", n)
+		}
+		s := x.receiver.Site("evil")
+		s.Ledger.Gaps()
+		s.Ledger.Rows()
+	})
+}
