@@ -1,4 +1,4 @@
-// Package expo reads and writes the exposition formats: text, OpenMetrics and protobuf on the way in.
+// Package expo reads and writes the exposition formats: text, OpenMetrics and protobuf.
 //
 // A Parser belongs to one target. It remembers the series of that target, so that labels are built when a series
 // appears and not once per sample, and turns every body into one whole row:
@@ -20,6 +20,9 @@
 // It promises that a body is taken whole or not at all: after an error the parser knows what it knew before. The
 // samples are those of Prometheus' textparse, bit for bit. A parser is for one goroutine; different parsers are
 // independent. It does no I/O, has no clock, and remembers at most twice the series of the last body (and 1000).
+//
+// Text, OpenMetrics and Proto append families to a buffer, sample by sample, as Prometheus and its libraries write
+// them. Which format, and which series, is the caller's business.
 //
 // It leaves out what a scraper decides: which labels a series gets and whether its name is valid (Options.Map), up and
 // its companions (Options.Lead), and the transfer of bodies.

@@ -241,14 +241,16 @@ func (p *Parser) read(k *knowledge, body []byte, contentType string, t int64) er
 		IgnoreNativeHistograms:                  !p.options.NativeHistograms,
 		KeepClassicOnClassicAndNativeHistograms: p.options.KeepClassic,
 		ConvertClassicHistogramsToNHCB:          p.options.ConvertClassic,
-		OpenMetricsSkipSTSeries:                 true, // they become start timestamps
 		FallbackContentType:                     p.options.FallbackContentType,
 	})
 	if parser == nil {
 		return &ContentTypeError{ContentType: contentType, Err: err}
 	}
 	p.result.Fallback = err
-	b := reader{Parser: p, known: k, in: parser, t: t}
+	// In OpenMetrics 1.0 start timestamps are series of their own, whose names end in _created. Prometheus leaves them so
+	// unless one of its feature flags is on, and queries rely on it.
+	_, hasStarts := parser.(*textparse.ProtobufParser)
+	b := reader{Parser: p, known: k, in: parser, hasStarts: hasStarts, t: t}
 	for {
 		next, err := parser.Next()
 		switch {

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/value"
 
@@ -43,7 +44,9 @@ func (p *Parser) finish(t int64) {
 		p.row.Present = nil
 	}
 	slices.SortFunc(p.histograms, func(a, b series.HistogramAt) int { return cmp.Compare(a.Column, b.Column) })
-	slices.SortStableFunc(p.exemplars, func(a, b series.ExemplarAt) int { return cmp.Compare(a.Column, b.Column) })
+	slices.SortStableFunc(p.exemplars, func(a, b series.ExemplarAt) int {
+		return cmp.Or(cmp.Compare(a.Column, b.Column), exemplar.Compare(a.Exemplar, b.Exemplar))
+	})
 	slices.SortFunc(p.starts, func(a, b series.StartAt) int { return cmp.Compare(a.Column, b.Column) })
 	p.result.Whole = &p.row
 
@@ -86,6 +89,9 @@ func (p *Parser) finishStamped(t *table) {
 		if s.extra.start != 0 {
 			row.Starts = append(row.Starts, series.StartAt{Column: s.column, Ms: s.extra.start})
 		}
+		slices.SortStableFunc(s.extra.exemplars, func(a, b series.ExemplarAt) int {
+			return exemplar.Compare(a.Exemplar, b.Exemplar)
+		})
 		row.Exemplars = append(row.Exemplars, s.extra.exemplars...)
 	}
 }

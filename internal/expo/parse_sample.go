@@ -14,11 +14,12 @@ import (
 // reader is one pass over a body.
 type reader struct {
 	*Parser
-	known    *knowledge // as of this pass, not yet the parser's
-	in       textparse.Parser
-	t        int64 // of the scrape
-	limited  int   // samples that count for the sample limit
-	limitErr error // the first limit exceeded; what follows is only counted
+	known     *knowledge // as of this pass, not yet the parser's
+	in        textparse.Parser
+	hasStarts bool  // in gives start timestamps
+	t         int64 // of the scrape
+	limited   int   // samples that count for the sample limit
+	limitErr  error // the first limit exceeded; what follows is only counted
 	// Results of interface calls, here because they would escape once per sample.
 	labels  labels.Labels
 	next    exemplar.Exemplar
@@ -200,7 +201,7 @@ func (r *reader) addWhole(column uint32, s *sample) {
 	if s.kind != series.Float {
 		r.histograms = append(r.histograms, series.HistogramAt{Column: column, H: s.h, FH: s.fh})
 	}
-	if start := r.in.StartTimestamp(); start != 0 {
+	if start := r.start(); start != 0 {
 		r.starts = append(r.starts, series.StartAt{Column: column, Ms: start})
 	}
 	for e, ok := r.exemplar(s); ok; e, ok = r.exemplar(s) {
@@ -210,7 +211,7 @@ func (r *reader) addWhole(column uint32, s *sample) {
 
 func (r *reader) addStamped(e *entry, s *sample) {
 	st := stamp{t: s.t, column: e.column, v: s.v}
-	extra := stampExtra{start: r.in.StartTimestamp()}
+	extra := stampExtra{start: r.start()}
 	if s.kind != series.Float {
 		extra.HistogramAt = series.HistogramAt{Column: e.column, H: s.h, FH: s.fh}
 	}
@@ -222,6 +223,14 @@ func (r *reader) addStamped(e *entry, s *sample) {
 		st.extra = &few
 	}
 	e.table.stamps = append(e.table.stamps, st)
+}
+
+// start returns the start timestamp of the sample at which the input stands, 0 if it has none.
+func (r *reader) start() int64 {
+	if !r.hasStarts {
+		return 0
+	}
+	return r.in.StartTimestamp()
 }
 
 // exemplar returns the next exemplar of the sample at which the input stands.

@@ -180,11 +180,11 @@ func TestParse(t *testing.T) {
 			},
 		},
 		{
-			name:        "OpenMetrics: start timestamps, exemplars",
+			name:        "OpenMetrics: exemplars; start timestamps are series",
 			contentType: openMetrics,
 			steps: []step{
 				{"# TYPE a counter\na_total 5 # {id=\"x\"} 1\na_created 1699999000\n# EOF\n",
-					"{__name__=\"up\"} 0\n{__name__=\"a_total\"} 5 start=1699999000000 # {id=\"x\"} 1 0\n", Stats{Samples: 1, Kept: 1, Added: 1}},
+					"{__name__=\"up\"} 0\n{__name__=\"a_total\"} 5 # {id=\"x\"} 1 0\n{__name__=\"a_created\"} 1.699999e+09\n", Stats{Samples: 2, Kept: 2, Added: 2}},
 				{"a_total 5\n", "error: parse body: data does not end with # EOF", Stats{Samples: 1, Kept: 1}},
 			},
 		},
@@ -368,7 +368,7 @@ func oracle(body []byte, contentType string) (map[string]uint64, error) {
 	if len(body) == 0 {
 		return nil, nil
 	}
-	p, err := textparse.New(bytes.Clone(body), contentType, nil, textparse.ParserOptions{OpenMetricsSkipSTSeries: true})
+	p, err := textparse.New(bytes.Clone(body), contentType, nil, textparse.ParserOptions{})
 	if p == nil {
 		return nil, err
 	}

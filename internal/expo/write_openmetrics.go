@@ -79,7 +79,7 @@ func (o OpenMetrics) family(f *series.Family) (name string, typ model.MetricType
 // allows none: everywhere but at counters and buckets.
 func (o OpenMetrics) AppendSample(dst []byte, family, suffix string, ls []labels.Label, v float64, ms int64, e *exemplar.Exemplar) []byte {
 	dst = o.appendSeries(dst, family, suffix, ls)
-	if count := suffix == "_bucket" || suffix == "_count" || suffix == "_gcount"; count && isCount(v) {
+	if count := suffix == "_bucket" || suffix == "_count" || suffix == "_gcount"; count && IsCount(v) {
 		dst = strconv.AppendUint(dst, uint64(v), 10)
 	} else {
 		dst = appendOpenMetricsFloat(dst, v)
@@ -157,8 +157,8 @@ func (o OpenMetrics) appendExemplar(dst []byte, e *exemplar.Exemplar) []byte {
 	return dst
 }
 
-// isCount reports whether v is a number that integers can say exactly.
-func isCount(v float64) bool { return v >= 0 && v <= 1<<53 && v == math.Trunc(v) }
+// IsCount reports whether v is a number that integers can say exactly.
+func IsCount(v float64) bool { return v >= 0 && v <= 1<<53 && v == math.Trunc(v) }
 
 // appendOpenMetricsFloat appends a value as AppendFloat does, with a point where it could be taken for an integer.
 func appendOpenMetricsFloat(dst []byte, v float64) []byte {

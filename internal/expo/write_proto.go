@@ -163,11 +163,11 @@ func (p Proto) appendHistogram(dst []byte, m *Metric) []byte {
 	case m.H != nil:
 		dst = appendIntegerHistogram(dst, m.H)
 	default:
-		floating := !isCount(m.Count)
+		floating := !IsCount(m.Count)
 		dst = appendCountSum(dst, m.Count, m.Sum, floating)
 		for i := range m.Parts {
 			part := &m.Parts[i]
-			dst = p.appendBucket(dst, part, !isCount(part.Value))
+			dst = p.appendBucket(dst, part, !IsCount(part.Value))
 		}
 		if floating {
 			dst = appendDouble(dst, histogramCountFloat, m.Count)

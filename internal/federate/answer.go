@@ -3,10 +3,12 @@ package federate
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/prometheus/model/labels"
 )
 
@@ -16,38 +18,71 @@ const (
 	pieceBytes = 64 << 10
 	// writeTimeout is how long a reader may take for one piece.
 	writeTimeout = time.Minute
+	// zstdWindow is how far back zstd looks, which bounds its memory here and at the reader.
+	zstdWindow = 512 << 10
 )
 
 // answer is the body of one response on its way out. It is used again for other requests.
 type answer struct {
-	buf    []byte // not sent yet
-	labels []labels.Label
+	buf    []byte         // not sent yet
+	labels []labels.Label // of the current series
+	points points         // of the current chunk
+	series int            // written
 
 	writer     http.ResponseWriter
 	controller *http.ResponseController
-	gzip       *gzip.Writer
-	compress   bool
+	coder      coder // nil: the body is sent as it is
 	begun      bool
 	written    int64 // bytes that the response has taken
+
+	coders map[string]coder // by content coding, made when first asked for
+}
+
+// coder is a content coding.
+type coder interface {
+	io.Writer
+	Flush() error
+	Close() error
+	Reset(io.Writer)
 }
 
 func newAnswer() *answer {
-	z, err := gzip.NewWriterLevel(nil, gzip.BestSpeed)
-	if err != nil {
-		panic("federate: BUG: " + err.Error()) // the level is a constant
-	}
-	return &answer{gzip: z}
+	return &answer{coders: map[string]coder{}, points: points{byKey: map[string]int{}}}
 }
 
-func (a *answer) reset(w http.ResponseWriter, compress bool) {
+func (a *answer) reset(w http.ResponseWriter, coding string) {
 	a.writer, a.controller = w, http.NewResponseController(w)
-	a.buf, a.compress, a.begun, a.written = a.buf[:0], compress, false, 0
-	a.gzip.Reset(responseWriter{a})
+	a.buf, a.series, a.begun, a.written = a.buf[:0], 0, false, 0
+	if a.coder = nil; coding == codingIdentity {
+		return
+	}
+	if a.coders[coding] == nil {
+		a.coders[coding] = newCoder(coding)
+	}
+	a.coder = a.coders[coding]
+	a.coder.Reset(responseWriter{a})
+}
+
+// newCoder returns the fastest of a coding: metrics are so alike that others gain little.
+func newCoder(coding string) coder {
+	var c coder
+	var err error
+	if coding == codingZstd {
+		c, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
+			zstd.WithWindowSize(zstdWindow), zstd.WithLowerEncoderMem(true))
+	} else {
+		c, err = gzip.NewWriterLevel(nil, gzip.BestSpeed)
+	}
+	if err != nil {
+		panic("federate: BUG: " + err.Error()) // the options are constant
+	}
+	return c
 }
 
 // release lets go of the request, and of a buffer that one series has made too large to keep.
 func (a *answer) release() {
-	a.writer, a.controller = nil, nil
+	a.writer, a.controller, a.coder = nil, nil, nil
+	a.points.release()
 	clear(a.labels[:cap(a.labels)])
 	if cap(a.buf) > 4*pieceBytes {
 		a.buf = nil
@@ -66,8 +101,8 @@ func (a *answer) flush() error {
 		return nil
 	}
 	a.begun = true
-	if a.compress {
-		if err := a.gzip.Flush(); err != nil {
+	if a.coder != nil {
+		if err := a.coder.Flush(); err != nil {
 			return fmt.Errorf("compress answer: %w", err)
 		}
 	}
@@ -82,8 +117,8 @@ func (a *answer) close() error {
 	if err := a.send(); err != nil {
 		return err
 	}
-	if a.compress {
-		if err := a.gzip.Close(); err != nil {
+	if a.coder != nil {
+		if err := a.coder.Close(); err != nil {
 			return fmt.Errorf("compress answer: %w", err)
 		}
 	}
@@ -92,8 +127,8 @@ func (a *answer) close() error {
 
 func (a *answer) send() error {
 	var err error
-	if a.compress {
-		_, err = a.gzip.Write(a.buf)
+	if a.coder != nil {
+		_, err = a.coder.Write(a.buf)
 	} else {
 		_, err = responseWriter{a}.Write(a.buf)
 	}

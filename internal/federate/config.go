@@ -4,7 +4,8 @@ import "fmt"
 
 // Config of the /federate endpoint.
 type Config struct {
-	// real: families carry their TYPE and HELP. untyped: exactly what Prometheus prints, which knows no types here.
+	// real: families carry their type, help and unit, in OpenMetrics and protobuf exemplars and start timestamps too.
+	// untyped: exactly what Prometheus answers, which knows no types here and no OpenMetrics.
 	Types Types `yaml:"types"`
 }
 

@@ -5,12 +5,19 @@
 //	mux.Handle("/federate", handler)
 //
 // Selection, errors, label order, external labels, escaping and values are Prometheus'. Better than the original are:
-// TYPE and HELP of every family (Config.Types turns them off), families that never interleave, quality values in
-// Accept-Encoding, HEAD, and an answer that leaves while it is made: nothing but a part of one family is in memory, a
-// slow reader holds nobody up, and one that has gone stops the work.
+//
+//   - types, help and units are real (Config.Types turns them off, and all of the following but the last two);
+//   - OpenMetrics for those who ask for it, with exemplars and start timestamps;
+//   - protobuf has exemplars and start timestamps too, integer histograms as such, and leaves UTF-8 names alone if any
+//     clause of Accept allows them;
+//   - what Accept-Encoding prefers is what comes, zstd included, and HEAD works;
+//   - families never interleave, and the answer leaves while it is made: nothing but a part of one family is in memory,
+//     a slow reader holds nobody up, and one that has gone stops the work.
+//
+// Exponential histograms have no words in the text formats and are left out there, as in Prometheus. In protobuf a
+// histogram or summary of which only a part is selected is untyped, for readers would make up the rest, and a family
+// beyond a few megabytes comes as several messages.
 //
 // The answer is not one instant (see store.Select). Samples up to store.FutureBound ahead are part of it: the clock
-// of a site may be ahead of this one.
-//
-// It leaves out OpenMetrics and protobuf, and with them exponential histograms, exemplars, start times and units.
+// of a site may be ahead of this one, and there is no earlier sample to show instead.
 package federate

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,7 +19,6 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 
-	"github.com/thalweg/thalweg/internal/expo"
 	"github.com/thalweg/thalweg/internal/series"
 	"github.com/thalweg/thalweg/internal/store"
 )
@@ -137,22 +135,24 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) int {
 	if n := count(sets); n > maxMatchers {
 		return fail(http.StatusBadRequest, fmt.Sprintf("%d matchers in all match[] parameters, at most %d are allowed", n, maxMatchers))
 	}
-	format := expfmt.NegotiateAccept(r.Header, expfmt.NewFormat(expfmt.TypeTextPlain))
+	settings := h.settings.Load()
+	format := negotiate(r.Header, settings.untyped)
 	w.Header().Set("Content-Type", string(format))
-	compress := acceptsGzip(r.Header.Values("Accept-Encoding"))
-	if compress {
-		w.Header().Set("Content-Encoding", "gzip")
+	coding := negotiateCoding(r.Header.Values("Accept-Encoding"))
+	if coding != codingIdentity {
+		w.Header().Set("Content-Encoding", coding)
 	}
 	if r.Method == http.MethodHead {
 		w.WriteHeader(http.StatusOK)
 		return http.StatusOK
 	}
 	a := h.answers.Get().(*answer)
-	a.reset(w, compress)
-	err = h.write(r, a, sets, expo.Text{Escaping: format.ToEscapingScheme()})
+	a.reset(w, coding)
+	err = h.write(r, a, sets, format, settings)
 	if err == nil {
 		err = a.close()
 	}
+	h.metrics.series.Add(float64(a.series))
 	h.metrics.bytes.Add(float64(a.written))
 	a.release()
 	h.answers.Put(a)
@@ -171,14 +171,14 @@ func count(sets [][]*labels.Matcher) (n int) {
 }
 
 // write makes the answer, family by family. An error means that the reader has gone.
-func (h *Handler) write(r *http.Request, a *answer, sets [][]*labels.Matcher, text expo.Text) error {
-	settings := h.settings.Load()
-	query := store.Query{Matchers: sets, Now: h.now().UnixMilli(), Grouping: store.ByFamily}
+func (h *Handler) write(r *http.Request, a *answer, sets [][]*labels.Matcher, format expfmt.Format, settings *settings) error {
+	query := store.Query{
+		Matchers: sets, Now: h.now().UnixMilli(), Grouping: store.ByFamily, Native: isProto(format.FormatType()),
+	}
 	if settings.untyped {
 		query.Grouping = store.ByName
 	}
-	written := 0
-	defer func() { h.metrics.series.Add(float64(written)) }()
+	w := newWriter(a, format, settings)
 	for family := range h.query(query) {
 		if err := r.Context().Err(); err != nil {
 			return err
@@ -186,80 +186,16 @@ func (h *Handler) write(r *http.Request, a *answer, sets [][]*labels.Matcher, te
 		if family.Conflict {
 			h.metrics.conflicts.Inc()
 		}
-		typ, help := family.Type, family.Help
+		head := series.Family{Name: family.Name, Type: family.Type, Help: family.Help, Unit: family.Unit}
 		if settings.untyped {
-			typ, help = untypedKind(family.Kind), ""
+			head = series.Family{Name: family.Name, Type: untypedKind(family.Kind)}
 		}
-		a.buf = text.AppendFamily(a.buf, family.Name, typ, help)
-		for s := range family.Series() {
-			a.labels = appendAbsent(s.AppendLabels(a.labels[:0]), settings.extra)
-			a.buf = appendSeries(a.buf, text, family, s, a.labels)
-			written++
-			if err := a.flush(); err != nil {
-				return err
-			}
+		if err := w.family(family, &head); err != nil {
+			return err
 		}
 	}
+	w.end()
 	return nil
-}
-
-func appendSeries(dst []byte, text expo.Text, family *store.Family, s *store.Series, ls []labels.Label) []byte {
-	switch {
-	case s.FH != nil:
-		return text.AppendHistogram(dst, s.Name(), ls, s.FH, s.T)
-	case s.H != nil:
-		return text.AppendHistogram(dst, s.Name(), ls, s.H.ToFloat(nil), s.T)
-	}
-	suffix, ok := strings.CutPrefix(s.Name(), family.Name)
-	if !ok {
-		return text.AppendSample(dst, s.Name(), "", ls, s.V, s.T)
-	}
-	return text.AppendSample(dst, family.Name, suffix, ls, s.V, s.T)
-}
-
-// untypedKind is the type that Prometheus gives to what it federates.
-func untypedKind(k series.Kind) model.MetricType {
-	if k == series.Float {
-		return model.MetricTypeUnknown
-	}
-	return model.MetricTypeHistogram
-}
-
-// appendAbsent appends those of extra that are not there. Both are sorted.
-func appendAbsent(ls, extra []labels.Label) []labels.Label {
-	own := ls
-	for _, e := range extra {
-		for len(own) > 0 && own[0].Name < e.Name {
-			own = own[1:]
-		}
-		if len(own) == 0 || own[0].Name != e.Name {
-			ls = append(ls, e)
-		}
-	}
-	return ls
-}
-
-// acceptsGzip reports whether the client prefers gzip to no encoding, or accepts it without a preference.
-func acceptsGzip(accept []string) bool {
-	quality := map[string]float64{}
-	for _, clauses := range accept {
-		for clause := range strings.SplitSeq(clauses, ",") {
-			coding, parameters, _ := strings.Cut(clause, ";")
-			q := 1.0
-			if name, value, ok := strings.Cut(parameters, "="); ok && strings.EqualFold(strings.TrimSpace(name), "q") {
-				var err error
-				if q, err = strconv.ParseFloat(strings.TrimSpace(value), 64); err != nil {
-					q = 0
-				}
-			}
-			quality[strings.ToLower(strings.TrimSpace(coding))] = q
-		}
-	}
-	gzip, ok := quality["gzip"]
-	if !ok {
-		gzip = quality["*"]
-	}
-	return gzip > 0 && gzip >= quality["identity"]
 }
 
 type metrics struct {

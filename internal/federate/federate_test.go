@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/common/model"
@@ -208,9 +210,10 @@ func TestAnswersBeginEarly(t *testing.T) {
 	}
 	f("match[]=m", "identity", true)
 	f("match[]=m", "gzip", true)
+	f("match[]=m", "zstd", true)
 	f("match[]=m{i=~'00.'}", "identity", false)
-	if got := h.metric("thalweg_federate_series_total"); got != 410 {
-		t.Errorf("%v series counted, want 410", got)
+	if got := h.metric("thalweg_federate_series_total"); got != 610 {
+		t.Errorf("%v series counted, want 610", got)
 	}
 }
 
@@ -324,68 +327,117 @@ func (h *hub) metric(name string) float64 {
 }
 
 func TestContentType(t *testing.T) {
-	h := newHub(t, nil)
-	f := func(accept, escaping string) {
+	const (
+		text    = "text/plain; version=0.0.4; charset=utf-8; escaping="
+		om1     = "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping="
+		om0     = "application/openmetrics-text; version=0.0.1; charset=utf-8; escaping="
+		proto   = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=%s; escaping="
+		protoIn = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding="
+	)
+	as := func(encoding string) string { return fmt.Sprintf(proto, encoding) }
+	prometheus242 := "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+	prometheus315 := "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.7,application/openmetrics-text;version=0.0.1;q=0.6," +
+		"text/plain;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.4,*/*;q=0.3"
+	native315 := protoIn + "delimited;q=0.8," + prometheus315
+	real := newHub(t, nil)
+	untyped := newHub(t, func(o *federate.Options, _ *store.Config) { o.Config.Types = federate.Untyped })
+	f := func(accept, want, wantUntyped string) {
 		t.Helper()
-		w := h.get("", "Accept", accept)
-		if got, want := w.Header().Get("Content-Type"), "text/plain; version=0.0.4; charset=utf-8; escaping="+escaping; got != want {
-			t.Errorf("Accept %q: got %q, want %q", accept, got, want)
+		for h, want := range map[*hub]string{real: want, untyped: wantUntyped} {
+			if got := h.get("", "Accept", accept).Header().Get("Content-Type"); got != want {
+				t.Errorf("Accept %q: got %q, want %q", accept, got, want)
+			}
 		}
 	}
-	f("", "underscores")
-	f("*/*", "underscores")
-	f("text/plain", "underscores")
-	f("text/plain;version=1.0.0", "underscores")
-	f("application/json", "underscores")
-	f("text/plain;escaping=dots", "dots")
-	f("text/plain;escaping=values", "values")
-	f("text/plain;escaping=nonsense", "underscores")
-	f("application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.7,application/openmetrics-text;version=0.0.1;q=0.6,"+
-		"text/plain;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.4,*/*;q=0.3", "allow-utf-8") // Prometheus 3.15
-	f("application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
-		"underscores") // Prometheus 2.42
+	same := func(accept, want string) { t.Helper(); f(accept, want, want) }
+	same("", text+"underscores")
+	same("*/*", text+"underscores")
+	same("text/plain", text+"underscores")
+	same("text/plain;version=1.0.0", text+"underscores")
+	same("application/json", text+"underscores")
+	same("text/plain;escaping=dots", text+"dots")
+	same("text/plain;escaping=values", text+"values")
+	same("text/plain;escaping=nonsense", text+"underscores")
+	same(protoIn+"delimited", as("delimited")+"underscores")
+	same(protoIn+"text", as("text")+"underscores")
+	same(protoIn+"compact-text;escaping=dots", as("compact-text")+"dots")
+	same("text/plain;version=0.0.4,"+protoIn+"delimited;q=0.5", text+"underscores")
+	f(prometheus315, om1+"allow-utf-8", text+"allow-utf-8")
+	f(prometheus242, om1+"underscores", text+"underscores")
+	f("application/openmetrics-text", om0+"underscores", text+"underscores")
+	f("application/openmetrics-text;version=0.0.1,text/plain;q=0.9", om0+"underscores", text+"underscores")
+	f("application/openmetrics-text;version=1.0.0;q=0.1,text/plain", text+"underscores", text+"underscores")
+	f(native315, as("delimited")+"allow-utf-8", as("delimited")+"underscores")
+	f(protoIn+"delimited;escaping=dots,text/plain;escaping=values;q=0.1", as("delimited")+"dots", as("delimited")+"dots")
 }
 
 func TestCompression(t *testing.T) {
 	h := newHub(t, nil)
 	h.put("m", series.Family{}, 1, now)
 	want := "# TYPE m untyped\nm{instance=\"\"} 1 6060000\n"
-	f := func(compressed bool, accept ...string) {
+	f := func(coding string, accept ...string) {
 		t.Helper()
 		var header []string
 		for _, a := range accept {
 			header = append(header, "Accept-Encoding", a)
 		}
 		w := h.get("match[]=m", header...)
-		body := io.Reader(w.Body)
-		if got := w.Header().Get("Content-Encoding") == "gzip"; got != compressed {
-			t.Errorf("Accept-Encoding %q: compressed %t", accept, got)
-		} else if compressed {
-			var err error
-			if body, err = gzip.NewReader(body); err != nil {
-				t.Fatal(err)
-			}
+		if got := w.Header().Get("Content-Encoding"); got != coding {
+			t.Errorf("Accept-Encoding %q: got %q, want %q", accept, got, coding)
 		}
-		if got, err := io.ReadAll(body); err != nil || string(got) != want {
-			t.Errorf("Accept-Encoding %q: got %q, %v", accept, got, err)
+		if got := decoded(t, w); got != want {
+			t.Errorf("Accept-Encoding %q: got %q", accept, got)
 		}
-		if got := w.Header().Get("Vary"); got != "Accept-Encoding" {
+		if got := w.Header().Values("Vary"); !slices.Equal(got, []string{"Accept-Encoding", "Accept"}) {
 			t.Errorf("Accept-Encoding %q: Vary is %q", accept, got)
 		}
 	}
-	f(false)
-	f(true, "gzip")
-	f(true, "zstd,gzip")
-	f(true, "br", "gzip")
-	f(true, "GZIP; q=0.5")
-	f(true, "gzip;q=1, identity;q=0.5")
-	f(true, "*")
-	f(false, "gzip;q=0")
-	f(false, "gzip;q=0, *")
-	f(false, "gzip;q=0.5, identity")
-	f(false, "gzip;q=x")
-	f(false, "deflate, br")
-	f(false, "")
+	f("")
+	f("gzip", "gzip")
+	f("zstd", "zstd")
+	f("zstd", "zstd,gzip")
+	f("gzip", "gzip, deflate, br, zstd")
+	f("zstd", "gzip;q=0.5, zstd;q=0.6")
+	f("gzip", "zstd;q=0.5, gzip")
+	f("gzip", "zstd;q=0, gzip")
+	f("gzip", "br", "gzip")
+	f("gzip", "GZIP; q=0.5")
+	f("gzip", "gzip;q=1, identity;q=0.5")
+	f("gzip", "gzip, identity")
+	f("gzip", "*")
+	f("zstd", "*;q=0.1, zstd")
+	f("", "gzip;q=0")
+	f("", "gzip;q=0, *")
+	f("", "gzip;q=0.5, zstd;q=0.9, identity")
+	f("", "gzip;q=x")
+	f("", "deflate, br")
+	f("", "")
+}
+
+// decoded is the body without its content coding.
+func decoded(t *testing.T, w *httptest.ResponseRecorder) string {
+	t.Helper()
+	body := io.Reader(w.Body)
+	switch w.Header().Get("Content-Encoding") {
+	case "gzip":
+		z, err := gzip.NewReader(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body = z
+	case "zstd":
+		z, err := zstd.NewReader(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer z.Close()
+		body = z
+	}
+	b, err := io.ReadAll(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }
 
 func TestMethodsAndReadiness(t *testing.T) {
@@ -407,6 +459,18 @@ func TestMethodsAndReadiness(t *testing.T) {
 	if got := f("HEAD", "match[]=m", 200, "").Get("Content-Type"); !strings.HasPrefix(got, "text/plain; version=0.0.4") {
 		t.Errorf("HEAD has Content-Type %q", got)
 	}
+	for _, accept := range []string{acceptText, acceptOpenMetrics, acceptProto} {
+		for _, coding := range []string{"", "gzip", "zstd"} {
+			r := httptest.NewRequest(http.MethodHead, "/federate?match[]=m", nil)
+			r.Header.Set("Accept", accept)
+			r.Header.Set("Accept-Encoding", coding)
+			w := httptest.NewRecorder()
+			h.handler.ServeHTTP(w, r)
+			if got, want := w.Header(), h.get("match[]=m", "Accept", accept, "Accept-Encoding", coding).Header(); !maps.EqualFunc(got, want, slices.Equal) || w.Body.Len() > 0 {
+				t.Errorf("HEAD %s %s has header %v and %d bytes, GET has %v", accept, coding, got, w.Body.Len(), want)
+			}
+		}
+	}
 	f("HEAD", "match[]=-", 400, "1:1: parse error: unexpected <op:->\n")
 	if got := f("POST", "match[]=m", 405, "Method Not Allowed\n").Get("Allow"); got != "GET, HEAD" {
 		t.Errorf("Allow is %q", got)
@@ -414,7 +478,7 @@ func TestMethodsAndReadiness(t *testing.T) {
 	want := `
 # HELP thalweg_federate_requests_total Requests to /federate, by status code.
 # TYPE thalweg_federate_requests_total counter
-thalweg_federate_requests_total{code="200"} 2
+thalweg_federate_requests_total{code="200"} 20
 thalweg_federate_requests_total{code="400"} 1
 thalweg_federate_requests_total{code="405"} 1
 thalweg_federate_requests_total{code="503"} 1

@@ -66,6 +66,17 @@ func (s *Series) Name() string { return s.pick.name }
 // Kind says whether there is a value or a histogram.
 func (s *Series) Kind() series.Kind { return s.pick.kind }
 
+// Label returns the value of one label that is not the metric name, "" if it is not there.
+func (s *Series) Label(name string) string {
+	if !s.resolved {
+		if value, ok := columnValue(s.pick.labels, name); ok {
+			return value
+		}
+	}
+	value, _ := findValue(s.labels, name)
+	return value
+}
+
 // AppendLabels appends all labels but the metric name, sorted by name, without empty ones.
 func (s *Series) AppendLabels(dst []labels.Label) []labels.Label {
 	if s.resolved {
