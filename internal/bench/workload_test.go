@@ -89,6 +89,7 @@ type target struct {
 	index   int
 	bodies  [][]line
 	grew    map[string]float64 // by series: what a cycle adds, of those that only grew
+	grain   map[string]float64 // by series: what all its values are multiples of, a power of two (bytes in pages, sectors)
 	last    map[string]float64 // as in the corpus
 	current map[string]float64 // as replayed
 	factor  float64
@@ -98,7 +99,7 @@ type target struct {
 
 func newTarget(bodies [][]line, index int) *target {
 	t := &target{
-		index: index, bodies: bodies, grew: map[string]float64{}, last: map[string]float64{}, current: map[string]float64{},
+		index: index, bodies: bodies, grew: map[string]float64{}, grain: map[string]float64{}, last: map[string]float64{}, current: map[string]float64{},
 		factor: 1 + float64(index)*0.37, rand: rand.New(rand.NewPCG(uint64(index), 7)), step: index,
 	}
 	first, seen := map[string]float64{}, map[string]float64{}
@@ -114,6 +115,11 @@ func newTarget(bodies [][]line, index int) *target {
 				fell[l.text] = true
 			}
 			seen[l.text] = l.value
+			if l.decimals == 0 && math.Abs(l.value) < 1<<53 {
+				if g := float64(int64(l.value) & -int64(l.value)); g > 0 && (t.grain[l.text] == 0 || g < t.grain[l.text]) {
+					t.grain[l.text] = g
+				}
+			}
 		}
 	}
 	for s, v := range seen {
@@ -149,6 +155,9 @@ func (t *target) value(l *line, cycle int) float64 {
 		return v
 	}
 	round := math.Pow10(l.decimals)
+	if grain := t.grain[l.text]; grain > 1 {
+		round = 1 / grain
+	}
 	if !known {
 		t.current[l.text] = math.Round(v*t.factor*round) / round
 		return t.current[l.text]
