@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -33,6 +34,15 @@ func (b *statusBoard) clear(part string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.problems, part)
+}
+
+// complain is set for a lane, and says so in the log, once a minute. While there is no connection that is said already.
+func (e *Edge) complain(l bus.Lane, err error) {
+	e.status.set(string(l), err.Error())
+	if e.conn.State().Connected {
+		e.repeats.Log(slog.LevelWarn, "lane "+string(l), "frames cannot be sent; they stay in the outbox", slog.String("site", e.site),
+			slog.String("lane", string(l)), slog.Any("err", err))
+	}
 }
 
 // Problem is something that keeps the edge from its work at the moment.

@@ -84,7 +84,7 @@ func (w *wire) look(ctx context.Context) (frame.ID, error) {
 				return frame.ID{}, nil
 			}
 		default:
-			w.e.status.set(string(w.lane), err.Error())
+			w.e.complain(w.lane, err)
 		}
 		if err := pause(ctx, attempt); err != nil {
 			return frame.ID{}, err
@@ -150,7 +150,7 @@ func (w *wire) send(ctx context.Context, data []byte, first, last *frame.Header)
 		case errors.Is(err, bus.ErrDoubtful):
 			w.publisher.Unanswered()
 		}
-		w.e.status.set(string(w.lane), err.Error())
+		w.e.complain(w.lane, err)
 		if err := pause(ctx, attempt); err != nil {
 			return err
 		}
