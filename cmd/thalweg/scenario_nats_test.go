@@ -71,14 +71,31 @@ func dial(address, name, token string, refused func(error)) (*nats.Conn, error) 
 	return o.Connect()
 }
 
-func cmdDeleteStream(ts *testscript.TestScript, neg bool, args []string) {
-	usageOf(ts, !neg && len(args) == 1, "delete-stream ADDRESS")
-	nc, err := nats.Connect("nats://"+args[0], nats.UserInfo("@hub", ""))
+// withJetStream does something with the rights of a hub.
+func withJetStream(ts *testscript.TestScript, address string, f func(context.Context, jetstream.JetStream) error) {
+	nc, err := nats.Connect("nats://"+address, nats.UserInfo("@hub", ""))
 	ts.Check(err)
 	defer nc.Close()
 	js, err := jetstream.New(nc)
 	ts.Check(err)
-	eventually(ts, func() error { return js.DeleteStream(context.Background(), bus.DefaultStreamConfig().Name) })
+	eventually(ts, func() error { return f(context.Background(), js) })
+}
+
+func cmdDeleteStream(ts *testscript.TestScript, neg bool, args []string) {
+	usageOf(ts, !neg && len(args) == 1, "delete-stream ADDRESS")
+	withJetStream(ts, args[0], func(ctx context.Context, js jetstream.JetStream) error {
+		return js.DeleteStream(ctx, bus.DefaultStreamConfig().Name)
+	})
+}
+
+func cmdCreateStream(ts *testscript.TestScript, neg bool, args []string) {
+	usageOf(ts, !neg && len(args) == 2, "create-stream ADDRESS SUBJECT")
+	withJetStream(ts, args[0], func(ctx context.Context, js jetstream.JetStream) error {
+		_, err := js.CreateStream(ctx, jetstream.StreamConfig{
+			Name: bus.DefaultStreamConfig().Name, Subjects: []string{args[1]}, AllowDirect: true, MaxAge: time.Hour, MaxBytes: 64 << 20,
+		})
+		return err
+	})
 }
 
 // cmdSendFrame publishes something on the live lane of a site. The server must store it, except where the lane is not

@@ -70,6 +70,7 @@ func TestMain(m *testing.M) {
 // NATS
 //
 //	delete-stream ADDRESS             as somebody with the rights of a hub
+//	create-stream ADDRESS SUBJECT     likewise
 //	send-frame ADDRESS SITE TOKEN|- KIND   publish as a site: garbage, truncated, future, lying, bomb or wrong-part
 func TestScenarios(t *testing.T) {
 	free := newPorts()
@@ -90,7 +91,7 @@ func TestScenarios(t *testing.T) {
 			"get": cmdGet, "post": cmdPost, "wait-http": cmdWaitHTTP, "shows": cmdShows, "same-values": cmdSameValues,
 			"promquery": cmdPromQuery, "same-samples": cmdSameSamples, "complete": cmdComplete,
 			"target": cmdTarget, "scraped": cmdScraped, "every-scrape": cmdEveryScrape,
-			"delete-stream": cmdDeleteStream, "send-frame": cmdSendFrame,
+			"delete-stream": cmdDeleteStream, "create-stream": cmdCreateStream, "send-frame": cmdSendFrame,
 		},
 	})
 }
