@@ -76,8 +76,8 @@ func (w *wire) look(ctx context.Context) (frame.ID, error) {
 		m, err := w.e.conn.Last(ctx, w.subject)
 		switch {
 		case err == nil:
-			if first, last := frames(m.Payload); w.publisher.Found(m.Sequence, first, last) {
-				return w.found(first, last, m.Sequence), nil
+			if first, last := frames(m.Payload); w.publisher.Found(m.Sequence, first.ID, last) {
+				return w.found(&first, last, m.Sequence), nil
 			}
 		case errors.Is(err, bus.ErrNoMessage):
 			if w.publisher.FoundNone() {
@@ -92,10 +92,13 @@ func (w *wire) look(ctx context.Context) (frame.ID, error) {
 	}
 }
 
-// found takes note of the first and the last frame of the lane's last message, and returns the last if it is ours.
-func (w *wire) found(first, id frame.ID, sequence uint64) frame.ID {
+// found takes note of the first and the last frame of the lane's last message, and returns the last if it is ours. What
+// begins with a keyframe is acknowledged; what a delta applies to may be what the server lost.
+func (w *wire) found(first *frame.Header, id frame.ID, sequence uint64) frame.ID {
 	if id.Epoch != 0 && (id.Epoch == w.e.epoch || w.e.outbox.Knows(id.Epoch)) {
-		w.e.outbox.Ack(id.Epoch, first.Number, id.Number)
+		if first.Kind == frame.Keyframe {
+			w.e.outbox.Ack(id.Epoch, first.Number, id.Number)
+		}
 		w.note(id, sequence)
 		return id
 	}
@@ -220,18 +223,18 @@ func (w *wire) room() int {
 	return min(most, max(int(w.rate/10), 16<<10))
 }
 
-// frames returns the identities of the first and the last frame of a message; zero if the message is no row of
-// consecutive frames.
-func frames(payload []byte) (first, last frame.ID) {
+// frames returns the header of the first frame of a message and the identity of the last; zero if the message is no row
+// of consecutive frames.
+func frames(payload []byte) (first frame.Header, last frame.ID) {
 	for len(payload) > 0 {
 		h, _, rest, err := frame.Split(payload)
 		switch {
 		case err != nil:
-			return frame.ID{}, frame.ID{}
-		case first == frame.ID{}:
-			first = h.ID
+			return frame.Header{}, frame.ID{}
+		case first.Number == 0:
+			first = h
 		case h.ID != frame.ID{Epoch: last.Epoch, Number: last.Number + 1}:
-			return frame.ID{}, frame.ID{}
+			return frame.Header{}, frame.ID{}
 		}
 		last, payload = h.ID, rest
 	}

@@ -101,7 +101,8 @@ func (c *chooser) next() bool {
 	return false
 }
 
-// courier drives a Publisher as package edge does.
+// courier drives a Publisher as package edge does, but that it believes every frame stored that it finds. Here that is
+// all that counts; for a hub to decode a frame, what it applies to must be there too.
 type courier struct {
 	*chooser
 	faults int // that may still happen

@@ -47,14 +47,14 @@ func (s *Sender) Append(dst [][]byte, row *series.Row, now int64) ([][]byte, err
 
 // Flush closes the frame under construction, if there is anything in it, and does what is due.
 func (s *Sender) Flush(dst [][]byte, now int64) [][]byte {
-	dst = s.encoder.Close(dst, now)
 	if now-s.lastForget >= s.cfg.Lookback.Milliseconds()/2 {
 		s.lastForget = now
 		dst = s.encoder.ForgetSilent(dst, func(source *series.Source) int64 {
 			return now - max(3*source.Interval, s.cfg.Lookback).Milliseconds()
 		}, now)
 	}
-	return dst
+	// At last, so that nothing is under construction: a keyframe that is asked for now is the next frame.
+	return s.encoder.Close(dst, now)
 }
 
 // RequestKeyframe makes the next frame a keyframe. From outside (a hub asks) it is granted every KeyframeSpacing at
