@@ -31,9 +31,9 @@ type Publisher struct {
 	floor  uint64 // an answer to Look below this is from a server that is behind
 	behind int    // answers below the floor in a row
 
-	owned    bool     // a message of this process was stored:
-	stored   frame.ID // the last frame of the newest one,
-	storedAt uint64   // and its sequence
+	owned    bool     // a message of this process was stored
+	stored   frame.ID // the last frame of the newest message known to be stored, of this process or an earlier one
+	storedAt uint64   // of the same outbox, and its sequence; 0: none
 	yield    frame.Epoch
 
 	doubt bool // expect is older than what was stored: a publish that is taken proves a loss
@@ -139,7 +139,7 @@ func (p *Publisher) Found(sequence uint64, first, id frame.ID) bool {
 		return false
 	}
 	mine := id.Epoch == p.epoch || id == p.stored || p.mine(id.Epoch)
-	older := p.owned && (sequence < p.storedAt || sequence == p.storedAt && id != p.stored)
+	older := p.storedAt != 0 && (sequence < p.storedAt || sequence == p.storedAt && id != p.stored)
 	switch {
 	case p.InFlight() && id.Epoch == p.last.Epoch && first.Number <= p.first.Number && p.last.Number <= id.Number:
 		// Only its own frames: what stands before it on the lane may be what the server lost.
@@ -160,8 +160,8 @@ func (p *Publisher) Found(sequence uint64, first, id frame.ID) bool {
 	p.known, p.expect = true, sequence
 	p.doubt = older
 	p.part = p.InFlight() && id.Epoch == p.last.Epoch && first.Number <= p.last.Number && p.first.Number <= id.Number
-	if p.owned && mine && id.Epoch != 0 && !p.doubt {
-		p.stored, p.storedAt = id, sequence // one that had been given up arrived late
+	if mine && id.Epoch != 0 && !p.doubt {
+		p.stored, p.storedAt = id, sequence // one that had been given up and arrived late, or an earlier process's
 	}
 	return true
 }
@@ -171,7 +171,7 @@ func (p *Publisher) FoundNone() bool {
 	if p.isBehind(0) {
 		return false
 	}
-	p.known, p.expect, p.doubt, p.part = true, 0, p.owned, false
+	p.known, p.expect, p.doubt, p.part = true, 0, p.storedAt != 0, false
 	return true
 }
 
