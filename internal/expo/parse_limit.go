@@ -63,11 +63,11 @@ func limitBuckets(s *sample, limit int, maxSchema int32) error {
 		return nil
 	}
 	h := buckets{s.h, s.fh}
-	if err := h.validate(); err != nil {
-		return &SyntaxError{err}
-	}
 	if limit > 0 && h.count() > limit && !histogram.IsExponentialSchema(h.schema()) {
 		return &LimitError{Limit: "native_histogram_bucket_limit", Max: limit, Got: h.count(), Detail: "custom buckets"}
+	}
+	if err := h.validate(); err != nil {
+		return &SyntaxError{err}
 	}
 	for limit > 0 && h.count() > limit {
 		if h.schema() <= histogram.ExponentialSchemaMin {

@@ -1,6 +1,7 @@
 package expo
 
 import (
+	"errors"
 	"unicode/utf8"
 
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -67,7 +68,12 @@ func (r *reader) sample(isHistogram bool) error {
 		r.result.Duplicates++
 		return nil
 	}
-	if r.limitErr = r.limit(&s); r.limitErr != nil {
+	if err := r.limit(&s); err != nil {
+		if bad := (*SyntaxError)(nil); errors.As(err, &bad) {
+			r.result.Kept--
+			return err
+		}
+		r.limitErr = err
 		return nil
 	}
 	column := &e.table.columns[e.column]
