@@ -195,7 +195,7 @@ func (s *storm) harmEdge(r *rand.Rand) { s.harm(r, s.edge, time.Second) }
 func (s *storm) harmHub(r *rand.Rand)  { s.harm(r, s.hub, 3*time.Second) }
 
 func (s *storm) harmServer(r *rand.Rand) {
-	switch r.IntN(6) {
+	switch r.IntN(5) {
 	case 0:
 		s.say("copy the stream")
 		s.server.terminate()
@@ -207,22 +207,33 @@ func (s *storm) harmServer(r *rand.Rand) {
 			return
 		}
 		s.say("restore the copy of the stream")
+		s.unread(r)
 		s.server.kill()
 		if err := os.RemoveAll(s.server.task.Dir); err != nil {
 			s.t.Error(err)
 		}
 		s.copyDir(s.server.task.Dir, s.copy)
 		s.server.start()
+		s.hubLink.Refuse(false)
 	case 2:
 		s.say("delete the stream")
+		s.unread(r)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_, _ = s.control.Request(ctx, "$JS.API.STREAM.DELETE."+streamConfig().Name, nil) // no harm if the server is away
-		s.pass(r, 2*time.Second)
+		s.pass(r, time.Second)
 		s.ensureStream()
+		s.hubLink.Refuse(false)
 	default:
 		s.harm(r, s.server, 2*time.Second)
 	}
+}
+
+// unread keeps the hub from reading for a while what the server is about to lose.
+func (s *storm) unread(r *rand.Rand) {
+	s.hubLink.Refuse(true)
+	s.hubLink.Cut()
+	s.pass(r, 2*time.Second)
 }
 
 func (s *storm) copyDir(to, from string) {

@@ -130,6 +130,9 @@ func (e *Edge) resolve(ctx context.Context) (last frame.ID, err error) {
 		// moment: the first publish tells.
 		e.live.publisher.Doubt()
 	}
+	if id, ok := e.backfill.publisher.Missing(); ok {
+		e.outbox.Unack(id.Epoch, id.Number, id.Number) // so that there is something to publish
+	}
 	return last, nil
 }
 

@@ -187,6 +187,10 @@ func (p *Publisher) isBehind(sequence uint64) bool {
 // Doubt says, after a look, that an earlier process of the same outbox had more stored than what was found.
 func (p *Publisher) Doubt() { p.doubt = true }
 
+// Missing is the last frame that was stored and, to judge by the last look, is not there. On a lane with nothing else to
+// send, publishing it again is what tells.
+func (p *Publisher) Missing() (id frame.ID, ok bool) { return p.stored, p.doubt && p.storedAt != 0 }
+
 // Lost reports, once, that the server does not hold any more what it said it had stored. Where that cannot be told it
 // says so too: sending again does no harm.
 func (p *Publisher) Lost() bool {

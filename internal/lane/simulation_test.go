@@ -247,6 +247,9 @@ func (s *simulation) resolve() {
 	case !s.ways[0].publisher.Owned() && newest >= 0 && !holds(last[0]) && !holds(last[1]):
 		s.ways[0].publisher.Doubt()
 	}
+	if id, ok := s.ways[1].publisher.Missing(); ok {
+		s.box[s.box.index(id)].acked = false
+	}
 	s.plan(last[0])
 }
 
