@@ -11,7 +11,7 @@ var reloadable = []string{
 	"global",
 	"edge.scrape_configs", "edge.match", "edge.match_file", "edge.relabel_configs",
 	"edge.flush_interval", "edge.keyframe_interval", "edge.recovery",
-	"hub.lookback", "hub.site_label", "hub.on_conflict", "hub.federate", "hub.match", "hub.limits", "hub.sites", "hub.strict_sites",
+	"hub.lookback", "hub.site_label", "hub.on_conflict", "hub.federate", "hub.match", "hub.views", "hub.limits", "hub.sites", "hub.strict_sites",
 }
 
 // NeedsRestart returns the keys in which two configurations differ and that a running process cannot take over, in the

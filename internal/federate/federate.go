@@ -33,6 +33,9 @@ type Options struct {
 	Config Config
 	// ExternalLabels are appended to the series that do not have them. Selectors do not see them.
 	ExternalLabels labels.Labels
+	// View says what the sender of a request may read: what one of the sets of matchers selects. No sets mean nothing.
+	// Where it is not limited, or View is nil, he may read everything.
+	View func(*http.Request) (sets [][]*labels.Matcher, limited bool)
 	// Ready says whether the store has been filled; until then the answer is 503. Nil means always.
 	Ready func() bool
 	// Now is the clock; nil means time.Now.
@@ -43,6 +46,7 @@ type Options struct {
 // Handler serves /federate. It is safe for concurrent use.
 type Handler struct {
 	query    func(store.Query) iter.Seq[*store.Family]
+	view     func(*http.Request) ([][]*labels.Matcher, bool)
 	ready    func() bool
 	now      func() time.Time
 	logger   *slog.Logger
@@ -65,6 +69,7 @@ func New(o Options) (*Handler, error) {
 	}
 	h := &Handler{
 		query:   o.Select,
+		view:    o.View,
 		ready:   o.Ready,
 		now:     o.Now,
 		logger:  o.Logger,
@@ -72,6 +77,9 @@ func New(o Options) (*Handler, error) {
 		metrics: newMetrics(),
 	}
 	h.answers.New = func() any { return newAnswer() }
+	if h.view == nil {
+		h.view = func(*http.Request) ([][]*labels.Matcher, bool) { return nil, false }
+	}
 	if h.ready == nil {
 		h.ready = func() bool { return true }
 	}
@@ -124,6 +132,10 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) int {
 	if !h.ready() {
 		return fail(http.StatusServiceUnavailable, http.StatusText(http.StatusServiceUnavailable))
 	}
+	view, limited := h.view(r)
+	if limited && len(view) == 0 {
+		return fail(http.StatusForbidden, "there is no view for this user, see hub.views")
+	}
 	w.Header()["Vary"] = []string{"Accept-Encoding", "Accept"}
 	if err := r.ParseForm(); err != nil {
 		return fail(http.StatusBadRequest, fmt.Sprintf("error parsing form values: %v", err))
@@ -132,8 +144,11 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) int {
 	if err != nil {
 		return fail(http.StatusBadRequest, err.Error())
 	}
+	if limited {
+		sets = within(sets, view)
+	}
 	if n := count(sets); n > maxMatchers {
-		return fail(http.StatusBadRequest, fmt.Sprintf("%d matchers in all match[] parameters, at most %d are allowed", n, maxMatchers))
+		return fail(http.StatusBadRequest, fmt.Sprintf("%d matchers in all match[] parameters (times those of the view, if there is one), at most %d are allowed", n, maxMatchers))
 	}
 	settings := h.settings.Load()
 	format := negotiate(r.Header, settings.untyped)
@@ -161,6 +176,19 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) int {
 		h.logger.Debug("federation answer not delivered", "remote", r.RemoteAddr, "err", err)
 	}
 	return http.StatusOK
+}
+
+// within returns sets that select what both one of sets and one of the view select. Empty sets select nothing.
+func within(sets, view [][]*labels.Matcher) [][]*labels.Matcher {
+	var both [][]*labels.Matcher
+	for _, a := range sets {
+		for _, b := range view {
+			if len(a) > 0 && len(b) > 0 {
+				both = append(both, slices.Concat(a, b))
+			}
+		}
+	}
+	return both
 }
 
 func count(sets [][]*labels.Matcher) (n int) {
@@ -223,7 +251,7 @@ func newMetrics() *metrics {
 		conflicts: counter("thalweg_federate_type_conflicts_total", "Families in answers whose series disagreed on the type."),
 		aborted:   counter("thalweg_federate_aborted_total", "Answers that were not delivered because the reader had gone or did not read."),
 	}
-	for _, code := range []int{http.StatusOK, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusServiceUnavailable} {
+	for _, code := range []int{http.StatusOK, http.StatusBadRequest, http.StatusForbidden, http.StatusMethodNotAllowed, http.StatusServiceUnavailable} {
 		m.requests.WithLabelValues(strconv.Itoa(code))
 	}
 	return m

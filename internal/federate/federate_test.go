@@ -480,6 +480,7 @@ func TestMethodsAndReadiness(t *testing.T) {
 # TYPE thalweg_federate_requests_total counter
 thalweg_federate_requests_total{code="200"} 20
 thalweg_federate_requests_total{code="400"} 1
+thalweg_federate_requests_total{code="403"} 0
 thalweg_federate_requests_total{code="405"} 1
 thalweg_federate_requests_total{code="503"} 1
 `
@@ -492,6 +493,53 @@ thalweg_federate_requests_total{code="503"} 1
 	if problems, err := testutil.GatherAndLint(r); err != nil || len(problems) > 0 {
 		t.Errorf("lint: %v, %v", problems, err)
 	}
+}
+
+func TestViews(t *testing.T) {
+	views := map[string][]string{"alice": {`{site="a"}`, `{site="b",__name__=~"node_.*"}`}, "bob": {"up"}, "carol": {}, "dave": {"{}"}}
+	h := newHub(t, func(o *federate.Options, _ *store.Config) {
+		o.View = func(r *http.Request) ([][]*labels.Matcher, bool) {
+			user, _, _ := r.BasicAuth()
+			sets, err := parser.NewParser(parser.Options{}).ParseMetricSelectors(views[user])
+			if err != nil {
+				t.Error(err)
+			}
+			return sets, user != "root"
+		}
+	})
+	for _, m := range []string{`up{site="a"}`, `up{site="b"}`, `node_load{site="a"}`, `node_load{site="b"}`, `secret{site="b"}`} {
+		h.put(m, series.Family{}, 1, now)
+	}
+	f := func(user, query string, code int, want ...string) {
+		t.Helper()
+		r := httptest.NewRequest(http.MethodGet, "/federate?"+query, nil)
+		r.SetBasicAuth(user, "")
+		w := httptest.NewRecorder()
+		h.handler.ServeHTTP(w, r)
+		var got []string
+		for line := range strings.Lines(w.Body.String()) {
+			if metric, _, ok := strings.Cut(line, "} "); ok {
+				got = append(got, metric)
+			}
+		}
+		if slices.Sort(got); w.Code != code || !slices.Equal(got, want) {
+			t.Errorf("%s %s: got %d %q, want %d %q", user, query, w.Code, got, code, want)
+		}
+	}
+	all := "match[]={__name__!=''}"
+	a, b := `{site="a",instance=""`, `{site="b",instance=""`
+	f("root", all, 200, "node_load"+a, "node_load"+b, "secret"+b, "up"+a, "up"+b)
+	f("alice", all, 200, "node_load"+a, "node_load"+b, "up"+a)
+	f("alice", "match[]=secret&match[]=up&match[]={}", 200, "up"+a)
+	f("bob", all, 200, "up"+a, "up"+b)
+	f("bob", "match[]=node_load", 200)
+	f("bob", "", 200)
+	f("carol", all, 403)
+	f("carol", "match[]=-", 403)
+	f("dave", all, 200)
+	f("mallory", all, 403)
+	f("bob", strings.Repeat("&match[]=a", 2048), 200)
+	f("bob", strings.Repeat("&match[]=a", 2049), 400)
 }
 
 // Real scrapes go through the store and come out again with every sample and every type, as textparse sees them.

@@ -26,6 +26,11 @@ type Config struct {
 	Federate federate.Config `yaml:"federate"`
 	// Selectors of the series that are taken, as in /federate. Empty: everything is taken.
 	Match []string `yaml:"match"`
+	// What the users of the web configuration may read at /federate, on the status page and in the JSON API. Absent or
+	// empty: everybody reads everything. Otherwise a user who stands in no view reads nothing. The hub does not start
+	// with views if nobody has to log in, which the file of --web.config.file says. /metrics and /metrics/sites are
+	// about this process and not restricted.
+	Views []View `yaml:"views"`
 	// What one site may use. More is refused, counted and logged; the other sites are not affected.
 	Limits Limits `yaml:"limits"`
 	// Sites that are treated differently, by name.
@@ -64,6 +69,15 @@ type SiteLimits struct {
 	Sources *int `yaml:"sources"`
 	// Decoded size of one frame.
 	FrameBytes *units.Base2Bytes `yaml:"frame_bytes"`
+}
+
+// View is what some users may read.
+type View struct {
+	// Names from basic_auth_users in the file of --web.config.file. A user may stand in several views and reads what any
+	// of them has.
+	Users []string `yaml:"users"`
+	// Selectors of the series that they may read, as in /federate. A series has to match one of them.
+	Match []string `yaml:"match"`
 }
 
 // DefaultConfig is what an absent key means.
@@ -113,6 +127,9 @@ func (c *Config) Validate() error {
 	}
 	_, err := pipeline.ParseMatch(c.Match)
 	errs = append(errs, err, c.Limits.validate("limits."))
+	for i := range c.Views {
+		errs = append(errs, c.Views[i].validate(fmt.Sprintf("views[%d].", i)))
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Sites)) {
 		site := c.Sites[name]
 		for i, selector := range site.Match {
@@ -125,6 +142,29 @@ func (c *Config) Validate() error {
 	}
 	if c.StrictSites && len(c.Sites) == 0 {
 		errs = append(errs, errors.New("strict_sites: would refuse everybody, sites is empty"))
+	}
+	return errors.Join(errs...)
+}
+
+func (v *View) validate(prefix string) error {
+	var errs []error
+	if len(v.Users) == 0 {
+		errs = append(errs, fmt.Errorf("%susers: names nobody", prefix))
+	}
+	for i, user := range v.Users {
+		if user == "" {
+			errs = append(errs, fmt.Errorf("%susers[%d]: is empty", prefix, i))
+		}
+	}
+	if len(v.Match) == 0 {
+		errs = append(errs, fmt.Errorf(`%smatch: selects nothing; {__name__!=""} selects everything`, prefix))
+	}
+	for i, selector := range v.Match {
+		if set, err := pipeline.ParseSelector(selector); err != nil {
+			errs = append(errs, fmt.Errorf("%smatch[%d]: %w", prefix, i, err))
+		} else if len(set) == 0 {
+			errs = append(errs, fmt.Errorf(`%smatch[%d]: selects nothing; {__name__!=""} selects everything`, prefix, i))
+		}
 	}
 	return errors.Join(errs...)
 }

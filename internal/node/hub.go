@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"net/http"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -21,6 +22,7 @@ type hubRole struct {
 	hub      *hub.Hub
 	store    *store.Store
 	federate *federate.Handler
+	views    atomic.Pointer[hub.Views]
 }
 
 func (n *Node) newHub(handlers map[string]http.Handler) (*hubRole, error) {
@@ -40,8 +42,11 @@ func (n *Node) newHub(handlers map[string]http.Handler) (*hubRole, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := r.setViews(c); err != nil {
+		return nil, err
+	}
 	r.federate, err = federate.New(federate.Options{
-		Select: r.store.Select, Config: c.Hub.Federate, ExternalLabels: c.Global.ExternalLabels, Ready: r.caughtUp,
+		Select: r.store.Select, View: r.federateView, Config: c.Hub.Federate, ExternalLabels: c.Global.ExternalLabels, Ready: r.caughtUp,
 		Logger: n.log.With("component", "federate"),
 	})
 	if err != nil {
@@ -74,6 +79,9 @@ func (r *hubRole) caughtUp() bool {
 
 // apply puts a changed configuration in force.
 func (r *hubRole) apply(c *config.Config) error {
+	if err := r.setViews(c); err != nil {
+		return err
+	}
 	if err := r.federate.Reload(c.Hub.Federate, c.Global.ExternalLabels); err != nil {
 		return err
 	}

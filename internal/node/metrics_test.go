@@ -134,6 +134,12 @@ func labelsOf(f *dto.MetricFamily) string {
 // start runs a node until the test ends.
 func start(t *testing.T, yaml string) *Node {
 	t.Helper()
+	return startWith(t, yaml, "")
+}
+
+// startWith gives the node a web configuration file.
+func startWith(t *testing.T, yaml, webConfig string) *Node {
+	t.Helper()
 	cfg, err := config.Parse([]byte(yaml))
 	if err != nil {
 		t.Fatal(err)
@@ -142,7 +148,7 @@ func start(t *testing.T, yaml string) *Node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := New(Options{Config: cfg, Log: log, Version: "test", ListenAddress: "127.0.0.1:0", Immediate: true})
+	n, err := New(Options{Config: cfg, Log: log, Version: "test", ListenAddress: "127.0.0.1:0", WebConfigFile: webConfig, Immediate: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -93,7 +93,7 @@ func New(o Options) (_ *Node, err error) {
 	}
 	n.web, err = web.New(web.Options{
 		ListenAddress: o.ListenAddress, ConfigFile: o.WebConfigFile, Logger: n.log.Logger, Gatherer: n.metrics, Health: n.health,
-		Reload: n.reloader(), Handlers: handlers, Status: n.webStatus(),
+		Reload: n.reloader(), Handlers: handlers, Status: n.webStatus(), Narrow: n.narrow,
 	})
 	if err != nil {
 		return nil, err

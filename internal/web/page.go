@@ -39,21 +39,22 @@ type pageData struct {
 // page returns the handler of the status page.
 func page(o *Options) http.Handler {
 	t := template.Must(template.New("page").Funcs(template.FuncMap{"ago": ago, "clock": clock}).Parse(pageHTML))
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		status := o.status(r)
 		d := pageData{
 			Now:        time.Now(),
 			Ready:      o.Health.Ready(),
 			Conditions: o.Health.Conditions(),
-			Hub:        o.Status.Sites != nil,
-			Edge:       o.Status.Targets != nil,
+			Hub:        status.Sites != nil,
+			Edge:       status.Targets != nil,
 			Federate:   o.Handlers["/federate"] != nil,
 		}
-		if o.Status.Process != nil {
-			d.Process = o.Status.Process()
+		if status.Process != nil {
+			d.Process = status.Process()
 		}
-		d.Sites, d.MoreSites = first(sitesByNeed(call(o.Status.Sites)))
-		d.Gaps, d.MoreGaps = first(call(o.Status.Gaps))
-		d.Targets, d.MoreTargets = first(targetsByNeed(call(o.Status.Targets)))
+		d.Sites, d.MoreSites = first(sitesByNeed(call(status.Sites)))
+		d.Gaps, d.MoreGaps = first(call(status.Gaps))
+		d.Targets, d.MoreTargets = first(targetsByNeed(call(status.Targets)))
 		var b bytes.Buffer
 		if err := t.Execute(&b, d); err != nil {
 			o.Logger.Error("status page not rendered", "err", err)

@@ -39,6 +39,16 @@ type Options struct {
 	// Handlers of further paths by pattern of http.ServeMux, such as "/federate".
 	Handlers map[string]http.Handler
 	Status   Status
+	// Narrow leaves in a status what the sender of a request may see; nil if that is everything for everybody.
+	Narrow func(*http.Request, Status) Status
+}
+
+// status is what the sender of a request may see.
+func (o *Options) status(r *http.Request) Status {
+	if o.Narrow == nil {
+		return o.Status
+	}
+	return o.Narrow(r, o.Status)
 }
 
 // Server serves HTTP on one listener.

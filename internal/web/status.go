@@ -119,15 +119,15 @@ func api(o *Options, handle func(pattern, name string, h http.Handler)) {
 			_ = json.NewEncoder(w).Encode(answer{"success", list(r)}) // an error means that the client is gone
 		}))
 	}
-	s := &o.Status
-	add("sites", func(*http.Request) any { return call(s.Sites) })
-	add("lanes", func(*http.Request) any { return call(s.Lanes) })
-	add("gaps", func(*http.Request) any { return call(s.Gaps) })
+	add("sites", func(r *http.Request) any { return call(o.status(r).Sites) })
+	add("lanes", func(r *http.Request) any { return call(o.status(r).Lanes) })
+	add("gaps", func(r *http.Request) any { return call(o.status(r).Gaps) })
 	add("sources", func(r *http.Request) any {
-		if s.Sources == nil {
+		sources := o.status(r).Sources
+		if sources == nil {
 			return []Source{}
 		}
-		return call(func() []Source { return s.Sources(r.URL.Query().Get("site")) })
+		return call(func() []Source { return sources(r.URL.Query().Get("site")) })
 	})
 }
 

@@ -209,6 +209,10 @@ func (g *generator) rows(path string, v reflect.Value, sections *[]nested) {
 			inside += ".NAME"
 			link("sections by name")
 			*sections = append(*sections, nested{inside, about, defaults(inner.Elem())})
+		case inner.Kind() == reflect.Slice && inner.Elem().Kind() == reflect.Struct && strings.HasPrefix(inner.Elem().PkgPath(), modulePath):
+			inside += "[]"
+			link("list of sections")
+			*sections = append(*sections, nested{inside, about, defaults(inner.Elem())})
 		default:
 			g.row(name, kind(name, inner), defaultText(inside, value), about)
 		}
@@ -223,7 +227,9 @@ func (g *generator) row(name, kind, def, about string) {
 }
 
 // anchor is what the usual Markdown renderers make of a section's heading.
-func anchor(path string) string { return strings.ToLower(strings.ReplaceAll(path, ".", "")) }
+func anchor(path string) string {
+	return strings.ToLower(strings.NewReplacer(".", "", "[]", "").Replace(path))
+}
 
 // defaults returns what an empty section of a type means.
 func defaults(t reflect.Type) reflect.Value {
