@@ -201,6 +201,8 @@ func (s *decoderSource) readValues(r *reader, first, end int) {
 			s.partial = append(s.partial, 0)
 		}
 	}
+	// Where every column of the range has a token, those of unchanged ones are passed over together.
+	dense := !partial && floats && s.allPresent
 	var like int64
 	run, way := 0, byte(0)
 	for i := first; i < end; i++ {
@@ -220,6 +222,11 @@ func (s *decoderSource) readValues(r *reader, first, end int) {
 			}
 			way, run = tokens[0]>>5, int(tokens[0]&(maxRun-1))+1
 			tokens = tokens[1:]
+		}
+		if dense && way == waySame {
+			same := min(run, end-i)
+			run, i = run-same, i+same-1
+			continue
 		}
 		run--
 		if way != waySame {
