@@ -124,6 +124,14 @@ func (o *Outbox) Last() (frame.Header, bool) {
 	return o.last, o.last.Number != 0
 }
 
+// Crowded reports whether the newest file has a quarter of max_bytes. The next frame should be a keyframe then, which
+// begins another file: only whole files can be evicted, so Append takes no more than half for one.
+func (o *Outbox) Crowded() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.tail != nil && o.groups[len(o.groups)-1].size >= int64(o.config.MaxBytes)/4
+}
+
 // KeyframeBefore returns the frame from which the state before id can be had: the first one of the file that holds id.
 // It reports false if no file does.
 func (o *Outbox) KeyframeBefore(id frame.ID) (frame.ID, bool) {

@@ -461,19 +461,30 @@ func TestEvict(t *testing.T) {
 		t.Fatalf("files are %v, want the one that may grow", got)
 	}
 
-	// One group that alone would fill the outbox.
+	// One group that alone would fill the outbox, and says so in time.
 	var err error
+	warned := 0
 	for n := 0; err == nil; n++ {
 		if n > 10 {
 			t.Fatal("a group grows beyond max_bytes")
 		}
+		if f.box.Crowded() {
+			warned++
+		}
 		err = f.box.Append(f.enc.next(frame.Delta, 1000))
+	}
+	if warned < 2 {
+		t.Fatalf("the outbox asked %d times for a keyframe before it needed one", warned)
 	}
 	if !errors.Is(err, ErrKeyframeNeeded) || !strings.Contains(err.Error(), "half of max_bytes") {
 		t.Fatal(err)
 	}
 	if err := f.box.Append(f.enc.next(frame.Keyframe, 20_000)); !errors.Is(err, ErrKeyframeNeeded) || !strings.Contains(err.Error(), "more than max_bytes") {
 		t.Fatal(err)
+	}
+	f.group(1, 1000)
+	if f.box.Crowded() {
+		t.Fatal("a keyframe is needed although one has just come")
 	}
 	f.group(1, 10_000)
 }
