@@ -9,7 +9,9 @@ import (
 // Config says what an edge scrapes.
 type Config struct {
 	// Jobs, exactly as in Prometheus. Service discovery: static_configs, file_sd_configs, http_sd_configs and
-	// dns_sd_configs.
+	// dns_sd_configs. With enable_compression, targets at loopback, link-local and private addresses are asked not to
+	// compress, since decompression costs more than all else, and others for zstd or gzip. The target label
+	// __scrape_encoding__ (identity, gzip, zstd) overrides it; gzip is what Prometheus does.
 	Jobs []*promconfig.ScrapeConfig `yaml:"scrape_configs"`
 	// Scrape the targets of a site close together, so that a frame holds many rows and costs less. False: spread them
 	// over the interval as Prometheus does.

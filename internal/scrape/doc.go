@@ -13,6 +13,11 @@
 // scrape, unless it comes back before the one after; nothing ends because the process stops. A reload that leaves a
 // target as it was costs it nothing. A target that misbehaves harms only itself.
 //
+// Where Prometheus asks every target for gzip, we ask for no compression at loopback, link-local and private addresses,
+// and elsewhere for zstd or gzip: to undo gzip takes ten times as long as to parse the body. enable_compression: false
+// means what it means there, and the target label __scrape_encoding__ (set by relabelling; identity, gzip or zstd) has
+// the last word.
+//
 // It leaves out the parsing (package expo) and what happens to rows (the sink). It does not import prometheus/scrape:
 // that package writes through an Appender, sample by sample with all labels, and weighs 6 MB; what we need of it are
 // some sixty lines of rules in target.go and mapper.go.

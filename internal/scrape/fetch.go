@@ -11,10 +11,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
 	commonconfig "github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
 	promconfig "github.com/prometheus/prometheus/config"
@@ -27,12 +25,13 @@ const DefaultBodySizeLimit = 128 << 20
 
 // fetcher fetches the bodies of one target. It is safe for concurrent use.
 type fetcher struct {
-	client  *http.Client
-	url     *url.URL
-	header  http.Header
-	timeout time.Duration
-	limit   int64
-	memory  *memory
+	client   *http.Client
+	url      *url.URL
+	header   http.Header
+	encoding encoding
+	timeout  time.Duration
+	limit    int64
+	memory   *memory
 }
 
 // fetchError says at which step a fetch ended.
@@ -49,27 +48,24 @@ func newFetcher(client *http.Client, t *target, cfg *promconfig.ScrapeConfig, us
 	if err != nil {
 		return nil, fmt.Errorf("metric_name_escaping_scheme: %w", err)
 	}
-	encoding := "identity"
-	if cfg.EnableCompression {
-		encoding = "gzip"
-	}
 	limit := int64(cfg.BodySizeLimit)
 	if limit <= 0 {
 		limit = DefaultBodySizeLimit
 	}
-	return &fetcher{
+	f := &fetcher{
 		client: client,
 		url:    t.url,
 		header: http.Header{
 			"Accept":                              {accept(cfg.ScrapeProtocols, scheme)},
-			"Accept-Encoding":                     {encoding},
 			"User-Agent":                          {userAgent},
 			"X-Prometheus-Scrape-Timeout-Seconds": {strconv.FormatFloat(t.timeout.Seconds(), 'f', -1, 64)},
 		},
 		timeout: t.timeout,
 		limit:   limit,
 		memory:  mem,
-	}, nil
+	}
+	f.encoding.init(t, cfg)
+	return f, nil
 }
 
 // accept lists the protocols in the order of preference, with the weights that Prometheus gives them.
@@ -117,11 +113,12 @@ func (f *fetcher) fetch(ctx context.Context, buf *bytes.Buffer) (contentType str
 }
 
 func (f *fetcher) get(ctx context.Context, buf *bytes.Buffer) (string, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, f.url.String(), http.NoBody)
+	request, err := http.NewRequestWithContext(f.encoding.trace(ctx), http.MethodGet, f.url.String(), http.NoBody)
 	if err != nil {
 		return "", &fetchError{badRequest, fmt.Errorf("make request: %w", err)}
 	}
 	request.Header = f.header.Clone()
+	request.Header.Set("Accept-Encoding", f.encoding.accept())
 	response, err := f.client.Do(request)
 	if err != nil {
 		if u := (*url.Error)(nil); errors.As(err, &u) {
@@ -135,19 +132,11 @@ func (f *fetcher) get(ctx context.Context, buf *bytes.Buffer) (string, error) {
 		io.CopyN(io.Discard, response.Body, 4<<10)
 		return "", &fetchError{status, fmt.Errorf("server returned HTTP status %.100s", response.Status)}
 	}
-	var body io.Reader = response.Body
-	switch e := response.Header.Get("Content-Encoding"); e {
-	case "", "identity":
-	case "gzip":
-		z := f.memory.gzip.Get().(*gzip.Reader)
-		defer f.memory.gzip.Put(z)
-		if err := z.Reset(body); err != nil {
-			return "", &fetchError{transfer, fmt.Errorf("read gzip header: %w", err)}
-		}
-		body = z
-	default:
-		return "", &fetchError{transfer, fmt.Errorf("unknown content encoding %.100q", e)}
+	body, err := f.memory.decoder(response.Header.Get("Content-Encoding"), response.Body)
+	if err != nil {
+		return "", &fetchError{transfer, err}
 	}
+	defer body.Close()
 	n, err := buf.ReadFrom(io.LimitReader(body, f.limit))
 	if err != nil {
 		return "", &fetchError{transfer, fmt.Errorf("read body: %w", err)}
@@ -156,29 +145,4 @@ func (f *fetcher) get(ctx context.Context, buf *bytes.Buffer) (string, error) {
 		return "", &fetchError{bodySize, &expo.LimitError{Limit: "body_size_limit", Max: int(f.limit)}}
 	}
 	return response.Header.Get("Content-Type"), nil
-}
-
-// memory is what scrapes of all targets reuse.
-type memory struct {
-	gzip    sync.Pool // of *gzip.Reader
-	buffers sync.Pool // of *bytes.Buffer
-}
-
-// Buffers above maxPooled are left to the garbage collector, so that one huge body is not kept for ever.
-const maxPooled = 16 << 20
-
-func newMemory() *memory {
-	return &memory{
-		gzip:    sync.Pool{New: func() any { return new(gzip.Reader) }},
-		buffers: sync.Pool{New: func() any { return new(bytes.Buffer) }},
-	}
-}
-
-func (m *memory) buffer() *bytes.Buffer { return m.buffers.Get().(*bytes.Buffer) }
-
-func (m *memory) release(b *bytes.Buffer) {
-	if b.Cap() <= maxPooled {
-		b.Reset()
-		m.buffers.Put(b)
-	}
 }

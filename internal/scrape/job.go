@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"reflect"
@@ -11,12 +12,14 @@ import (
 
 	promconfig "github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/discovery/targetgroup"
+	"github.com/prometheus/prometheus/util/logging"
 )
 
 // job is one scrape config and its targets. It belongs to the goroutine of Manager.Run.
 type job struct {
 	cfg     *promconfig.ScrapeConfig
 	clients map[string]*http.Client // by Unix socket; "" is the network
+	log     *logging.JSONFileLogger // scrape_failure_log_file; nil if there is none
 	groups  []*targetgroup.Group    // what discovery said last
 	synced  int                     // counts the syncs
 }
@@ -33,7 +36,19 @@ func newJob(cfg *promconfig.ScrapeConfig) (*job, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &job{cfg: cfg, clients: map[string]*http.Client{"": client}}, nil
+	log, err := logging.NewJSONFileLogger(cfg.ScrapeFailureLogFile)
+	if err != nil {
+		return nil, fmt.Errorf("open scrape_failure_log_file of job %q: %w", cfg.JobName, err)
+	}
+	return &job{cfg: cfg, clients: map[string]*http.Client{"": client}, log: log}, nil
+}
+
+// failureLog returns the logger for failed scrapes of a target, nil if there is none. It writes what Prometheus writes.
+func (j *job) failureLog(t *target) *slog.Logger {
+	if j.log == nil {
+		return nil
+	}
+	return slog.New(j.log).With("job_name", j.cfg.JobName, "target", t.url.Redacted())
 }
 
 func (j *job) equal(cfg *promconfig.ScrapeConfig) bool { return reflect.DeepEqual(j.cfg, cfg) }
@@ -41,6 +56,9 @@ func (j *job) equal(cfg *promconfig.ScrapeConfig) bool { return reflect.DeepEqua
 func (j *job) close() {
 	for _, c := range j.clients {
 		c.CloseIdleConnections()
+	}
+	if j.log != nil {
+		j.log.Close() // a scrape under way may miss it, and says so in the log of the program anyway
 	}
 }
 
@@ -129,7 +147,7 @@ func (m *Manager) syncTarget(ctx context.Context, j *job, t *target, forced erro
 	if err != nil {
 		return err
 	}
-	s := &settings{cfg: j.cfg, target: t, fetcher: f, forced: forced}
+	s := &settings{cfg: j.cfg, target: t, fetcher: f, forced: forced, failures: j.failureLog(t)}
 	if l != nil {
 		s.grid = m.grid(t, l.slot)
 		if l.update(s) {

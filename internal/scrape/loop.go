@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"reflect"
 	"strings"
 	"sync"
@@ -19,11 +20,12 @@ import (
 
 // settings are everything about a target that may change while it is scraped. They are immutable.
 type settings struct {
-	cfg     *promconfig.ScrapeConfig
-	target  *target
-	fetcher *fetcher
-	grid    grid
-	forced  error // every scrape fails with it
+	cfg      *promconfig.ScrapeConfig
+	target   *target
+	fetcher  *fetcher
+	grid     grid
+	forced   error        // every scrape fails with it
+	failures *slog.Logger // takes failed scrapes; nil if there is no scrape_failure_log_file
 }
 
 // sameSeries reports whether a body gives the same series under both settings, so that a parser can go on with what it
@@ -44,6 +46,7 @@ func seriesConfig(cfg *promconfig.ScrapeConfig) *promconfig.ScrapeConfig {
 	c.BodySizeLimit, c.SampleLimit, c.TargetLimit = 0, 0, 0
 	c.HTTPClientConfig = commonconfig.HTTPClientConfig{}
 	c.ServiceDiscoveryConfigs, c.RelabelConfigs = nil, nil
+	c.ScrapeFailureLogFile = ""
 	return &c
 }
 
@@ -345,6 +348,9 @@ func (l *loop) account(s *settings, at time.Time, r *report, stats *expo.Stats, 
 		m.drop(stats)
 	} else {
 		m.failures.WithLabelValues(string(reasonOf(err))).Inc()
+		if s.failures != nil {
+			s.failures.Error(err.Error())
+		}
 	}
 	l.log(s, err, time.Now())
 

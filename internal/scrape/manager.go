@@ -186,15 +186,19 @@ func (m *Manager) Targets() []Target {
 }
 
 // replacements makes the jobs for the given configs. Those that did not change are the present ones.
-func (m *Manager) replacements(configs []*promconfig.ScrapeConfig) (map[string]*job, error) {
+func (m *Manager) replacements(configs []*promconfig.ScrapeConfig) (_ map[string]*job, err error) {
 	jobs := map[string]*job{}
+	defer func() {
+		if err != nil {
+			closeReplaced(jobs, m.jobs)
+		}
+	}()
 	for _, cfg := range configs {
 		if jobs[cfg.JobName] != nil {
 			return nil, fmt.Errorf("job name %q is not unique", cfg.JobName)
 		}
 		j := m.jobs[cfg.JobName]
 		if j == nil || !j.equal(cfg) {
-			var err error
 			if j, err = newJob(cfg); err != nil {
 				return nil, err
 			}
@@ -224,6 +228,7 @@ func (m *Manager) reload(ctx context.Context, configs []*promconfig.ScrapeConfig
 	m.jobs = jobs
 	if err := m.discover(); err != nil {
 		m.jobs = old
+		closeReplaced(jobs, old)
 		return fmt.Errorf("apply scrape configs: %w", err)
 	}
 	for name, j := range jobs {
@@ -233,12 +238,17 @@ func (m *Manager) reload(ctx context.Context, configs []*promconfig.ScrapeConfig
 		}
 	}
 	m.sweep()
-	for name, j := range old {
-		if jobs[name] != j {
+	closeReplaced(old, jobs)
+	return nil
+}
+
+// closeReplaced closes the jobs that are not in use any more.
+func closeReplaced(jobs, inUse map[string]*job) {
+	for name, j := range jobs {
+		if inUse[name] != j {
 			j.close()
 		}
 	}
-	return nil
 }
 
 // update takes what discovery has found.

@@ -239,7 +239,7 @@ func TestScrape(t *testing.T) {
 		"Accept": "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.7," +
 			"application/openmetrics-text;version=0.0.1;q=0.6,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.5," +
 			"text/plain;version=0.0.4;q=0.4,*/*;q=0.3",
-		"Accept-Encoding":                     "gzip",
+		"Accept-Encoding":                     "identity",
 		"User-Agent":                          "Thalweg/1.2.3",
 		"X-Prometheus-Scrape-Timeout-Seconds": "0.05",
 	} {

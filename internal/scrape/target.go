@@ -23,6 +23,9 @@ const (
 	classicLabel = "__always_scrape_classic_histograms__"
 	nativeLabel  = "__scrape_native_histograms__"
 	socketLabel  = "__unix_socket__"
+	// encodingLabel is ours: how the target may compress its answers (identity, gzip or zstd), whatever
+	// enable_compression and the address say. Prometheus ignores it.
+	encodingLabel = "__scrape_encoding__"
 )
 
 // target is one endpoint to scrape, after relabelling. It is immutable.
@@ -35,6 +38,7 @@ type target struct {
 	native   bool
 	classic  bool
 	convert  bool
+	encoding string // of answers; empty: see encoding
 }
 
 // newTarget makes a target from the labels that discovery found. It is nil if relabelling drops it.
@@ -142,8 +146,14 @@ func (t *target) setSwitches(b *labels.Builder) (err error) {
 	if t.classic, err = boolean(b, classicLabel); err != nil {
 		return err
 	}
-	t.convert, err = boolean(b, convertLabel)
-	return err
+	if t.convert, err = boolean(b, convertLabel); err != nil {
+		return err
+	}
+	switch t.encoding = b.Get(encodingLabel); t.encoding {
+	case "", identity, gzipped, zstandard:
+		return nil
+	}
+	return fmt.Errorf("label %s: %.100q is none of %s, %s, %s", encodingLabel, t.encoding, identity, gzipped, zstandard)
 }
 
 func boolean(b *labels.Builder, label string) (bool, error) {
@@ -161,7 +171,7 @@ func boolean(b *labels.Builder, label string) (bool, error) {
 // equal reports whether both are the same target, scraped in the same way.
 func (t *target) equal(o *target) bool {
 	return t.source.Key == o.source.Key && t.interval == o.interval && t.timeout == o.timeout &&
-		t.native == o.native && t.classic == o.classic && t.convert == o.convert
+		t.native == o.native && t.classic == o.classic && t.convert == o.convert && t.encoding == o.encoding
 }
 
 // targetURL takes the first value of each parameter from its label, since relabelling may have changed it.
