@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -68,6 +69,7 @@ type sender struct {
 	schema *series.Schema
 	source *series.Source
 	last   int64
+	salt   float64         // tells the rows of two processes apart
 	rows   map[string]bool // that were accepted
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -84,7 +86,7 @@ func start(t *testing.T, url, dir string, change ...func(*Options)) *sender {
 // prepare is start without running it.
 func prepare(t *testing.T, url, dir string, change ...func(*Options)) *sender {
 	t.Helper()
-	s := &sender{t: t, logs: &logs{next: t.Output()}, ahead: &atomic.Int64{}, rows: map[string]bool{}, done: make(chan struct{})}
+	s := &sender{t: t, logs: &logs{next: t.Output()}, ahead: &atomic.Int64{}, rows: map[string]bool{}, done: make(chan struct{}), salt: rand.Float64()}
 	logger := slog.New(slog.NewTextHandler(s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s.conn = bustest.Connect(t, bus.Options{Config: bustest.Config(url), Site: site, Logger: logger})
 	o := Options{
@@ -138,7 +140,7 @@ func (s *sender) sink(n int) {
 	s.t.Helper()
 	for range n {
 		s.last = max(s.last+1, time.Now().UnixMilli())
-		row := series.Row{Source: s.source, Schema: s.schema, T: s.last, Values: []float64{1, float64(s.last), math.Pi * float64(s.last), -1, 0}}
+		row := series.Row{Source: s.source, Schema: s.schema, T: s.last, Values: []float64{1, float64(s.last), math.Pi * float64(s.last), -1, s.salt}}
 		if err := s.edge.Sink(&row); err != nil {
 			s.t.Fatal(err)
 		}

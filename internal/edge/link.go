@@ -111,7 +111,6 @@ func (e *Edge) session(ctx context.Context) (resolved bool, err error) {
 // (power loss, an older copy of the stream, a deleted stream) everything still in the outbox counts as not stored: hubs
 // know a frame when it comes again.
 func (e *Edge) resolve(ctx context.Context) (last frame.ID, err error) {
-	newest := e.outbox.NewestAcked()
 	last, err = e.live.resolve(ctx)
 	if err != nil {
 		return last, err
@@ -122,10 +121,11 @@ func (e *Edge) resolve(ctx context.Context) (last frame.ID, err error) {
 	}
 	// Both, whatever the first says.
 	liveLost, backfillLost := e.live.publisher.Lost(), e.backfill.publisher.Lost()
-	switch holds := func(id frame.ID) bool { return id.Number != 0 && (id == newest || e.outbox.Before(newest, id)) }; {
+	switch {
 	case liveLost || backfillLost:
 		e.resend()
-	case !e.live.publisher.Owned() && newest.Number != 0 && !e.live.replacing() && !holds(last) && !holds(lastBackfill):
+	case !e.live.publisher.Owned() && !e.live.replacing() && !e.reaches(last) &&
+		(e.backfill.publisher.Owned() || !e.reaches(lastBackfill)):
 		// An earlier process had more acknowledged. This is another server, perhaps, or one that is behind for the
 		// moment: the first publish tells.
 		e.live.publisher.Doubt()
@@ -134,6 +134,11 @@ func (e *Edge) resolve(ctx context.Context) (last frame.ID, err error) {
 		e.outbox.Unack(id.Epoch, id.Number, id.Number) // so that there is something to publish
 	}
 	return last, nil
+}
+
+// reaches reports whether a lane that ends with a frame of ours has what earlier processes had acknowledged.
+func (e *Edge) reaches(id frame.ID) bool {
+	return e.inherited.Number == 0 || id == e.inherited || id.Number != 0 && e.outbox.Before(e.inherited, id)
 }
 
 // resend makes everything in the outbox count as not stored.

@@ -126,7 +126,7 @@ func (w *wire) send(ctx context.Context, data []byte, first, last *frame.Header)
 		case lane.Yield:
 			return w.yield()
 		case lane.Part:
-			return fmt.Errorf("%w: a part of frames %s to %d is stored already", errReplan, first.ID, last.Number)
+			return fmt.Errorf("%w: the lane is not as it seemed before frames %s to %d", errReplan, first.ID, last.Number)
 		case lane.Look:
 			if _, err := w.look(ctx); err != nil {
 				return err

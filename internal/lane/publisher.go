@@ -14,7 +14,7 @@ import (
 //		case Look:    read the subject's last message, then p.Found or p.FoundNone
 //		case Publish: publish the message with p.Expect(), then p.Stored, p.Refused, or p.Unanswered if in doubt
 //		case Done:    p.Begin with the next message
-//		case Part:    p.Drop, and begin with what follows the frame that was found
+//		case Part:    p.Drop, p.Relook, and plan anew what to send
 //		case Yield:   stop; p.Owner() took the lane over
 //		}
 //	}
@@ -38,6 +38,8 @@ type Publisher struct {
 
 	doubt bool // expect is older than what was stored: a publish that is taken proves a loss
 	lost  bool // it is proved, or cannot be ruled out any more
+	asked bool // the doubt is the caller's,
+	again bool // who must look anew: the look it stems from was behind
 
 	first, last frame.ID // of the message in flight; zero: none
 	tried       bool     // it was published in doubt, and there was no answer
@@ -55,7 +57,7 @@ const (
 	Done    Action = iota // nothing is in flight
 	Look                  // the subject's last message must be read
 	Publish               // the message in flight must be published
-	Part                  // a part of the message in flight is stored already
+	Part                  // a part of the message in flight is stored already, or the lane must be looked at anew
 	Yield                 // another process owns the lane
 )
 
@@ -87,7 +89,7 @@ func (p *Publisher) Next() Action {
 		return Look
 	case !p.InFlight():
 		return Done
-	case p.part:
+	case p.part, p.again:
 		return Part
 	}
 	return Publish
@@ -109,7 +111,7 @@ func (p *Publisher) Stored(sequence uint64) {
 }
 
 func (p *Publisher) settle(sequence uint64) {
-	p.known, p.expect, p.floor, p.doubt = true, sequence, 0, false
+	p.known, p.expect, p.floor, p.doubt, p.asked = true, sequence, 0, false, false
 	p.owned, p.stored, p.storedAt = true, p.last, sequence
 	p.endFlight()
 }
@@ -120,7 +122,8 @@ func (p *Publisher) endFlight() {
 
 // Refused is the answer that the subject's last sequence is another than expected. What is stored there decides.
 func (p *Publisher) Refused(actual uint64) {
-	p.known, p.doubt = false, false
+	p.again = p.again || p.asked
+	p.known, p.doubt, p.asked = false, false, false
 	p.floor, p.behind = actual, 0
 }
 
@@ -129,7 +132,10 @@ func (p *Publisher) Refused(actual uint64) {
 func (p *Publisher) Unanswered() { p.tried = p.tried || p.doubt }
 
 // Relook makes the machine look before it publishes again: after a reconnect, the server may be another one.
-func (p *Publisher) Relook() { p.known, p.floor, p.doubt = false, 0, false }
+func (p *Publisher) Relook() {
+	p.known, p.floor = false, 0
+	p.doubt, p.asked, p.again = false, false, false
+}
 
 // Found is the answer to Look: the sequence of the subject's last message, its first and its last frame; their zero
 // values if the message is no frame. It reports whether the answer was taken; one from a server that is behind is not,
@@ -185,7 +191,8 @@ func (p *Publisher) isBehind(sequence uint64) bool {
 }
 
 // Doubt says, after a look, that an earlier process of the same outbox had more stored than what was found.
-func (p *Publisher) Doubt() { p.doubt = true }
+// Should the look turn out to have been behind, what is planned by it is a Part.
+func (p *Publisher) Doubt() { p.doubt, p.asked = true, true }
 
 // Missing is the last frame that was stored and, to judge by the last look, is not there. On a lane with nothing else to
 // send, publishing it again is what tells.
@@ -208,5 +215,6 @@ func (p *Publisher) Forgive() {
 // Drop takes the message in flight back: it will not be published again in this form. It may still arrive.
 func (p *Publisher) Drop() {
 	p.lost = p.lost || p.tried
+	p.again = false
 	p.endFlight()
 }

@@ -99,16 +99,17 @@ type simulation struct {
 	now    int64
 
 	// edge
-	box      box
-	sender   *lane.Sender
-	epoch    frame.Epoch
-	schema   *series.Schema
-	sources  []*series.Source
-	ways     [2]*way // live, backfill
-	session  bool
-	start    int // where the live lane began in this session
-	accepted map[string]bool
-	inOrder  bool
+	box       box
+	sender    *lane.Sender
+	epoch     frame.Epoch
+	schema    *series.Schema
+	sources   []*series.Source
+	ways      [2]*way // live, backfill
+	session   bool
+	start     int // where the live lane began in this session
+	inherited int // newest frame that earlier processes had acknowledged
+	accepted  map[string]bool
+	inOrder   bool
 
 	// stream
 	messages       []simMessage
@@ -157,7 +158,7 @@ func (s *simulation) beginEpoch() {
 	})
 	mine := func(e frame.Epoch) bool { return e == s.epoch || s.box.knows(e) }
 	s.ways = [2]*way{{publisher: lane.NewPublisher(s.epoch, mine)}, {backfill: true, publisher: lane.NewPublisher(s.epoch, mine)}}
-	s.session = false
+	s.session, s.inherited = false, s.box.newestAcked()
 }
 
 func (s *simulation) rows(n int) {
@@ -224,7 +225,6 @@ func (s *simulation) look(w *way) (id frame.ID, taken bool) {
 
 // resolve begins a session.
 func (s *simulation) resolve() {
-	newest := s.box.newestAcked()
 	var last [2]frame.ID
 	for i, w := range s.ways {
 		w.publisher.Relook()
@@ -239,12 +239,12 @@ func (s *simulation) resolve() {
 		}
 		w.flying, w.next, w.end = false, 0, 0
 	}
-	holds := func(id frame.ID) bool { return id.Number != 0 && s.box.index(id) >= newest }
+	holds := func(id frame.ID) bool { return id.Number != 0 && s.box.index(id) >= s.inherited }
 	liveLost, backfillLost := s.ways[0].publisher.Lost(), s.ways[1].publisher.Lost()
 	switch {
 	case liveLost || backfillLost:
 		s.lost()
-	case !s.ways[0].publisher.Owned() && newest >= 0 && !holds(last[0]) && !holds(last[1]):
+	case !s.ways[0].publisher.Owned() && s.inherited >= 0 && !holds(last[0]) && (s.ways[1].publisher.Owned() || !holds(last[1])):
 		s.ways[0].publisher.Doubt()
 	}
 	if id, ok := s.ways[1].publisher.Missing(); ok {
