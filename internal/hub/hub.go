@@ -290,7 +290,7 @@ func (h *Hub) step(m bus.Message) {
 			}
 		},
 		Loss: func(site string, loss frame.Loss) {
-			h.repeats.Log(slog.LevelWarn, "loss "+site, "site lost rows", slog.String("site", site),
+			h.repeats.Log(slog.LevelWarn, "loss "+loss.Cause.String()+" "+site, "site lost rows", slog.String("site", site),
 				slog.String("cause", loss.Cause.String()), slog.String("epoch", loss.Epoch.String()), slog.Uint64("from", loss.From),
 				slog.Uint64("to", loss.To), slog.Uint64("rows", loss.Rows))
 		},
