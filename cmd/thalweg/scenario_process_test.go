@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"syscall"
@@ -188,4 +189,25 @@ func cmdFind(ts *testscript.TestScript, neg bool, args []string) {
 func cmdCopyDir(ts *testscript.TestScript, neg bool, args []string) {
 	usageOf(ts, !neg && len(args) == 2, "copy-dir FROM TO")
 	ts.Check(os.CopyFS(ts.MkAbs(args[1]), os.DirFS(ts.MkAbs(args[0]))))
+}
+
+// cmdDamage flips a byte in the middle of the largest file that matches.
+func cmdDamage(ts *testscript.TestScript, neg bool, args []string) {
+	usageOf(ts, !neg && len(args) == 1, "damage PATTERN")
+	files, err := filepath.Glob(ts.MkAbs(args[0]))
+	ts.Check(err)
+	var name string
+	var content []byte
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		ts.Check(err)
+		if len(b) > len(content) {
+			name, content = f, b
+		}
+	}
+	if len(content) == 0 {
+		ts.Fatalf("nothing is in %s", args[0])
+	}
+	content[len(content)/2] ^= 0xff
+	ts.Check(os.WriteFile(name, content, 0o600))
 }

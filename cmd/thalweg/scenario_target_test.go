@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -83,6 +84,11 @@ func (t *scrapeTarget) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		body = fmt.Appendf(nil, "# HELP ticks_total Scrapes served.\n# TYPE ticks_total counter\nticks_total %d\n", t.ticks)
 	}
 	t.mu.Unlock()
+	if mode == "noise" {
+		for i := range 5000 {
+			body = fmt.Appendf(body, "noise{i=\"%d\"} %v\n", i, rand.Float64())
+		}
+	}
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 	switch mode {
 	case "endless":
@@ -111,7 +117,7 @@ func (t *scrapeTarget) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func cmdTarget(ts *testscript.TestScript, neg bool, args []string) {
-	const usage = "target NAME serve FILE|counter|garbage|endless|trickle|refuse"
+	const usage = "target NAME serve FILE|counter|noise|garbage|endless|trickle|refuse"
 	usageOf(ts, !neg && len(args) >= 2, usage)
 	name, mode, s := args[0], args[1], of(ts)
 	t := s.targets[name]
@@ -130,7 +136,7 @@ func cmdTarget(ts *testscript.TestScript, neg bool, args []string) {
 		body = []byte(ts.ReadFile(args[2]))
 	case "garbage":
 		body = []byte("\x7fELF\x02\x01\x01 a program, say\n")
-	case "counter", "endless", "trickle":
+	case "counter", "noise", "endless", "trickle":
 	case "refuse":
 		t.refuse()
 		return

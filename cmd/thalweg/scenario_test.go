@@ -47,6 +47,7 @@ func TestMain(m *testing.M) {
 //	find NAME REGEXP FILE             set a variable to what the group matches
 //	empty DIRECTORY                   check that nothing is in it
 //	copy-dir FROM TO                  copy a directory
+//	damage PATTERN                    change a byte in the middle of the largest file that matches
 //	wait-file FILE REGEXP             wait until a line of a file matches
 //
 // Over HTTP: ADDRESS is HOST:PORT; regular expressions have (?m); with ! until it is no longer so
@@ -61,7 +62,7 @@ func TestMain(m *testing.M) {
 //
 // Targets: what an edge scrapes, under the control of the script
 //
-//	target NAME MODE [FILE]           serve FILE, counter, garbage, endless, trickle or refuse; sets $NAME
+//	target NAME MODE [FILE]           serve FILE, counter, noise, garbage, endless, trickle or refuse; sets $NAME
 //	scraped NAME N                    wait for N more requests
 //	newest ADDRESS SITE NAME          until /federate has what a counter served last, or later
 //	every-scrape [-holes=N] [-token=TOKEN] NAME NATS SITE
@@ -74,8 +75,13 @@ func TestMain(m *testing.M) {
 //	send-frame ADDRESS SITE TOKEN|- KIND   publish as a site: garbage, truncated, future, lying, bomb or wrong-part
 func TestScenarios(t *testing.T) {
 	free := newPorts()
+	dir, files := "testdata/script", []string(nil)
+	if testing.Short() { // what takes a few seconds and needs no other programs
+		dir, files = "", []string{dir + "/edge_alone.txtar", dir + "/bad_frames.txtar", dir + "/flags.txtar"}
+	}
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+		Dir:                 dir,
+		Files:               files,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
@@ -86,7 +92,7 @@ func TestScenarios(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"start": cmdStart, "terminate": cmdTerminate, "signal": cmdSignal, "exits": cmdExits, "kill9": cmdKill9, "wait-log": cmdWaitLog,
-			"wait-file": cmdWaitFile, "copy-dir": cmdCopyDir, "newest": cmdNewest,
+			"wait-file": cmdWaitFile, "copy-dir": cmdCopyDir, "damage": cmdDamage, "newest": cmdNewest,
 			"address": cmdAddress, "expand": cmdExpand, "empty": cmdEmpty, "find": cmdFind,
 			"get": cmdGet, "post": cmdPost, "wait-http": cmdWaitHTTP, "shows": cmdShows, "same-values": cmdSameValues,
 			"promquery": cmdPromQuery, "same-samples": cmdSameSamples, "complete": cmdComplete,
