@@ -106,8 +106,9 @@ type simulation struct {
 	sources   []*series.Source
 	ways      [2]*way // live, backfill
 	session   bool
-	start     int // where the live lane began in this session
-	inherited int // newest frame that earlier processes had acknowledged
+	looked    bool // this process had a session
+	start     int  // where the live lane began in this session
+	inherited int  // newest frame that earlier processes had acknowledged
 	accepted  map[string]bool
 	inOrder   bool
 
@@ -158,7 +159,7 @@ func (s *simulation) beginEpoch() {
 	})
 	mine := func(e frame.Epoch) bool { return e == s.epoch || s.box.knows(e) }
 	s.ways = [2]*way{{publisher: lane.NewPublisher(s.epoch, mine)}, {backfill: true, publisher: lane.NewPublisher(s.epoch, mine)}}
-	s.session, s.inherited = false, s.box.newestAcked()
+	s.session, s.looked, s.inherited = false, false, s.box.newestAcked()
 }
 
 func (s *simulation) rows(n int) {
@@ -250,6 +251,7 @@ func (s *simulation) resolve() {
 	if id, ok := s.ways[1].publisher.Missing(); ok {
 		s.box[s.box.index(id)].acked = false
 	}
+	s.looked = true
 	s.plan(last[0])
 }
 
@@ -415,6 +417,9 @@ func (s *simulation) read() {
 func (s *simulation) harm() {
 	switch s.IntN(7) {
 	case 0: // an older copy of the stream
+		if !s.looked {
+			return // as below, the other way round
+		}
 		keep := max(0, len(s.messages)-1-s.IntN(8))
 		for _, m := range s.messages[keep:] {
 			s.backfillLosses = s.backfillLosses || m.backfill
