@@ -16,12 +16,16 @@ type guards struct {
 	config  *Config
 	catalog *series.Catalog
 	log     *slog.Logger
+	refused func(pipeline.Reason)           // counts a series
 	sites   map[string][]*pipeline.Pipeline // all must let a row pass
 }
 
-func newGuards(c *Config, catalog *series.Catalog, log *slog.Logger) *guards {
-	return &guards{config: c, catalog: catalog, log: log, sites: map[string][]*pipeline.Pipeline{}}
+func newGuards(c *Config, catalog *series.Catalog, log *slog.Logger, refused func(pipeline.Reason)) *guards {
+	return &guards{config: c, catalog: catalog, log: log, refused: refused, sites: map[string][]*pipeline.Pipeline{}}
 }
+
+// uncounted is for the guards of outputs: what they refuse the tail reader has refused and counted before.
+func uncounted(pipeline.Reason) {}
 
 // apply gives next what a site's guard leaves of a row.
 func (g *guards) apply(site string, row *series.Row, next series.Sink) error {
@@ -46,7 +50,9 @@ func (g *guards) make(site string) (pipelines []*pipeline.Pipeline) {
 			g.log.Error("selectors of a site cannot be read; nothing of it is taken", "site", site, "err", err)
 			matchers = [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, "")}}
 		}
-		p, err := pipeline.New(pipeline.Options{Catalog: g.catalog, Match: matchers, Always: pipeline.AlwaysPass("thalweg")})
+		p, err := pipeline.New(pipeline.Options{
+			Catalog: g.catalog, Match: matchers, Always: pipeline.AlwaysPass("thalweg"), OnDrop: g.refused,
+		})
 		if err != nil {
 			panic("BUG: hub: " + err.Error())
 		}

@@ -82,7 +82,7 @@ func New(o Options) (*Hub, error) {
 	}
 	h.control = newControl(h)
 	h.receiver = h.newReceiver()
-	h.guards = newGuards(&h.config, h.catalog, h.log)
+	h.guards = newGuards(&h.config, h.catalog, h.log, h.metrics.refuse)
 	return h, nil
 }
 
@@ -135,7 +135,7 @@ func (h *Hub) Apply(c Config) error {
 	defer h.mu.Unlock()
 	c.Parts = h.config.Parts
 	h.config = c
-	h.guards = newGuards(&h.config, h.catalog, h.log)
+	h.guards = newGuards(&h.config, h.catalog, h.log, h.metrics.refuse)
 	h.generation++
 	h.receiver.Readmit()
 	return nil

@@ -453,4 +453,8 @@ func TestGuard(t *testing.T) {
 	if got := d.names("ams-2"); !slices.Equal(got, []string{"metric_0", "metric_1", "metric_2", "metric_3"}) {
 		t.Errorf("output got %q of ams-2", got)
 	}
+	// 5 and then 3 of one site, 5 of the other; what outputs refuse once more is not counted.
+	if n := testutil.ToFloat64(c.metrics.refused.WithLabelValues("match")); n != 13 {
+		t.Errorf("%v refused series are counted, want 13", n)
+	}
 }

@@ -5,12 +5,13 @@ import (
 
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/lane"
+	"github.com/thalweg/thalweg/internal/pipeline"
 )
 
 type metrics struct {
-	messages, bytes, frames, problems, keyframeRequests *prometheus.CounterVec
-	rows, samples                                       prometheus.Counter
-	delay                                               prometheus.Histogram
+	messages, bytes, frames, problems, keyframeRequests, refused *prometheus.CounterVec
+	rows, samples                                                prometheus.Counter
+	delay                                                        prometheus.Histogram
 }
 
 func newMetrics() *metrics {
@@ -28,6 +29,10 @@ func newMetrics() *metrics {
 	for _, r := range lane.Reasons() {
 		reasons = append(reasons, string(r))
 	}
+	var refusals []string
+	for _, r := range pipeline.Reasons() {
+		refusals = append(refusals, string(r))
+	}
 	lanes := []string{string(bus.Live), string(bus.Backfill)}
 	return &metrics{
 		messages:         vector("messages_total", "Messages read by the tail reader.", "lane", lanes...),
@@ -35,6 +40,7 @@ func newMetrics() *metrics {
 		frames:           vector("frames_total", "Frames that came for the first time.", "lane", lanes...),
 		problems:         vector("problems_total", "Frames, messages and hellos that were not taken.", "reason", reasons...),
 		keyframeRequests: vector("keyframe_requests_total", "Requests for keyframes.", "outcome", "granted", "declined", "unanswered", "queue_full"),
+		refused:          vector("refused_series_total", "Series that match kept out, counted when they appeared.", "reason", refusals...),
 		rows:             counter("rows_total", "Rows that came for the first time."),
 		samples:          counter("samples_total", "Samples that came for the first time."),
 		delay: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -45,5 +51,7 @@ func newMetrics() *metrics {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.messages, m.bytes, m.frames, m.problems, m.keyframeRequests, m.rows, m.samples, m.delay}
+	return []prometheus.Collector{m.messages, m.bytes, m.frames, m.problems, m.keyframeRequests, m.refused, m.rows, m.samples, m.delay}
 }
+
+func (m *metrics) refuse(r pipeline.Reason) { m.refused.WithLabelValues(string(r)).Inc() }

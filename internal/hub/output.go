@@ -69,7 +69,7 @@ func NewOutput(o OutputOptions) (*Output, error) {
 		return o.Hub.config.decoder(o.Hub.catalog, o.Hub.scratch, site)
 	}})
 	config, generation := o.Hub.configured()
-	out.guards, out.generation = newGuards(config, o.Hub.catalog, out.log), generation
+	out.guards, out.generation = newGuards(config, o.Hub.catalog, out.log, uncounted), generation
 	since := int64(0)
 	if !o.Oldest {
 		since = o.Hub.now().UnixMilli()
@@ -160,7 +160,7 @@ func (o *Output) step(m bus.Message, before bus.Position, pending []delivered) [
 	defer o.mu.Unlock()
 	if config, generation := o.hub.configured(); generation != o.generation {
 		o.generation = generation
-		o.guards = newGuards(config, o.hub.catalog, o.log)
+		o.guards = newGuards(config, o.hub.catalog, o.log, uncounted)
 		o.receiver.Readmit()
 	}
 	o.receiver.Step(lane.Message{Site: site, Backfill: l == bus.Backfill, Sequence: m.Sequence, Payload: m.Payload}, lane.Handler{

@@ -63,7 +63,7 @@ func (m *mapping) follow(schema *series.Schema, p *Pipeline) {
 			to = int32(m.out.Len() + len(added))
 			added = append(added, c)
 		} else {
-			p.metrics.dropped.WithLabelValues(string(reason)).Inc()
+			p.onDrop(reason)
 		}
 		if m.to != nil {
 			m.to = append(m.to, to)

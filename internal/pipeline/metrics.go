@@ -23,7 +23,7 @@ func newMetrics(sources func() int) *metrics {
 			Help: "Sources whose mapping is kept.",
 		}, func() float64 { return float64(sources()) }),
 	}
-	for _, r := range []Reason{NoMatch, ByRelabeling, NoName, Collision} {
+	for _, r := range Reasons() {
 		m.dropped.WithLabelValues(string(r))
 	}
 	for _, r := range []string{"ended", "silent", "full"} {

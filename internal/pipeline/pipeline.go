@@ -28,6 +28,9 @@ type Options struct {
 	// MaxSources bounds the sources whose mapping is kept; beyond it, mappings are thrown away and worked out again
 	// when needed. Zero: DefaultMaxSources.
 	MaxSources int
+	// OnDrop, if not nil, is called for each series that is dropped when it appears, with one of Reasons. It is for
+	// those who have many pipelines and count for all of them; the metrics of this pipeline then need no registration.
+	OnDrop func(Reason)
 }
 
 const (
@@ -51,6 +54,7 @@ type Pipeline struct {
 	catalog *series.Catalog
 	max     int
 	metrics *metrics
+	onDrop  func(Reason)
 
 	mu      sync.Mutex
 	sources map[string]*mapping // by the key of the incoming source
@@ -79,6 +83,9 @@ func New(o Options) (*Pipeline, error) {
 		sources: map[string]*mapping{},
 	}
 	p.metrics = newMetrics(p.len)
+	if p.onDrop = o.OnDrop; p.onDrop == nil {
+		p.onDrop = func(r Reason) { p.metrics.dropped.WithLabelValues(string(r)).Inc() }
+	}
 	p.rows.New = func() any { return &scratch{} }
 	return p, nil
 }

@@ -102,6 +102,26 @@ func TestUntouched(t *testing.T) {
 	}
 }
 
+// Whoever has many pipelines counts for all of them.
+func TestOnDrop(t *testing.T) {
+	c := series.NewCatalog()
+	dropped := map[Reason]int{}
+	count := func(r Reason) { dropped[r]++ }
+	schema := c.Extend(c.Empty(), []series.Column{column("__name__", "a"), column("__name__", "b"), column("__name__", "c")})
+	row := &series.Row{Source: &series.Source{Key: "s"}, Schema: schema, T: 5, Values: []float64{1, 2, 3}}
+	for range 2 {
+		p := newPipeline(t, Options{Catalog: c, OnDrop: count}, "a")
+		apply(t, p, row)
+		apply(t, p, row)
+		if n := testutil.ToFloat64(p.metrics.dropped.WithLabelValues("match")); n != 0 {
+			t.Errorf("%v series are counted twice", n)
+		}
+	}
+	if len(dropped) != 1 || dropped[NoMatch] != 4 {
+		t.Errorf("dropped %v, want 2 series by each pipeline", dropped)
+	}
+}
+
 func TestVerdict(t *testing.T) {
 	o := Options{
 		Always:         AlwaysPass("thalweg"),

@@ -17,6 +17,9 @@ const (
 	Collision    Reason = "collision" // another series of the same row has these labels
 )
 
+// Reasons are all reasons to drop a series.
+func Reasons() []Reason { return []Reason{NoMatch, ByRelabeling, NoName, Collision} }
+
 // rules are what decides about one series by itself.
 type rules struct {
 	match, always [][]*labels.Matcher
