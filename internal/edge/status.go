@@ -36,10 +36,14 @@ func (b *statusBoard) clear(part string) {
 	delete(b.problems, part)
 }
 
-// complain is set for a lane, and says so in the log, once a minute. While there is no connection that is said already.
-func (e *Edge) complain(l bus.Lane, err error) {
+// patience is how many attempts may fail before the log says so: the stream may be about to be made.
+const patience = 5
+
+// complain is set for a lane, and says so in the log, once a minute, when it is not over soon. While there is no
+// connection that is said already.
+func (e *Edge) complain(l bus.Lane, attempt int, err error) {
 	e.status.set(string(l), err.Error())
-	if e.conn.State().Connected {
+	if attempt >= patience && e.conn.State().Connected {
 		e.repeats.Log(slog.LevelWarn, "lane "+string(l), "frames cannot be sent; they stay in the outbox", slog.String("site", e.site),
 			slog.String("lane", string(l)), slog.Any("err", err))
 	}

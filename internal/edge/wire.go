@@ -84,7 +84,7 @@ func (w *wire) look(ctx context.Context) (frame.ID, error) {
 				return frame.ID{}, nil
 			}
 		default:
-			w.e.complain(w.lane, err)
+			w.e.complain(w.lane, attempt, err)
 		}
 		if err := pause(ctx, attempt); err != nil {
 			return frame.ID{}, err
@@ -153,7 +153,7 @@ func (w *wire) send(ctx context.Context, data []byte, first, last *frame.Header)
 		case errors.Is(err, bus.ErrDoubtful):
 			w.publisher.Unanswered()
 		}
-		w.e.complain(w.lane, err)
+		w.e.complain(w.lane, attempt, err)
 		if err := pause(ctx, attempt); err != nil {
 			return err
 		}
