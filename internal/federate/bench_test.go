@@ -27,8 +27,9 @@ func (d *discard) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// BenchmarkFederate serves 200 sources of 500 series.
-func BenchmarkFederate(b *testing.B) {
+// BenchmarkAnswer serves 200 sources of 500 series, a tenth of them in histograms. What it allocates is what an answer
+// needs (internal/bench compares the time with Prometheus).
+func BenchmarkAnswer(b *testing.B) {
 	h := newHub(b, func(_ *federate.Options, c *store.Config) { c.SiteLabel = "site" })
 	var columns []series.Column
 	for i := range 500 {
@@ -37,6 +38,19 @@ func BenchmarkFederate(b *testing.B) {
 			Labels: labels.FromStrings("__name__", name, "device", fmt.Sprint("sda", i%4), "mode", "idle"),
 			Family: series.Family{Name: name, Type: model.MetricTypeGauge, Help: "A metric."},
 		})
+	}
+	hist := series.Family{Name: "node_seconds", Type: model.MetricTypeHistogram}
+	for i := range columns[:50] {
+		name, ls := "node_seconds_bucket", []string{"le", labels.FormatOpenMetricsFloat(float64(i%10) / 10)}
+		switch i % 10 {
+		case 9:
+			name, ls = "node_seconds_sum", nil
+		case 8:
+			name, ls = "node_seconds_count", nil
+		case 7:
+			ls[1] = "+Inf"
+		}
+		columns[i] = series.Column{Labels: labels.FromStrings(append(ls, "__name__", name, "device", fmt.Sprint("sda", i/10))...), Family: hist}
 	}
 	schema := h.catalog.Extend(h.catalog.Empty(), columns)
 	for i := range 200 {
@@ -49,12 +63,18 @@ func BenchmarkFederate(b *testing.B) {
 		}
 		h.apply(row)
 	}
-	for _, encoding := range []string{"identity", "gzip"} {
-		for name, query := range map[string]string{"all": "{job='node'}", "selective": "node_metric_7"} {
-			b.Run(name+"/"+encoding, func(b *testing.B) {
+	accepts := []struct{ name, accept, coding string }{
+		{"text", acceptText, ""}, {"gzip", acceptText, "gzip"}, {"zstd", acceptText, "zstd"},
+		{"openmetrics", acceptOpenMetrics, ""}, {"protobuf", acceptProto, ""},
+	}
+	for name, query := range map[string]string{"all": "{job='node'}", "selective": "node_metric_37"} {
+		for _, c := range accepts {
+			b.Run(name+"/"+c.name, func(b *testing.B) {
 				r := httptest.NewRequest(http.MethodGet, "/federate?match[]="+query, nil)
-				r.Header.Set("Accept-Encoding", encoding)
+				r.Header.Set("Accept", c.accept)
+				r.Header.Set("Accept-Encoding", c.coding)
 				before := h.metric("thalweg_federate_series_total")
+				b.ReportAllocs()
 				for b.Loop() {
 					h.handler.ServeHTTP(&discard{header: http.Header{}}, r)
 				}
