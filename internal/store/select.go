@@ -105,14 +105,15 @@ type selection struct {
 	parts  []part
 	types  []model.MetricType // all that occur, but for unknown
 	clash  bool               // series may have identical labels
+	whole  bool               // some have parts, which have to come from one row
 	// Memory of the parts, used again for the next family.
 	picks  []pick
 	labels []labels.Label
 	needs  []uint64
 
 	// The current chunk, and what comes next.
-	chunk        []Series
-	part, source int
+	chunk                  []Series
+	part, source, nextPick int
 }
 
 // view is what a selection knows of an index: the sources it had when the selection first met it, and which matchers
@@ -152,8 +153,8 @@ type pick struct {
 }
 
 // Select reads the families that have series for the query, in bytewise order of their names. It is not one instant:
-// rows may be applied between two families, and in a large one between two sources, but never within a source's
-// series of a family, so that the buckets of a histogram belong together. Identical label sets appear once, with the
+// rows may be applied between two families and, in a large one, between two series, but not within what a source has
+// of a family of classic histograms or summaries: the buckets of a histogram belong together. Identical label sets appear once, with the
 // newest sample.
 func (s *Store) Select(q Query) iter.Seq[*Family] {
 	return func(yield func(*Family) bool) {
@@ -172,8 +173,8 @@ func (s *Store) Select(q Query) iter.Seq[*Family] {
 }
 
 // Chunks yields the series of the family in pieces that are valid until the next one is asked for: those that hold
-// floats, then histograms, then gauge histograms. Each piece has all the floats of its sources, so that the buckets of
-// a histogram are in one. It can be gone through once.
+// floats, then histograms, then gauge histograms. In a family of classic histograms or summaries each piece has all
+// that its sources have, so that the buckets of a histogram are in one. It can be gone through once.
 func (f *Family) Chunks() iter.Seq[[]Series] {
 	return func(yield func([]Series) bool) {
 		for yield(f.selection.chunk) && f.selection.fill() {
@@ -214,11 +215,11 @@ func (sel *selection) candidates() []familyKey {
 
 // load makes key the current family and reads its first chunk. It is false if no series is selected.
 func (sel *selection) load(key familyKey) bool {
-	sel.parts, sel.types, sel.clash = sel.parts[:0], sel.types[:0], false
+	sel.parts, sel.types, sel.clash, sel.whole = sel.parts[:0], sel.types[:0], false, false
 	clear(sel.labels)
 	clear(sel.picks)
 	sel.picks, sel.labels, sel.needs, sel.chunk = sel.picks[:0], sel.labels[:0], sel.needs[:0], sel.chunk[:0]
-	sel.part, sel.source = 0, 0
+	sel.part, sel.source, sel.nextPick = 0, 0, 0
 	sel.prepare(key)
 	sel.family = Family{Name: key.name, Kind: key.kind, Type: model.MetricTypeUnknown, selection: sel}
 	if sel.clash || len(sel.types) > 1 {
@@ -270,6 +271,7 @@ func (sel *selection) prepareKind(name string, postings []posting, kind series.K
 			pk, roams, ok := sel.pick(p.view, column, name)
 			if ok {
 				sel.picks = append(sel.picks, pk)
+				sel.whole = sel.whole || pk.isPart()
 				clash = clash || roams
 			}
 		}
@@ -369,8 +371,7 @@ func (sel *selection) fill() bool {
 	return true
 }
 
-// more appends series to the chunk, of whole sources only and none at all in the worst case. It is false if there are
-// no sources left.
+// more appends series to the chunk, none at all in the worst case. It is false if there are no sources left.
 func (sel *selection) more() bool {
 	if sel.part == len(sel.parts) {
 		return false
@@ -385,15 +386,33 @@ func (sel *selection) more() bool {
 			sel.part, sel.source = sel.part+1, 0
 			continue
 		}
-		sel.collect(p, sel.source)
-		sel.source++
-		seen += len(p.picks)
+		picks := p.picks[sel.nextPick:]
+		if n := chunkSeries + first - len(sel.chunk); n < len(picks) && !sel.whole {
+			picks = picks[:n]
+		}
+		sel.collect(p, sel.source, picks)
+		seen += len(picks)
+		if sel.nextPick += len(picks); sel.nextPick == len(p.picks) {
+			sel.source, sel.nextPick = sel.source+1, 0
+		}
 	}
 	return true
 }
 
-// collect appends the series of one source to the chunk. The store is locked.
-func (sel *selection) collect(p *part, i int) {
+// isPart reports whether a column is one of several that make one metric.
+func (p *pick) isPart() bool {
+	if p.kind != series.Float {
+		return false
+	}
+	switch p.family.Type {
+	case model.MetricTypeHistogram, model.MetricTypeGaugeHistogram, model.MetricTypeSummary:
+		return true
+	}
+	return false
+}
+
+// collect appends series of one source to the chunk. The store is locked.
+func (sel *selection) collect(p *part, i int, picks []pick) {
 	src := p.view.sources[i]
 	if src.index != p.view.index {
 		return // ended, or goes by another schema now
@@ -402,8 +421,8 @@ func (sel *selection) collect(p *part, i int) {
 		return
 	}
 	has := sel.has(p.view, i)
-	for j := range p.picks {
-		pk := &p.picks[j]
+	for j := range picks {
+		pk := &picks[j]
 		if !src.has(pk.column) {
 			continue
 		}

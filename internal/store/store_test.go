@@ -717,7 +717,9 @@ func TestChunks(t *testing.T) {
 		cs := columns(t, `m{a="0"}`, "m", `m{a="1"}`, `m{a="2"}`, `m{a="3"}`)
 		row := series.Row{T: now, Values: make([]float64, len(cs))}
 		for i, k := range kinds {
-			if cs[i].Kind = k; k != series.Float {
+			if cs[i].Kind = k; k == series.Float {
+				cs[i].Family = series.Family{Name: "m", Type: model.MetricTypeHistogram}
+			} else {
 				row.Histograms = append(row.Histograms, series.HistogramAt{Column: uint32(i), H: &histogram.Histogram{Schema: 1, Count: 3}})
 			}
 		}
@@ -753,4 +755,38 @@ func TestChunks(t *testing.T) {
 	const f, h, g = series.Float, series.Histogram, series.GaugeHistogram
 	check([]series.Kind{h, f, h, f, f}, true, map[series.Kind]int{f: 3 * sources, h: 2 * sources})
 	check([]series.Kind{g, h, f, h, f}, false, map[series.Kind]int{f: 2 * sources, h: 2 * sources, g: sources})
+}
+
+// What a source has of a family may come in several chunks, unless it has buckets.
+func TestLargeSourcesAreDivided(t *testing.T) {
+	const n = 5000
+	check := func(typ model.MetricType, want int) {
+		t.Helper()
+		f := newFixture(t, nil)
+		var texts []string
+		for i := range n {
+			texts = append(texts, fmt.Sprintf("m{i=%q}", fmt.Sprint(i)))
+		}
+		cs := columns(t, texts...)
+		for i := range cs {
+			cs[i].Family = series.Family{Name: "m", Type: typ}
+		}
+		schema := f.catalog.Extend(f.catalog.Empty(), cs)
+		f.apply("ams-1", &series.Row{Source: source("a", "instance", "a"), Schema: schema, T: now, Values: make([]float64, n)})
+		f.apply("ams-1", &series.Row{Source: source("b", "instance", "b"), Schema: schema, T: now, Values: make([]float64, n)})
+		largest, seen := 0, map[string]bool{}
+		for family := range f.store.Select(store.Query{Matchers: selectors(t, "m"), Now: now}) {
+			for chunk := range family.Chunks() {
+				largest = max(largest, len(chunk))
+				for i := range chunk {
+					seen[chunk[i].Label("instance")+chunk[i].Label("i")] = true
+				}
+			}
+		}
+		if largest != want || len(seen) != 2*n {
+			t.Errorf("%s: %d series in chunks of up to %d, want %d in %d", typ, len(seen), largest, 2*n, want)
+		}
+	}
+	check(model.MetricTypeGauge, 1024)
+	check(model.MetricTypeHistogram, n)
 }
