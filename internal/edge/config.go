@@ -20,10 +20,10 @@ type Config struct {
 	Scrape   scrape.Config   `yaml:",inline"`
 	Pipeline pipeline.Config `yaml:",inline"`
 
-	// Frames are closed and sent this often. It bounds how late a sample is at the hub, and costs bytes when short.
+	// Frames are closed and sent this often, from 20ms to 1m. It bounds how late a sample is at the hub, and costs bytes when short.
 	FlushInterval model.Duration `yaml:"flush_interval"`
-	// A frame that stands alone is sent this often. It bounds how far back a hub has to read. Lowered to a quarter of
-	// the stream's max_age when that is less.
+	// A frame that stands alone is sent this often, from 1s to 1d. It bounds how far back a hub has to read. Lowered to a
+	// quarter of the stream's max_age when that is less.
 	KeyframeInterval model.Duration `yaml:"keyframe_interval"`
 	// The log of frames on disk that bridges outages.
 	Outbox outbox.Config `yaml:"outbox"`
@@ -66,8 +66,8 @@ func (c *Config) Validate() error {
 	if d := time.Duration(c.FlushInterval); d < 20*time.Millisecond || d > time.Minute {
 		errs = append(errs, fmt.Errorf("flush_interval: %s is not between 20ms and 1m", c.FlushInterval))
 	}
-	if d := time.Duration(c.KeyframeInterval); d < 10*time.Second || d > 24*time.Hour {
-		errs = append(errs, fmt.Errorf("keyframe_interval: %s is not between 10s and 1d", c.KeyframeInterval))
+	if d := time.Duration(c.KeyframeInterval); d < time.Second || d > 24*time.Hour {
+		errs = append(errs, fmt.Errorf("keyframe_interval: %s is not between 1s and 1d", c.KeyframeInterval))
 	}
 	if err := c.Outbox.Validate(); err != nil {
 		errs = append(errs, fmt.Errorf("outbox.%w", err))

@@ -73,7 +73,9 @@ func TestMetricsDocument(t *testing.T) {
 		func(map[string]*dto.MetricFamily) bool { return true })
 	// Without a server there are frames that are not stored.
 	collect(fmt.Sprintf("site: apart\ndata_dir: %q\nnats: {urls: ['nats://127.0.0.1:1']}\nedge: {}\n", filepath.Join(dir, "c")),
-		func(f map[string]*dto.MetricFamily) bool { return f["thalweg_outbox_oldest_unacked_timestamp_seconds"] != nil })
+		func(f map[string]*dto.MetricFamily) bool {
+			return f["thalweg_outbox_oldest_unacked_timestamp_seconds"] != nil
+		})
 
 	var b strings.Builder
 	b.WriteString(metricsHead + "| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n")

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -182,7 +183,7 @@ func (n *Node) Run(ctx context.Context) error {
 		before(stage("scrape", n.edge.scrape.Run))
 		before(stage("own metrics", n.edge.keepSelf))
 	}
-	n.log.Info("running", "site", n.options.Config.Site, "roles", n.roles(), "url", n.URL())
+	n.log.Info("running", "site", n.options.Config.Site, "roles", strings.Join(n.roles(), ", "), "url", n.URL())
 	var err error
 	select {
 	case <-ctx.Done():
