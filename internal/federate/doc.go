@@ -16,7 +16,7 @@
 //
 // Exponential histograms have no words in the text formats and are left out there, as in Prometheus. In protobuf a
 // histogram or summary of which only a part is selected is untyped, for readers would make up the rest, and a family
-// beyond a few megabytes comes as several messages.
+// beyond a megabyte comes as several messages.
 //
 // The answer is not one instant (see store.Select). Samples up to store.FutureBound ahead are part of it: the clock
 // of a site may be ahead of this one, and there is no earlier sample to show instead.

@@ -22,7 +22,7 @@ import (
 )
 
 // maxMessage bounds what is kept of a family until its length is known. A larger one goes out as several messages.
-const maxMessage = 2 << 20
+const maxMessage = 1 << 20
 
 // protoWriter writes messages of whole families. What its type cannot express, which is half a histogram most of the
 // time because a selector asked for its count only, stands beside the family as Prometheus would write it: untyped,
