@@ -9,13 +9,16 @@ import (
 	"github.com/prometheus/common/model"
 )
 
+// openMetrics001 differs from 1.0.0 in its name only.
+const openMetrics001 expfmt.Format = expfmt.OpenMetricsType + "; version=" + expfmt.OpenMetricsVersion_0_0_1 + "; charset=utf-8"
+
 // negotiate chooses the format of the answer, with its escaping. Prometheus does not know OpenMetrics here.
 func negotiate(header http.Header, untyped bool) expfmt.Format {
 	if untyped {
 		return expfmt.NegotiateAccept(header, expfmt.NewFormat(expfmt.TypeProtoDelim), expfmt.NewFormat(expfmt.TypeProtoText),
 			expfmt.NewFormat(expfmt.TypeProtoCompact), expfmt.NewFormat(expfmt.TypeTextPlain))
 	}
-	format := expfmt.NegotiateAccept(header, expfmt.FmtOpenMetrics_1_0_0, expfmt.FmtOpenMetrics_0_0_1,
+	format := expfmt.NegotiateAccept(header, expfmt.NewFormat(expfmt.TypeOpenMetrics), openMetrics001,
 		expfmt.NewFormat(expfmt.TypeProtoDelim), expfmt.NewFormat(expfmt.TypeProtoText),
 		expfmt.NewFormat(expfmt.TypeProtoCompact), expfmt.NewFormat(expfmt.TypeTextPlain))
 	if isProto(format.FormatType()) && allowsUTF8(header.Get("Accept")) {
