@@ -12,11 +12,12 @@ import (
 
 	"github.com/thalweg/thalweg/internal/frame"
 	"github.com/thalweg/thalweg/internal/series"
+	"github.com/thalweg/thalweg/internal/series/seriestest"
 )
 
 // TestKeyframesStandAlone decodes every keyframe, and what follows it, with a decoder of its own.
 func TestKeyframesStandAlone(t *testing.T) {
-	w := newWorld(3)
+	w := seriestest.New(3)
 	enc := frame.NewEncoder(frame.EncoderConfig{Epoch: 7, MaxBody: 8 << 10})
 	var decoders []*frame.Decoder
 	var seen [][]string // by decoder, the rows of the newest frames
@@ -24,11 +25,11 @@ func TestKeyframesStandAlone(t *testing.T) {
 		if i%30 == 29 {
 			enc.RequestKeyframe()
 		}
-		frames, err := enc.Append(nil, w.row(), w.t)
+		frames, err := enc.Append(nil, w.Row(), w.T)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, b := range enc.Close(frames, w.t) {
+		for _, b := range enc.Close(frames, w.T) {
 			h, err := frame.Verify(b)
 			if err != nil {
 				t.Fatal(err)
@@ -38,7 +39,7 @@ func TestKeyframesStandAlone(t *testing.T) {
 			}
 			seen = make([][]string, len(decoders))
 			for d, dec := range decoders {
-				if _, err := dec.Decode(b, frame.Handler{Row: func(r *series.Row) { seen[d] = append(seen[d], show(r)) }}); err != nil {
+				if _, err := dec.Decode(b, frame.Handler{Row: func(r *series.Row) { seen[d] = append(seen[d], seriestest.Show(r)) }}); err != nil {
 					t.Fatalf("decoder %d: %s", d, err)
 				}
 				if !slices.Equal(seen[d], seen[0]) {
@@ -252,18 +253,18 @@ func encodeTwo(t *testing.T) [][]byte {
 
 // TestSharedScratch lets decoders of different lanes share the memory for decompression.
 func TestSharedScratch(t *testing.T) {
-	w := newWorld(5)
+	w := seriestest.New(5)
 	enc := frame.NewEncoder(frame.EncoderConfig{Epoch: 7})
 	var frames [][]byte
 	var want []string
 	for range 60 {
-		row := w.row()
-		want = append(want, show(row))
+		row := w.Row()
+		want = append(want, seriestest.Show(row))
 		var err error
-		if frames, err = enc.Append(frames, row, w.t); err != nil {
+		if frames, err = enc.Append(frames, row, w.T); err != nil {
 			t.Fatal(err)
 		}
-		frames = enc.Close(frames, w.t)
+		frames = enc.Close(frames, w.T)
 	}
 	scratch, catalog := &frame.Scratch{}, series.NewCatalog()
 	var wg sync.WaitGroup
@@ -272,7 +273,7 @@ func TestSharedScratch(t *testing.T) {
 			dec := frame.NewDecoder(frame.DecoderConfig{Catalog: catalog, Scratch: scratch})
 			var got []string
 			for _, b := range frames {
-				if _, err := dec.Decode(b, frame.Handler{Row: func(r *series.Row) { got = append(got, show(r)) }}); err != nil {
+				if _, err := dec.Decode(b, frame.Handler{Row: func(r *series.Row) { got = append(got, seriestest.Show(r)) }}); err != nil {
 					t.Error(err)
 				}
 			}

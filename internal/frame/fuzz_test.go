@@ -11,6 +11,7 @@ import (
 
 	"github.com/thalweg/thalweg/internal/frame"
 	"github.com/thalweg/thalweg/internal/series"
+	"github.com/thalweg/thalweg/internal/series/seriestest"
 )
 
 // fuzzLimits are small, so that inputs of a fuzzer's size reach them.
@@ -20,14 +21,14 @@ func fuzzLimits() frame.DecoderConfig {
 
 // realFrames are those of a generated world and of the vectors.
 func realFrames(f *testing.F) (frames [][]byte) {
-	w := newWorld(1)
+	w := seriestest.New(1)
 	enc := frame.NewEncoder(frame.EncoderConfig{Epoch: 7, MaxBody: 4 << 10})
 	for range 30 {
 		var err error
-		if frames, err = enc.Append(frames, w.row(), w.t); err != nil {
+		if frames, err = enc.Append(frames, w.Row(), w.T); err != nil {
 			f.Fatal(err)
 		}
-		frames = enc.Close(frames, w.t)
+		frames = enc.Close(frames, w.T)
 	}
 	files, err := filepath.Glob("testdata/vectors/*.txt")
 	if err != nil || len(files) == 0 {
@@ -115,7 +116,7 @@ func FuzzRoundTrip(f *testing.F) {
 		f.Add(seed, []byte{1, 2, 3, 4, 5, 6, 7, 8, 250, 251, 252}, uint16(4<<10))
 	}
 	f.Fuzz(func(t *testing.T, seed uint64, steps []byte, maxBody uint16) {
-		w := newWorld(seed)
+		w := seriestest.New(seed)
 		w.Rand = rand.New(&steered{steps: steps, then: rand.NewPCG(seed, 2)})
 		enc := frame.NewEncoder(frame.EncoderConfig{Epoch: 7, MaxBody: int(maxBody)})
 		dec := frame.NewDecoder(frame.DecoderConfig{Catalog: series.NewCatalog()})
@@ -124,7 +125,7 @@ func FuzzRoundTrip(f *testing.F) {
 		decode := func(frames [][]byte) {
 			for _, b := range frames {
 				h, err := dec.Decode(b, frame.Handler{Row: func(r *series.Row) {
-					if text := show(r); text != want[got] {
+					if text := seriestest.Show(r); text != want[got] {
 						t.Fatalf("row %d\ngot\n%s\nwant\n%s", got, text, want[got])
 					}
 					got++
@@ -138,9 +139,9 @@ func FuzzRoundTrip(f *testing.F) {
 			}
 		}
 		for i := range 20 {
-			row := w.row()
-			want = append(want, show(row))
-			frames, err := enc.Append(nil, row, w.t)
+			row := w.Row()
+			want = append(want, seriestest.Show(row))
+			frames, err := enc.Append(nil, row, w.T)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -148,11 +149,11 @@ func FuzzRoundTrip(f *testing.F) {
 				enc.RequestKeyframe()
 			}
 			if len(steps) > 0 && steps[i%len(steps)]%3 == 0 {
-				frames = enc.Close(frames, w.t)
+				frames = enc.Close(frames, w.T)
 			}
 			decode(frames)
 		}
-		decode(enc.Close(nil, w.t))
+		decode(enc.Close(nil, w.T))
 		if got != len(want) {
 			t.Fatalf("%d rows came, %d were sent", got, len(want))
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/thalweg/thalweg/internal/frame"
 	"github.com/thalweg/thalweg/internal/series"
+	"github.com/thalweg/thalweg/internal/series/seriestest"
 )
 
 func heap() uint64 {
@@ -180,7 +181,7 @@ func send(t *testing.T, enc *frame.Encoder, together bool, rows ...*series.Row) 
 	got := 0
 	for _, b := range frames {
 		_, err := dec.Decode(b, frame.Handler{Row: func(r *series.Row) {
-			if got, want := show(r), show(rows[got]); got != want {
+			if got, want := seriestest.Show(r), seriestest.Show(rows[got]); got != want {
 				t.Errorf("got\n%s\nwant\n%s", got, want)
 			}
 			got++

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/common/model"
 
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/bus/bustest"
@@ -46,7 +46,7 @@ func (c *collector) Row(d *lane.Delivery, row *series.Row) {
 	}
 	for i := range row.Values {
 		if row.Has(i) {
-			c.series[d.Site][row.Schema.Column(i).Labels.Get(labels.MetricName)] = true
+			c.series[d.Site][row.Schema.Column(i).Labels.Get(model.MetricNameLabel)] = true
 		}
 	}
 }
