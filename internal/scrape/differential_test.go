@@ -12,10 +12,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/model"
 	promconfig "github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/discovery"
 	"github.com/prometheus/prometheus/discovery/targetgroup"
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/histogram"
@@ -50,7 +52,7 @@ func TestLikePrometheus(t *testing.T) {
 		yaml[i] = strings.ReplaceAll(yaml[i], "ADDRESS", addr)
 		// We carry start timestamps from where they cost nothing. Prometheus has one switch for all formats, off by
 		// default, which hides the _created series of OpenMetrics.
-		runPrometheus(t, yaml[i], addr, theirs, i == 0)
+		runPrometheus(t, yaml[i], theirs, i == 0)
 	}
 	runOurs(t, yaml[0]+yaml[1], ours)
 	for job := range s.answers {
@@ -74,10 +76,11 @@ type observer struct {
 	mu   sync.Mutex
 	last map[string]map[string]seen // the newest sample by job and labels
 	jobs map[string][]outcome
+	ends map[string]int // how often series ended, by labels
 }
 
 func newObserver() *observer {
-	return &observer{last: map[string]map[string]seen{}, jobs: map[string][]outcome{}}
+	return &observer{last: map[string]map[string]seen{}, jobs: map[string][]outcome{}, ends: map[string]int{}}
 }
 
 func (o *observer) scrapes(job string) []outcome {
@@ -157,6 +160,9 @@ func (o *observer) scrape(job string, t int64, samples []seen) {
 		}
 		last[s.labels] = s
 		if s.stale {
+			if out.alive[s.labels] {
+				o.ends[s.labels]++
+			}
 			delete(out.alive, s.labels)
 			continue
 		}
@@ -171,31 +177,49 @@ func (o *observer) scrape(job string, t int64, samples []seen) {
 	o.jobs[job] = append(o.jobs[job], out)
 }
 
-func runPrometheus(t *testing.T, yaml, addr string, o *observer, parseST bool) {
+// peer is Prometheus' manager while it runs.
+type peer struct {
+	t       *testing.T
+	manager *promscrape.Manager
+	updates chan map[string][]*targetgroup.Group
+}
+
+// runPrometheus starts Prometheus' manager with targets from static_configs.
+func runPrometheus(t *testing.T, yaml string, o *observer, parseST bool) *peer {
 	t.Helper()
 	m, err := promscrape.NewManager(&promscrape.Options{
-		DiscoveryReloadOnStartup: true, ParseST: parseST, PassMetadataInContext: true, AppendMetadata: true,
-	},
-		slog.New(slog.DiscardHandler), nil, nil, &appendable{o: o, refs: map[string]storage.SeriesRef{}}, prometheus.NewRegistry())
+		DiscoveryReloadOnStartup: true, DiscoveryReloadInterval: model.Duration(10 * time.Millisecond),
+		ParseST: parseST, PassMetadataInContext: true, AppendMetadata: true,
+	}, slog.New(slog.DiscardHandler), nil, nil, &appendable{o: o, refs: map[string]storage.SeriesRef{}}, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
+	p := &peer{t, m, make(chan map[string][]*targetgroup.Group, 1)}
+	p.apply(yaml)
+	done := make(chan struct{})
+	go func() { defer close(done); m.Run(p.updates) }()
+	t.Cleanup(func() { m.Stop(); <-done })
+	return p
+}
+
+// apply gives the manager a configuration and its targets.
+func (p *peer) apply(yaml string) {
+	p.t.Helper()
 	c, err := promconfig.Load("scrape_configs:\n"+yaml, slog.New(slog.DiscardHandler))
 	if err != nil {
-		t.Fatal(err)
+		p.t.Fatal(err)
 	}
-	if err := m.ApplyConfig(c); err != nil {
-		t.Fatal(err)
+	if err := p.manager.ApplyConfig(c); err != nil {
+		p.t.Fatal(err)
 	}
 	sets := map[string][]*targetgroup.Group{}
 	for _, cfg := range c.ScrapeConfigs {
-		sets[cfg.JobName] = []*targetgroup.Group{{Source: "0", Targets: []model.LabelSet{{"__address__": model.LabelValue(addr)}}}}
+		sets[cfg.JobName] = nil
+		for _, sd := range cfg.ServiceDiscoveryConfigs {
+			sets[cfg.JobName] = sd.(discovery.StaticConfig)
+		}
 	}
-	updates := make(chan map[string][]*targetgroup.Group, 1)
-	updates <- sets
-	done := make(chan struct{})
-	go func() { defer close(done); m.Run(updates) }()
-	t.Cleanup(func() { m.Stop(); <-done })
+	p.updates <- sets
 }
 
 // appendable is the storage that Prometheus' manager writes to.
@@ -253,13 +277,13 @@ func (a *appender) Commit() error {
 
 func (a *appender) Rollback() error { return nil }
 
-func runOurs(t *testing.T, yaml string, o *observer) {
+func runOurs(t *testing.T, yaml string, o *observer) *Manager {
 	t.Helper()
 	var (
 		mu      sync.Mutex
 		pending = map[string][]seen{} // by job: the scrape whose rows may not be complete
 		times   = map[string]int64{}
-		present = map[string]map[string]bool{} // by source: series of the last whole row
+		present = map[string]map[string]bool{} // by source: series that have not ended
 	)
 	sink := func(r *series.Row) error {
 		mu.Lock()
@@ -271,7 +295,19 @@ func runOurs(t *testing.T, yaml string, o *observer) {
 			}
 			pending[job], times[job] = []seen{}, r.T
 		}
+		if r.End {
+			for l := range present[r.Source.Key] {
+				pending[job] = append(pending[job], seen{labels: l, t: r.T, value: "stale", stale: true})
+			}
+			o.scrape(job, r.T, pending[job])
+			pending[job] = nil
+			delete(present, r.Source.Key)
+			return nil
+		}
 		now := map[string]bool{}
+		if !r.Whole() && present[r.Source.Key] != nil {
+			now = present[r.Source.Key]
+		}
 		b := labels.NewBuilder(labels.EmptyLabels())
 		for i, v := range r.Values {
 			column := i
@@ -282,7 +318,9 @@ func runOurs(t *testing.T, yaml string, o *observer) {
 			}
 			sample := sampleOf(r, b, uint32(column), v)
 			pending[job] = append(pending[job], sample)
-			now[sample.labels] = true
+			if now[sample.labels] = true; sample.stale {
+				delete(now, sample.labels)
+			}
 		}
 		if r.Whole() {
 			for l := range present[r.Source.Key] {
@@ -290,8 +328,8 @@ func runOurs(t *testing.T, yaml string, o *observer) {
 					pending[job] = append(pending[job], seen{labels: l, t: r.T, value: "stale", stale: true})
 				}
 			}
-			present[r.Source.Key] = now
 		}
+		present[r.Source.Key] = now
 		return nil
 	}
 	m, err := New(Options{
@@ -309,6 +347,7 @@ func runOurs(t *testing.T, yaml string, o *observer) {
 			t.Error(err)
 		}
 	})
+	return m
 }
 
 // sampleOf is the sample in a column of a row.

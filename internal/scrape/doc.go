@@ -18,6 +18,11 @@
 // means what it means there, and the target label __scrape_encoding__ (set by relabelling; identity, gzip or zstd) has
 // the last word.
 //
+// Series go on and end as under Prometheus' own manager, which the tests hold against ours, with these differences. When
+// a target goes, all its series end, also those of a job that goes as a whole and those with timestamps of their own,
+// which Prometheus leaves to the lookback. When a body fails in the middle, what stood before the error ends too. A
+// changed list of targets does not make the job's other targets start anew.
+//
 // It leaves out the parsing (package expo) and what happens to rows (the sink). It does not import prometheus/scrape:
 // that package writes through an Appender, sample by sample with all labels, and weighs 6 MB; what we need of it are
 // some sixty lines of rules in target.go and mapper.go.
