@@ -163,6 +163,7 @@ func (s *frameSource) stream(ctx context.Context, address string, handle func(*p
 		}
 	}
 	cfg.URLs = []string{server}
+	cfg.Stream.Manage = false // looking changes nothing
 	conn, err := bus.Connect(bus.Options{Config: cfg, Name: "thalweg dump", Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", server, err)
@@ -170,6 +171,10 @@ func (s *frameSource) stream(ctx context.Context, address string, handle func(*p
 	defer conn.Close()
 	if err := awaitConnection(ctx, conn); err != nil {
 		return fmt.Errorf("connect to %s: %w", server, err)
+	}
+	// A reader tries for ever. What is wrong from the beginning, such as no stream or the credential of a site, is said.
+	if _, err := conn.EnsureStream(ctx); err != nil {
+		return fmt.Errorf("look at %s: %w", server, err)
 	}
 	var subjects []string
 	for _, l := range lanes {

@@ -16,6 +16,7 @@ import (
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/bus/bustest"
 	"github.com/thalweg/thalweg/internal/frame"
+	"github.com/thalweg/thalweg/internal/natsd"
 	"github.com/thalweg/thalweg/internal/series"
 )
 
@@ -174,4 +175,31 @@ func TestStreamFrames(t *testing.T) {
 	}
 	command(t, exitUsage, "dump", address+"/sideways")
 	command(t, exitUsage, "dump", server.URL())
+}
+
+// TestStreamThatCannotBeRead says why instead of trying for ever.
+func TestStreamThatCannotBeRead(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, content string) string {
+		t.Helper()
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	tokens := write("tokens", "ams-1 site-token\n@hub hub-token\n")
+	server := bustest.NewServer(t, func(o *natsd.Options) { o.Config.Auth.TokensFile = tokens })
+	f := func(token, want string) {
+		t.Helper()
+		file := write("run.yml", fmt.Sprintf("site: any\nnats: {urls: [%q], token_file: %q}\nedge: {}\n", server.URL(), write("token", token)))
+		var out, err bytes.Buffer
+		if code := execute([]string{"verify", "--config.file", file, server.URL() + "#ams-1"}, &out, &err); code != exitError {
+			t.Errorf("exit %d, want %d", code, exitError)
+		}
+		contains(t, err.String(), want)
+	}
+	f("hub-token", "stream does not exist")
+	f("site-token", "permission denied")
+	f("another", "Authorization Violation")
 }
