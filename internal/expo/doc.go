@@ -20,8 +20,8 @@
 // It promises that a body is taken whole or not at all: after an error the parser knows what it knew before. The
 // samples are those of Prometheus' textparse, bit for bit. Start timestamps come from protobuf only: in OpenMetrics they
 // are series whose names end in _created, and stay so, as in Prometheus without feature flags. A parser is for one
-// goroutine; different parsers are independent. It does no I/O, has no clock, and remembers at most twice the series of
-// the last body (and 1000).
+// goroutine; different parsers are independent. It does no I/O, has no clock, and remembers at most three times the
+// series of the larger of the last two bodies (and 1000).
 //
 // Text, OpenMetrics and Proto append families to a buffer, sample by sample, as Prometheus and its libraries write
 // them. Which format, and which series, is the caller's business.

@@ -22,6 +22,7 @@ type knowledge struct {
 	stamped  []*table          // series with timestamps of their own, by origin, in the order of their appearance
 	origins  map[origin]*table // the same
 	settled  int               // tables of stamped that the current body did not add
+	present  int               // columns that the last good body had
 
 	former *knowledge // while everything is made anew: what this one replaces
 }
@@ -211,14 +212,17 @@ func (k *knowledge) forget(round uint64) {
 }
 
 // crowded reports whether there are so many columns that the current body does not have that they cannot wait for their
-// time: a target that makes up new series all the time must not fill the memory.
+// time: a target that makes up new series all the time must not fill the memory. The body before counts too, for the
+// sake of targets that leave most out now and then.
 func (k *knowledge) crowded(round uint64) bool {
-	total, absent := len(k.whole.columns), k.whole.missing(round)
-	for _, t := range k.stamped {
-		total += len(t.columns)
+	total, absent := 0, 0
+	for t := range k.tables {
+		total += t.len()
 		absent += t.missing(round)
 	}
-	return absent > total-absent+1000
+	present, before := total-absent, k.present
+	k.present = present
+	return absent > present+before+1000
 }
 
 func (t *table) missing(round uint64) int {

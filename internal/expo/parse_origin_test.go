@@ -336,9 +336,32 @@ func TestNothingButNewSeries(t *testing.T) {
 			for table := range p.known.tables {
 				columns += table.len()
 			}
-			if columns > 3*5000 {
+			if columns > 3*5000+1000 {
 				t.Fatalf("%d columns after body %d", columns, i)
 			}
+		}
+	}
+}
+
+// A target that leaves most out now and then keeps its schema.
+func TestShortBodies(t *testing.T) {
+	p := newParser(nil)
+	var full strings.Builder
+	for i := range 5000 {
+		fmt.Fprintf(&full, "a{x=\"%d\"} 1\n", i)
+	}
+	var schema *series.Schema
+	for i := range 20 {
+		body := []string{full.String(), "a{x=\"7\"} 2\n"}[i%2]
+		res, err := p.Parse([]byte(body), text, now+int64(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if schema == nil {
+			schema = res.Whole.Schema
+		}
+		if res.Whole.Schema != schema {
+			t.Fatalf("body %d has another schema, of %d columns", i, res.Whole.Schema.Len())
 		}
 	}
 }
