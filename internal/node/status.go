@@ -167,6 +167,8 @@ func (n *Node) lanes() []web.Lane {
 			x := web.Lane{Site: n.options.Config.Site, Lane: l.Lane, Number: l.Last.Number, Sequence: l.Sequence, LastFrame: l.At, State: "publishing"}
 			if l.Last.Number != 0 {
 				x.Epoch = l.Last.Epoch.String()
+			} else {
+				x.State = "nothing published yet"
 			}
 			if l.ReplacedBy != 0 {
 				x.State = fmt.Sprintf("taken over by epoch %s", l.ReplacedBy)

@@ -176,7 +176,7 @@ func TestAPI(t *testing.T) {
 	f("lanes", `{"status": "success", "data": []}`)
 	f("gaps", `{"status": "success", "data": []}`)
 	f("sources?site=fra", `{"status": "success", "data": [{"site": "fra", "key": "scrape/node", "labels": {"job": "node"},
-		"series": 0, "lastRow": "0001-01-01T00:00:00Z", "intervalSeconds": 15}]}`)
+		"series": 0, "intervalSeconds": 15}]}`)
 }
 
 func TestOwnMetrics(t *testing.T) {

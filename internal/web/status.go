@@ -43,11 +43,11 @@ type Site struct {
 	Name        string    `json:"name"`
 	State       SiteState `json:"state"`
 	Part        uint32    `json:"part"`
-	Expected    bool      `json:"expected"`    // listed in hub.sites, and not as one that may be absent
-	Version     string    `json:"version"`     // of the edge; "" if it did not say
-	Epoch       string    `json:"epoch"`       // of the newest frame
-	LastRow     time.Time `json:"lastRow"`     // zero: none yet
-	SkewSeconds float64   `json:"skewSeconds"` // how far the edge's clock is ahead of the hub's
+	Expected    bool      `json:"expected"`         // listed in hub.sites, and not as one that may be absent
+	Version     string    `json:"version"`          // of the edge; "" if it did not say
+	Epoch       string    `json:"epoch"`            // of the newest frame
+	LastRow     time.Time `json:"lastRow,omitzero"` // zero: none yet
+	SkewSeconds float64   `json:"skewSeconds"`      // how far the edge's clock is ahead of the hub's
 	Sources     int       `json:"sources"`
 	Series      int       `json:"series"`
 	Samples     uint64    `json:"samples"` // since this process started, as Bytes
@@ -73,8 +73,8 @@ type Lane struct {
 	Sequence  uint64    `json:"sequence"` // in the stream
 	Rows      uint64    `json:"rows"`     // delivered since this process started
 	Bytes     uint64    `json:"bytes"`
-	LastFrame time.Time `json:"lastFrame"`
-	State     string    `json:"state"` // in a few words, such as "in order" or "waits for a keyframe"
+	LastFrame time.Time `json:"lastFrame,omitzero"` // zero: none yet
+	State     string    `json:"state"`              // in a few words, such as "in order" or "waits for a keyframe"
 }
 
 // Gap is a range of rows that a hub does not have.
@@ -94,7 +94,7 @@ type Source struct {
 	Key             string            `json:"key"`
 	Labels          map[string]string `json:"labels"`
 	Series          int               `json:"series"`
-	LastRow         time.Time         `json:"lastRow"`
+	LastRow         time.Time         `json:"lastRow,omitzero"`
 	IntervalSeconds float64           `json:"intervalSeconds"`
 }
 
