@@ -36,3 +36,25 @@ func TestWebUsers(t *testing.T) {
 		t.Error("a file that is not YAML is no error")
 	}
 }
+
+func TestWebTLS(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "web.yml")
+	f := func(content string, want bool) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := WebTLS(file); err != nil || got != want {
+			t.Errorf("%q: got %v, %v, want %v", content, got, err, want)
+		}
+	}
+	f("", false)
+	f("basic_auth_users: {alice: x}", false)
+	f("tls_server_config: {cert_file: a, key_file: b}", true)
+	if got, err := WebTLS(""); got || err != nil {
+		t.Errorf("no file: %v, %v", got, err)
+	}
+	if _, err := WebTLS(file + ".absent"); err == nil {
+		t.Error("an absent file is no error")
+	}
+}

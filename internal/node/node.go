@@ -51,6 +51,7 @@ type Node struct {
 	edge   *edgeRole // nil where the role is off
 	hub    *hubRole
 	web    *web.Server
+	scheme string // of the web listener
 
 	reloading sync.Mutex // held by Reload
 
@@ -100,6 +101,13 @@ func New(o Options) (_ *Node, err error) {
 		return nil, err
 	}
 	n.metrics.MustRegister(n.web.Metrics()...)
+	secure, err := config.WebTLS(o.WebConfigFile)
+	if err != nil {
+		return nil, err
+	}
+	if n.scheme = "http://"; secure {
+		n.scheme = "https://"
+	}
 	return n, nil
 }
 
@@ -233,7 +241,7 @@ func (n *Node) URL() string {
 	if ip := net.ParseIP(host); ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	return "http://" + net.JoinHostPort(host, port)
+	return n.scheme + net.JoinHostPort(host, port)
 }
 
 // NATSURL is where the embedded server listens; "" if there is none.
