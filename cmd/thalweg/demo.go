@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -145,6 +146,13 @@ func (d *demo) config(dir string) (*config.Config, error) {
 	fmt.Fprintf(&b, "site: demo\ndata_dir: %q\n", dir)
 	fmt.Fprintf(&b, "global: {scrape_interval: %s, scrape_timeout: 4s}\n", model.Duration(demoInterval))
 	b.WriteString("nats: {embedded: {listen: \"127.0.0.1:0\"}}\nhub: {}\nedge:\n  scrape_configs:\n")
+	given := map[string]bool{}
+	for _, s := range slices.Concat(d.scrape, d.federate) {
+		if given[s] {
+			return nil, fmt.Errorf("%s is given twice", s)
+		}
+		given[s] = true
+	}
 	for _, s := range d.scrape {
 		host, path, err := target(s)
 		if err != nil {
@@ -213,7 +221,7 @@ func (d *demo) explain(w io.Writer, nodes []*node.Node, dir string) {
 	fmt.Fprintf(w, "Thalweg %s demo: a NATS server, %d hub(s) and an edge run in this process.\n\n", build().Version, len(nodes))
 	fmt.Fprintf(w, "  NATS       %s\n", nodes[0].NATSURL())
 	fmt.Fprintf(w, "  scraping   this process")
-	for _, s := range append(d.scrape, d.federate...) {
+	for _, s := range slices.Concat(d.scrape, d.federate) {
 		fmt.Fprintf(w, ", %s", s)
 	}
 	fmt.Fprintf(w, "; at once and then every %s\n", demoInterval)

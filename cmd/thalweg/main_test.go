@@ -42,6 +42,7 @@ func TestExitCodes(t *testing.T) {
 	f(exitUsage, "", "name a command")
 	f(exitUsage, "", `unknown command "chek", did you mean "check"?`, "chek")
 	f(exitUsage, "", `unknown command "nonsense"`, "nonsense")
+	f(exitUsage, "", "a:1 is given twice", "demo", "--scrape=a:1", "--scrape=a:1")
 	f(exitUsage, "", "unknown flag: --nonsense", "version", "--nonsense")
 	f(exitUsage, "", "accepts 1 arg(s), received 0", "check", "config")
 	f(exitUsage, "", `name a command of "thalweg check"`, "check")
