@@ -42,9 +42,11 @@ func (n *Node) newHub(handlers map[string]http.Handler) (*hubRole, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.setViews(c); err != nil {
+	views, err := r.newViews(c)
+	if err != nil {
 		return nil, err
 	}
+	r.views.Store(views)
 	r.federate, err = federate.New(federate.Options{
 		Select: r.store.Select, View: r.federateView, Config: c.Hub.Federate, ExternalLabels: c.Global.ExternalLabels, Ready: r.caughtUp,
 		Logger: n.log.With("component", "federate"),
@@ -77,11 +79,9 @@ func (r *hubRole) caughtUp() bool {
 	}
 }
 
-// apply puts a changed configuration in force.
-func (r *hubRole) apply(c *config.Config) error {
-	if err := r.setViews(c); err != nil {
-		return err
-	}
+// apply puts a changed configuration in force, and its views, which newViews made.
+func (r *hubRole) apply(c *config.Config, views *hub.Views) error {
+	r.views.Store(views)
 	if err := r.federate.Reload(c.Hub.Federate, c.Global.ExternalLabels); err != nil {
 		return err
 	}

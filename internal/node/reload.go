@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/thalweg/thalweg/internal/config"
+	"github.com/thalweg/thalweg/internal/hub"
 )
 
 // reloader returns Reload, or nil where there is no file to load.
@@ -41,6 +42,18 @@ func (n *Node) reload(ctx context.Context) error {
 		n.note(rest)
 		return fmt.Errorf("roles changed, which needs a restart: %v", rest)
 	}
+	// What may fail for what stands in other files comes first, so that nothing has changed then.
+	var views *hub.Views
+	if n.hub != nil {
+		if views, err = n.hub.newViews(wanted); err != nil {
+			return fmt.Errorf("apply to hub: %w", err)
+		}
+	}
+	if n.server != nil {
+		if err := n.server.Reload(); err != nil {
+			return fmt.Errorf("apply to NATS server: %w", err)
+		}
+	}
 	if n.edge != nil {
 		if err := n.edge.apply(ctx, wanted); err != nil {
 			return fmt.Errorf("apply to edge: %w", err)
@@ -48,17 +61,12 @@ func (n *Node) reload(ctx context.Context) error {
 	}
 	if n.hub != nil {
 		n.use(wanted) // limits of the store come from there
-		if err := n.hub.apply(wanted); err != nil {
+		if err := n.hub.apply(wanted, views); err != nil {
 			n.use(running)
 			return fmt.Errorf("apply to hub: %w", err)
 		}
 	}
 	n.use(wanted)
-	if n.server != nil {
-		if err := n.server.Reload(); err != nil {
-			return fmt.Errorf("apply to NATS server: %w", err)
-		}
-	}
 	n.note(rest)
 	if len(rest) > 0 {
 		n.log.Warn("configuration reloaded, but some keys need a restart", "keys", rest)

@@ -17,8 +17,11 @@ import (
 // newViews prepares the views of a configuration. They are worth nothing if people need not say who they are.
 func (r *hubRole) newViews(c *config.Config) (*hub.Views, error) {
 	views, err := hub.NewViews(c.Hub.Views)
-	if views == nil || err != nil {
-		return nil, err
+	if err != nil {
+		return nil, fmt.Errorf("set up views: %w", err)
+	}
+	if views == nil {
+		return nil, nil
 	}
 	users, err := config.WebUsers(r.node.options.WebConfigFile)
 	if err != nil {
@@ -88,14 +91,4 @@ func (n *Node) narrow(req *http.Request, s web.Status) web.Status {
 		s.Targets = nil
 	}
 	return s
-}
-
-// setViews puts the views of a configuration in force.
-func (r *hubRole) setViews(c *config.Config) error {
-	views, err := r.newViews(c)
-	if err != nil {
-		return fmt.Errorf("set up views: %w", err)
-	}
-	r.views.Store(views)
-	return nil
 }

@@ -97,10 +97,10 @@ func TestViews(t *testing.T) {
 	without.Views = nil
 	changed := *n.current()
 	changed.Hub = &without
-	if err := n.hub.apply(n.current()); err == nil || !strings.Contains(err.Error(), "hub.views: nobody has to log in") {
-		t.Errorf("views without users were applied: %v", err)
+	if _, err := n.hub.newViews(n.current()); err == nil || !strings.Contains(err.Error(), "hub.views: nobody has to log in") {
+		t.Errorf("views without users were taken: %v", err)
 	}
-	if err := n.hub.apply(&changed); err != nil {
+	if err := n.hub.apply(&changed, nil); err != nil {
 		t.Fatal(err)
 	}
 	f("", everything, 200, "go_goroutines", "")
