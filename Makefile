@@ -3,6 +3,8 @@
 GO      ?= go
 TOOLS   := $(CURDIR)/.cache/tools/bin
 VERSION ?=
+# TAGS=kubernetes adds kubernetes_sd_configs, and 28 MB to the program.
+TAGS    ?=
 
 # Packages of one goroutine: the race detector would only make them slow.
 SINGLE  := ./internal/frame/... ./internal/lane/... ./internal/pipeline/... ./internal/expo/...
@@ -15,7 +17,7 @@ export PATH := $(TOOLS):$(PATH)
 .PHONY: build check lint test test-integration bench tools clean
 
 build:
-	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/thalweg ./cmd/thalweg
+	$(GO) build -trimpath -tags '$(TAGS)' -ldflags '-s -w -X main.version=$(VERSION)' -o bin/thalweg ./cmd/thalweg
 
 # Fast: no race detector, short tests. TestImportDirection and its like are in the package at the root.
 check: lint

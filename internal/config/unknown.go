@@ -63,7 +63,11 @@ func unknownKey(a at, keys map[string]reflect.Type) error {
 			}
 		}
 		slices.Sort(known)
-		return fmt.Errorf("this service discovery is not built in, only static_configs, %s are", strings.Join(known, ", "))
+		hint := ""
+		if name == "kubernetes_sd_configs" {
+			hint = "; make build TAGS=kubernetes makes a program that has it"
+		}
+		return fmt.Errorf("this service discovery is not built in, only static_configs, %s are%s", strings.Join(known, ", "), hint)
 	}
 	if near := nearest(name, slices.Sorted(maps.Keys(keys))); near != "" {
 		return fmt.Errorf("unknown key, did you mean %s?", near)

@@ -9,7 +9,7 @@ import (
 // Config says what an edge scrapes.
 type Config struct {
 	// Jobs, exactly as in Prometheus. Service discovery: static_configs, file_sd_configs, http_sd_configs and
-	// dns_sd_configs. With enable_compression, targets at loopback, link-local and private addresses are asked not to
+	// dns_sd_configs; a program built with -tags kubernetes has kubernetes_sd_configs too. With enable_compression, targets at loopback, link-local and private addresses are asked not to
 	// compress, since decompression costs more than all else, and others for zstd or gzip. The target label
 	// __scrape_encoding__ (identity, gzip, zstd) overrides it; gzip is what Prometheus does.
 	Jobs []*promconfig.ScrapeConfig `yaml:"scrape_configs"`
