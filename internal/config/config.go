@@ -94,6 +94,8 @@ type Global struct {
 	ConvertClassicHistogramsToNHCB bool `yaml:"convert_classic_histograms_to_nhcb"`
 	// Add scrape_timeout_seconds, scrape_sample_limit and scrape_body_size_bytes to every scrape.
 	ExtraScrapeMetrics *bool `yaml:"extra_scrape_metrics"`
+	// File that failed scrapes are logged to, as JSON, for jobs that name no other.
+	ScrapeFailureLogFile string `yaml:"scrape_failure_log_file"`
 	// utf8 or legacy: which metric and label names are valid. Default: utf8.
 	MetricNameValidationScheme model.ValidationScheme `yaml:"metric_name_validation_scheme"`
 	// How targets are asked to escape names: allow-utf-8, underscores, dots or values. Default: allow-utf-8.
@@ -215,6 +217,7 @@ func (g *Global) Prometheus() promconfig.GlobalConfig {
 	p.AlwaysScrapeClassicHistograms = g.AlwaysScrapeClassicHistograms
 	p.ConvertClassicHistogramsToNHCB = g.ConvertClassicHistogramsToNHCB
 	p.ExtraScrapeMetrics = g.ExtraScrapeMetrics
+	p.ScrapeFailureLogFile = g.ScrapeFailureLogFile
 	p.MetricNameValidationScheme = g.MetricNameValidationScheme
 	p.MetricNameEscapingScheme = g.MetricNameEscapingScheme
 	return p
