@@ -219,7 +219,7 @@ func (e *Edge) runLive(ctx context.Context, reader *outbox.Reader) error {
 			e.log.Warn("frames are missing in the outbox", "site", e.site, "err", err)
 			continue
 		case err != nil:
-			e.status.set("live", err.Error())
+			e.unreadable(bus.Live, err)
 			if err := pause(ctx, 3); err != nil {
 				return err
 			}
@@ -320,7 +320,7 @@ func (e *Edge) fill(ctx context.Context, r outbox.Range, limit *rate.Limiter) er
 		case errors.As(err, &gap):
 			return nil // the outbox announces what is lost; what is left is found anew
 		case err != nil:
-			e.status.set("backfill", err.Error())
+			e.unreadable(bus.Backfill, err)
 			if err := pause(ctx, 3); err != nil {
 				return err
 			}

@@ -3,11 +3,11 @@ package edge
 import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
-	rows, samples, refusedRows, unwrittenRows prometheus.Counter
-	frames, frameBytes                        prometheus.Counter
-	ackedFrames, refusedPublishes             *prometheus.CounterVec
-	serverLosses, keyframeRequests            prometheus.Counter
-	skew                                      prometheus.Gauge
+	rows, samples, refusedRows, unwrittenRows  prometheus.Counter
+	frames, frameBytes                         prometheus.Counter
+	ackedFrames, refusedPublishes              *prometheus.CounterVec
+	serverLosses, keyframeRequests, readErrors prometheus.Counter
+	skew                                       prometheus.Gauge
 }
 
 func newMetrics() *metrics {
@@ -30,6 +30,7 @@ func newMetrics() *metrics {
 		ackedFrames:      byLane("acked_frames_total", "Frames that the server stored."),
 		refusedPublishes: byLane("refused_publishes_total", "Publishes whose expected sequence was wrong: after a lost answer, or with two processes on one lane."),
 		serverLosses:     counter("server_losses_total", "Times the server turned out to have lost stored frames, which were sent again."),
+		readErrors:       counter("outbox_read_errors_total", "Attempts to read the outbox that failed and were repeated."),
 		keyframeRequests: counter("keyframe_requests_total", "Keyframes that hubs asked for."),
 		skew: prometheus.NewGauge(prometheus.GaugeOpts{Name: "thalweg_edge_clock_skew_seconds",
 			Help: "How far this clock is ahead of the hub's, at the last hello."}),
@@ -39,6 +40,6 @@ func newMetrics() *metrics {
 func (m *metrics) all() []prometheus.Collector {
 	return []prometheus.Collector{
 		m.rows, m.samples, m.refusedRows, m.unwrittenRows, m.frames, m.frameBytes, m.ackedFrames, m.refusedPublishes,
-		m.serverLosses, m.keyframeRequests, m.skew,
+		m.serverLosses, m.keyframeRequests, m.readErrors, m.skew,
 	}
 }

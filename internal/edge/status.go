@@ -79,28 +79,39 @@ type LaneStatus struct {
 
 // Status is a picture of the edge for pages and the API.
 type Status struct {
-	Site             string
-	Epoch            frame.Epoch
-	Link             bus.State
-	Newest           frame.ID // in the outbox
-	Sources, Columns int
-	Outbox           outbox.Stats
-	Lanes            []LaneStatus
-	Problems         []Problem
+	Site     string
+	Epoch    frame.Epoch
+	Link     bus.State
+	Newest   frame.ID // in the outbox
+	Outbox   outbox.Stats
+	Lanes    []LaneStatus
+	Problems []Problem
 }
 
-// Status takes a picture.
+// Status takes a picture. It waits for nothing that a slow disk could hold up, but reads files of the outbox that are
+// acknowledged in part.
 func (e *Edge) Status() Status {
 	s := Status{Site: e.site, Epoch: e.epoch, Link: e.conn.State(), Outbox: e.outbox.Stats(), Problems: e.Problems()}
 	last, _ := e.outbox.Last()
 	s.Newest = last.ID
-	e.mu.Lock()
-	s.Sources, s.Columns = e.sender.Stats()
-	e.mu.Unlock()
+	s.Lanes = e.Lanes()
+	return s
+}
+
+// Lanes tells what the live and the backfill lane did last.
+func (e *Edge) Lanes() (list []LaneStatus) {
 	for _, w := range []*wire{e.live, e.backfill} {
 		w.mu.Lock()
-		s.Lanes = append(s.Lanes, LaneStatus{Lane: string(w.lane), Last: w.last, Sequence: w.sequence, At: w.lastAt, ReplacedBy: w.taken})
+		list = append(list, LaneStatus{Lane: string(w.lane), Last: w.last, Sequence: w.sequence, At: w.lastAt, ReplacedBy: w.taken})
 		w.mu.Unlock()
 	}
-	return s
+	return list
+}
+
+// unreadable notes that the outbox could not be read for a lane, which waits and tries again.
+func (e *Edge) unreadable(l bus.Lane, err error) {
+	e.metrics.readErrors.Inc()
+	e.status.set(string(l), err.Error())
+	e.repeats.Log(slog.LevelError, "unreadable "+string(l), "outbox cannot be read", slog.String("site", e.site),
+		slog.String("lane", string(l)), slog.Any("err", err))
 }

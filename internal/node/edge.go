@@ -32,13 +32,14 @@ type edgeRole struct {
 	pipeline atomic.Pointer[pipeline.Pipeline]
 	store    *store.Store // of an edge alone: its own last rows; nil beside a hub
 	federate *federate.Handler
-	interval atomic.Int64 // of the own metrics
+	interval atomic.Int64  // of the own metrics
+	changed  chan struct{} // tells that interval was
 	self     bool
 }
 
 func (n *Node) newEdge(handlers map[string]http.Handler) (*edgeRole, error) {
 	c := n.config
-	r := &edgeRole{node: n, self: c.Edge.Self}
+	r := &edgeRole{node: n, self: c.Edge.Self, changed: make(chan struct{}, 1)}
 	r.interval.Store(int64(c.Global.ScrapeInterval))
 	var err error
 	if r.conn, err = n.connect(c.EdgeClient(), "edge", c.Site); err != nil {
@@ -140,7 +141,12 @@ func (r *edgeRole) apply(ctx context.Context, c *config.Config) error {
 	}
 	r.usePipeline(p)
 	r.edge.Apply(c.Edge.Config)
-	r.interval.Store(int64(c.Global.ScrapeInterval))
+	if r.interval.Swap(int64(c.Global.ScrapeInterval)) != int64(c.Global.ScrapeInterval) {
+		select {
+		case r.changed <- struct{}{}:
+		default: // it has been told already
+		}
+	}
 	return nil
 }
 
@@ -169,6 +175,8 @@ func (r *edgeRole) keepSelf(ctx context.Context) error {
 		t := time.NewTimer(interval)
 		select {
 		case <-t.C:
+		case <-r.changed:
+			t.Stop()
 		case <-ctx.Done():
 			t.Stop()
 			return nil

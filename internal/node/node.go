@@ -60,7 +60,7 @@ type Node struct {
 	notes  []string       // keys of the file that need a restart
 }
 
-// New starts the embedded server, if there is one, opens what is on disk and binds the web listener. Connections are
+// New binds the web listener, starts the embedded server, if there is one, and opens what is on disk. Connections are
 // made in the background. After an error nothing is left behind.
 func New(o Options) (_ *Node, err error) {
 	n := &Node{
@@ -74,6 +74,15 @@ func New(o Options) (_ *Node, err error) {
 	}()
 	n.metrics.Loaded(n.started, nil)
 	n.metrics.MustRegister(n.health)
+	listener, err := web.Listen(o.ListenAddress, o.WebConfigFile)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if n.web == nil {
+			_ = listener.Close() // nobody knows of it
+		}
+	}()
 	if err := n.startServer(); err != nil {
 		return nil, err
 	}
@@ -94,7 +103,7 @@ func New(o Options) (_ *Node, err error) {
 		}
 	}
 	n.web, err = web.New(web.Options{
-		ListenAddress: o.ListenAddress, ConfigFile: o.WebConfigFile, Logger: n.log.Logger, Gatherer: n.metrics, Health: n.health,
+		Listener: listener, ConfigFile: o.WebConfigFile, Logger: n.log.Logger, Gatherer: n.metrics, Health: n.health,
 		Reload: n.reloader(), Handlers: handlers, Status: n.webStatus(), Narrow: n.narrow,
 	})
 	if err != nil {
@@ -155,16 +164,22 @@ func (n *Node) connect(c bus.Config, name, site string) (*bus.Conn, error) {
 // Run works until ctx ends, and then drains. It is called once.
 func (n *Node) Run(ctx context.Context) error {
 	defer n.close()
-	failed := make(chan error, 8)
+	failed := make(chan error, 1) // the first one counts
+	fail := func(err error) {
+		select {
+		case failed <- err:
+		default:
+		}
+	}
 	stage := func(name string, run func(context.Context) error) (stop func()) {
 		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
 			if err := run(ctx); err != nil && ctx.Err() == nil {
-				failed <- fmt.Errorf("%s: %w", name, err)
+				fail(fmt.Errorf("%s: %w", name, err))
 			} else if ctx.Err() == nil {
-				failed <- fmt.Errorf("%s: ended by itself", name)
+				fail(fmt.Errorf("%s: ended by itself", name))
 			}
 		}()
 		return func() {

@@ -163,7 +163,7 @@ func (n *Node) lanes() []web.Lane {
 		}
 	}
 	if n.edge != nil {
-		for _, l := range n.edge.edge.Status().Lanes {
+		for _, l := range n.edge.edge.Lanes() {
 			x := web.Lane{Site: n.options.Config.Site, Lane: l.Lane, Number: l.Last.Number, Sequence: l.Sequence, LastFrame: l.At, State: "publishing"}
 			if l.Last.Number != 0 {
 				x.Epoch = l.Last.Epoch.String()

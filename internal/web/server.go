@@ -28,6 +28,8 @@ const (
 type Options struct {
 	// ListenAddress is HOST:PORT. Port 0 takes a free one; see Server.Addr.
 	ListenAddress string
+	// Listener in place of ListenAddress, from Listen: for a program that wants to know early that its port is free.
+	Listener net.Listener
 	// ConfigFile is a web configuration of exporter-toolkit (TLS, basic authentication); "" is none. Certificates and
 	// users in it are read again when they change.
 	ConfigFile string
@@ -60,14 +62,26 @@ type Server struct {
 	metrics    *metrics
 }
 
-// New binds the listener and checks the web configuration. Nothing is served before Run.
-func New(o Options) (*Server, error) {
-	if err := toolkit.Validate(o.ConfigFile); err != nil {
-		return nil, fmt.Errorf("check web configuration %q: %w", o.ConfigFile, err)
+// Listen checks a web configuration file, "" for none, and binds a listener.
+func Listen(address, configFile string) (net.Listener, error) {
+	if err := toolkit.Validate(configFile); err != nil {
+		return nil, fmt.Errorf("check web configuration %q: %w", configFile, err)
 	}
-	l, err := net.Listen("tcp", o.ListenAddress)
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("bind web listener: %w", err)
+	}
+	return l, nil
+}
+
+// New binds the listener and checks the web configuration. Nothing is served before Run.
+func New(o Options) (*Server, error) {
+	l := o.Listener
+	if l == nil {
+		var err error
+		if l, err = Listen(o.ListenAddress, o.ConfigFile); err != nil {
+			return nil, err
+		}
 	}
 	m := newMetrics()
 	return &Server{
