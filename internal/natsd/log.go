@@ -5,24 +5,32 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
+
+	"github.com/thalweg/thalweg/internal/telemetry"
 )
 
-// Clients can make the server complain as fast as they can send, so only so many lines a second are passed on.
+// Clients can make the server complain as fast as they can connect and send, so what it says about one of them is
+// passed on once an interval for each host and kind, and of all the rest only so many lines a second.
 const (
-	linesPerSecond = 10
-	linesBurst     = 100
+	clientLinesInterval = time.Minute
+	linesPerSecond      = 10
+	linesBurst          = 100
 )
 
 // logger passes the server's lines on. Its notices are news while the server runs, and noise while it starts and
-// stops. A fatal line, after which nats-server would exit, is kept as the reason why it ended.
+// stops. What a client does wrong is a warning, however loudly the server says it. A fatal line, after which
+// nats-server would exit, is kept as the reason why it ended.
 type logger struct {
 	log     *slog.Logger
+	clients *telemetry.Repeats
 	limit   *rate.Limiter
 	dropped prometheus.Counter
 	died    chan struct{} // closed by the first fatal line
@@ -34,8 +42,9 @@ type logger struct {
 
 func newLogger(log *slog.Logger) *logger {
 	return &logger{
-		log:   log.With("component", "nats-server"),
-		limit: rate.NewLimiter(linesPerSecond, linesBurst),
+		log:     log,
+		clients: telemetry.NewRepeats(log, clientLinesInterval),
+		limit:   rate.NewLimiter(linesPerSecond, linesBurst),
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "thalweg_natsd_dropped_log_lines_total",
 			Help: "Lines of the embedded server that were not logged because there were too many.",
@@ -63,11 +72,52 @@ func (l *logger) write(level slog.Level, message, format string, v []any) {
 	if !l.log.Enabled(context.Background(), level) {
 		return
 	}
+	line := text(format, v)
+	if host, kind, ok := aboutClient(line); ok && level >= slog.LevelInfo {
+		level = min(level, slog.LevelWarn)
+		l.clients.Log(level, host+" "+kind, "server about a client", slog.String("host", host), slog.String("line", line))
+		return
+	}
 	if !l.limit.Allow() {
 		l.dropped.Inc()
 		return
 	}
-	l.log.Log(context.Background(), level, message, "line", text(format, v))
+	l.log.Log(context.Background(), level, message, "line", line)
+}
+
+// aboutClient takes a line apart that is about one client:
+//
+//	ADDRESS:PORT - cid:7 - "v1.52.0:go:edge" - "SITES/ams-1/anonymous" - Publish Violation - Subject "x"
+//
+// where the quoted parts are there once the client has said what it is and been let in. The kind is what the line
+// begins with after that, without what differs from one time to the next.
+func aboutClient(line string) (host, kind string, ok bool) {
+	address, rest, _ := strings.Cut(line, " - ")
+	id, rest, _ := strings.Cut(rest, " - ")
+	if !clientID(id) {
+		return "", "", false
+	}
+	host = address
+	if port := strings.LastIndexByte(address, ':'); port >= 0 {
+		host = address[:port]
+	}
+	for quoted, err := strconv.QuotedPrefix(rest); err == nil; quoted, err = strconv.QuotedPrefix(rest) {
+		rest = strings.TrimPrefix(rest[len(quoted):], " - ")
+	}
+	if end := strings.IndexAny(rest, ":,-\"0123456789"); end >= 0 {
+		rest = rest[:end]
+	}
+	return host, strings.TrimSpace(rest), true
+}
+
+// clientID tells clients, by whatever protocol they come, from the other servers of a cluster.
+func clientID(id string) bool {
+	protocol, _, _ := strings.Cut(id, ":")
+	switch protocol {
+	case "cid", "wid", "mid", "mid_ws":
+		return true
+	}
+	return false
 }
 
 func text(format string, v []any) string { return strings.TrimSpace(fmt.Sprintf(format, v...)) }
