@@ -1,6 +1,7 @@
 package lane
 
 import (
+	"cmp"
 	"math/bits"
 	"slices"
 
@@ -9,17 +10,25 @@ import (
 
 // Bounds of a ledger. Beyond them the oldest knowledge goes; what was missing there stays counted.
 const (
-	maxEpochs = 128
-	maxSpans  = 1024 // of one epoch
-	maxLosses = 256
+	maxEpochs   = 128
+	maxSpans    = 1024 // of one epoch
+	maxAllSpans = 4096 // of all epochs
+	maxLosses   = 256
 )
 
 // Ledger is what a hub knows of one site, from frame headers and loss notices alone: which rows exist and which it has.
-// Its horizon is the first frame it saw; what was before that is not its business.
+// Its horizon is the first frame it saw; what was before that is not its business. A ledger is for one goroutine at a
+// time, reading included.
 type Ledger struct {
 	epochs  []*epoch // in the order of the site's life
+	spans   int      // of all epochs
 	losses  []frame.Loss
 	dropped uint64 // rows missing in knowledge that went
+
+	// What Missing counted, while it holds.
+	counted     bool
+	gaps        int
+	lackingRows uint64
 }
 
 type epoch struct {
@@ -28,7 +37,9 @@ type epoch struct {
 	// before is the epoch that this one names, if it is known from its first frame or another hub's knowledge.
 	before frame.Predecessor
 	first  bool // its first frame was seen: before says all
-	spans  Spans
+	// cut is the last frame of the knowledge that went; what comes of it now is not noted again.
+	cut   uint64
+	spans Spans
 }
 
 // Rank orders the frames of a site, over epochs, as they were made.
@@ -66,18 +77,48 @@ func (l *Ledger) Add(h *frame.Header) {
 	if e == nil || e.spans.Has(h.Number) {
 		return
 	}
-	if e.spans = e.spans.Add(SpanOf(h)); len(e.spans) > maxSpans {
-		l.dropped += less(e.spans[1].RowsBefore, e.spans[0].RowsAfter)
-		e.spans = slices.Delete(e.spans, 0, 1)
+	if h.Number > e.cut {
+		// Most frames follow the last one of the newest epoch, which opens and closes no gap.
+		k := len(e.spans)
+		l.counted = l.counted && k > 0 && e.spans[k-1].To+1 == h.Number && l.isLast(e)
+		e.spans = e.spans.Add(SpanOf(h))
+		l.spans += len(e.spans) - k
+		l.trim(e)
 	}
 	if h.Flags&frame.FlagFirst == 0 {
 		return
 	}
+	l.counted = false
 	e.before, e.first = h.Predecessor, true
 	if at := slices.Index(l.epochs, e); at > 0 && e.before.Epoch != 0 && l.find(e.before.Epoch) == nil {
 		// Nothing came of the epoch before, and what came earlier shows that it is within the horizon.
 		l.insertAt(at, e.before.Epoch)
 	}
+}
+
+// isLast reports whether an epoch is the newest, and none says where it ended.
+func (l *Ledger) isLast(e *epoch) bool {
+	return l.epochs[len(l.epochs)-1] == e && !slices.ContainsFunc(l.epochs, func(x *epoch) bool { return x.first && x.before.Epoch == e.id })
+}
+
+// trim forgets the oldest span if epoch e, or the ledger, has too many.
+func (l *Ledger) trim(e *epoch) {
+	switch {
+	case len(e.spans) > maxSpans:
+	case l.spans > maxAllSpans:
+		// There are more spans than epochs, so that one has two.
+		e = l.epochs[slices.IndexFunc(l.epochs, func(e *epoch) bool { return len(e.spans) > 1 })]
+	default:
+		return
+	}
+	if e != l.epochs[0] && e.cut == 0 {
+		l.dropped += e.spans[0].RowsBefore
+	}
+	l.dropped += less(e.spans[1].RowsBefore, e.spans[0].RowsAfter)
+	e.cut = e.spans[1].From - 1
+	e.spans = slices.Delete(e.spans, 0, 1)
+	l.spans--
+	l.counted = false
 }
 
 func (l *Ledger) find(id frame.Epoch) *epoch {
@@ -125,13 +166,16 @@ func (l *Ledger) insertAt(at int, id frame.Epoch) *epoch {
 		low, high := l.epochs[at-1].rank, l.epochs[at].rank
 		e.rank = low + (high-low)/2
 	}
+	l.counted = false
 	l.epochs = slices.Insert(l.epochs, at, e)
 	if len(l.epochs) > maxEpochs {
 		oldest := 0
 		if at == 0 {
 			oldest = 1
 		}
-		l.dropped += missing(l.gapsOf(oldest))
+		next := l.successors()[l.epochs[oldest].id]
+		l.holes(oldest, next, func(g Gap) { l.dropped += g.Rows })
+		l.spans -= len(l.epochs[oldest].spans)
 		l.epochs = slices.Delete(l.epochs, oldest, oldest+1)
 	}
 	return e
@@ -142,6 +186,7 @@ func (l *Ledger) Lose(x frame.Loss) {
 	if x.From > x.To || slices.Contains(l.losses, x) {
 		return
 	}
+	l.counted = false
 	l.losses = append(l.losses, x)
 	if len(l.losses) > maxLosses {
 		l.losses = slices.Delete(l.losses, 0, 1)
@@ -161,19 +206,30 @@ type Gap struct {
 
 // Gaps lists the holes, oldest first.
 func (l *Ledger) Gaps() (gaps []Gap) {
-	for i := range l.epochs {
-		gaps = append(gaps, l.gapsOf(i)...)
-	}
+	l.eachGap(func(g Gap) { gaps = append(gaps, g) })
 	return gaps
+}
+
+// Missing counts the holes and the rows in them. Rows of knowledge that went are in no hole any more, but counted. It
+// costs nothing as long as the gaps stay as they are.
+func (l *Ledger) Missing() (gaps int, rows uint64) {
+	if !l.counted {
+		l.counted, l.gaps, l.lackingRows = true, 0, 0
+		l.eachGap(func(g Gap) {
+			l.gaps++
+			l.lackingRows += g.Rows
+		})
+	}
+	return l.gaps, l.lackingRows + l.dropped
 }
 
 // Rows counts the rows that came and those that are missing within the horizon.
 func (l *Ledger) Rows() (have, lacking uint64) {
-	for i, e := range l.epochs {
+	for _, e := range l.epochs {
 		have += e.spans.Rows()
-		lacking += missing(l.gapsOf(i))
 	}
-	return have, lacking + l.dropped
+	_, lacking = l.Missing()
+	return have, lacking
 }
 
 // Newest is the newest epoch and its last frame; zero before the first.
@@ -187,16 +243,25 @@ func (l *Ledger) Newest() (id frame.ID, sent int64) {
 	return frame.ID{}, 0
 }
 
-// gapsOf lists the holes of epoch i and, if one that names it tells, behind its end.
-func (l *Ledger) gapsOf(i int) (gaps []Gap) {
+// eachGap calls f for each gap, oldest first. The work is linear in what the ledger holds.
+func (l *Ledger) eachGap(f func(Gap)) {
+	next, lost := l.successors(), l.sortedLosses()
+	for i, e := range l.epochs {
+		rest := lost[e.id]
+		l.holes(i, next[e.id], func(g Gap) { rest = explain(g, rest, f) })
+	}
+}
+
+// holes calls f for each hole of epoch i and, if next tells where it ended, for the one behind its last span.
+func (l *Ledger) holes(i int, next *epoch, f func(Gap)) {
 	e := l.epochs[i]
 	add := func(g Gap) {
 		if g.Rows > 0 {
-			gaps = append(gaps, l.explain(g)...)
+			f(g)
 		}
 	}
 	var end Span // the last thing known to be there
-	if i > 0 && len(e.spans) > 0 {
+	if i > 0 && len(e.spans) > 0 && e.cut == 0 {
 		// The start of an epoch is within the horizon if the one before it is.
 		first := e.spans[0]
 		add(Gap{Epoch: e.id, From: 1, To: first.From - 1, Rows: first.RowsBefore, First: l.lastSent(i - 1), Last: first.FirstSent})
@@ -207,23 +272,45 @@ func (l *Ledger) gapsOf(i int) (gaps []Gap) {
 		}
 		end = x
 	}
-	if next := l.successor(e); next != nil && next.before.Number > end.To {
+	if next != nil && next.before.Number > end.To {
 		add(Gap{
 			Epoch: e.id, From: end.To + 1, To: next.before.Number, Rows: less(next.before.Rows, end.RowsAfter),
 			First: end.LastSent, Last: next.firstSent(),
 		})
 	}
-	return gaps
 }
 
-// successor returns the epoch that knows most of the end of e, or nil: more than one if the outbox was copied.
-func (l *Ledger) successor(e *epoch) (found *epoch) {
+// successors returns, for each epoch that another one names, the one that knows most of its end: there are several if
+// the outbox was copied.
+func (l *Ledger) successors() map[frame.Epoch]*epoch {
+	next := map[frame.Epoch]*epoch{}
 	for _, x := range l.epochs {
-		if x.first && x.before.Epoch == e.id && (found == nil || x.before.Number > found.before.Number) {
-			found = x
+		if x.first && (next[x.before.Epoch] == nil || x.before.Number > next[x.before.Epoch].before.Number) {
+			next[x.before.Epoch] = x
 		}
 	}
-	return found
+	return next
+}
+
+// sortedLosses returns the loss notices of each epoch in frame order, cut so that they do not overlap.
+func (l *Ledger) sortedLosses() map[frame.Epoch][]frame.Loss {
+	if len(l.losses) == 0 {
+		return nil
+	}
+	sorted := slices.Clone(l.losses)
+	slices.SortStableFunc(sorted, func(a, b frame.Loss) int { return cmp.Compare(a.From, b.From) })
+	lost := map[frame.Epoch][]frame.Loss{}
+	for _, x := range sorted {
+		list := lost[x.Epoch]
+		if k := len(list); k > 0 && x.From <= list[k-1].To {
+			if x.To <= list[k-1].To {
+				continue
+			}
+			x.From = list[k-1].To + 1
+		}
+		lost[x.Epoch] = append(list, x)
+	}
+	return lost
 }
 
 // less is a - b, and 0 where a header lies about its rows.
@@ -243,47 +330,43 @@ func (l *Ledger) lastSent(i int) int64 {
 	return 0
 }
 
-// explain splits a gap by the loss notices that overlap it.
-func (l *Ledger) explain(g Gap) []Gap {
-	rest := []Gap{g}
-	for _, x := range l.losses {
-		for i := 0; i < len(rest); i++ {
-			r := rest[i]
-			if x.Epoch != r.Epoch || r.Cause != 0 || x.To < r.From || x.From > r.To {
-				continue
-			}
-			lost := Gap{Epoch: r.Epoch, From: max(r.From, x.From), To: min(r.To, x.To), First: x.First, Last: x.Last, Cause: x.Cause}
-			lost.Rows = min(x.Rows, r.Rows)
-			if lost.From == r.From && lost.To == r.To {
-				lost.Rows = r.Rows // what frames around say is exact
-			}
-			parts := []Gap{lost}
-			left := r.Rows - lost.Rows
-			if lost.From > r.From {
-				before := Gap{Epoch: r.Epoch, From: r.From, To: lost.From - 1, First: r.First, Last: x.First}
-				if lost.To == r.To {
-					before.Rows = left
-				} else {
-					// How the rest divides is known when the frames come; until then by frames.
-					high, low := bits.Mul64(left, lost.From-r.From)
-					before.Rows, _ = bits.Div64(high, low, (lost.From-r.From)+(r.To-lost.To))
-				}
-				left -= before.Rows
-				parts = append([]Gap{before}, parts...)
-			}
-			if lost.To < r.To {
-				parts = append(parts, Gap{Epoch: r.Epoch, From: lost.To + 1, To: r.To, Rows: left, First: x.Last, Last: r.Last})
-			}
-			rest = slices.Replace(rest, i, i+1, parts...)
-			i += len(parts) - 1
+// explain splits a gap by the loss notices that overlap it and calls f for the parts that have rows. It returns the
+// notices that may concern gaps behind this one.
+func explain(g Gap, lost []frame.Loss, f func(Gap)) []frame.Loss {
+	add := func(g Gap) {
+		if g.Rows > 0 {
+			f(g)
 		}
 	}
-	return slices.DeleteFunc(rest, func(g Gap) bool { return g.Rows == 0 })
-}
-
-func missing(gaps []Gap) (n uint64) {
-	for _, g := range gaps {
-		n += g.Rows
+	for len(lost) > 0 && lost[0].From <= g.To {
+		x := lost[0]
+		if x.To < g.From {
+			lost = lost[1:]
+			continue
+		}
+		part := Gap{Epoch: g.Epoch, From: max(g.From, x.From), To: min(g.To, x.To), First: x.First, Last: x.Last, Cause: x.Cause}
+		part.Rows = min(x.Rows, g.Rows)
+		if part.From == g.From && part.To == g.To {
+			part.Rows = g.Rows // what frames around say is exact
+		}
+		left := g.Rows - part.Rows
+		if part.From > g.From {
+			before := Gap{Epoch: g.Epoch, From: g.From, To: part.From - 1, Rows: left, First: g.First, Last: x.First}
+			if part.To < g.To {
+				// How the rest divides is known when the frames come; until then by frames.
+				high, low := bits.Mul64(left, part.From-g.From)
+				before.Rows, _ = bits.Div64(high, low, (part.From-g.From)+(g.To-part.To))
+			}
+			left -= before.Rows
+			add(before)
+		}
+		add(part)
+		if part.To == g.To {
+			return lost // it may reach into the next gap
+		}
+		g = Gap{Epoch: g.Epoch, From: part.To + 1, To: g.To, Rows: left, First: x.Last, Last: g.Last}
+		lost = lost[1:]
 	}
-	return n
+	add(g)
+	return lost
 }

@@ -225,6 +225,7 @@ func TestLedgerAddsUp(t *testing.T) {
 				switch {
 				case n == 1 && (e == 1 || known), r.IntN(3) > 0:
 					s.add(h, false)
+					s.ledger.Missing() // now and at each step: what is counted must not outlive a change
 					come += 10
 					if r.IntN(5) == 0 {
 						s.add(h, false)
@@ -241,6 +242,10 @@ func TestLedgerAddsUp(t *testing.T) {
 		total, come = total+10, come+10
 		check := func(when string) {
 			have, lacking := s.ledger.Rows()
+			fresh := lane.LedgerFrom(s.ledger.State())
+			if gaps, rows := s.ledger.Missing(); gaps != len(fresh.Gaps()) || rows != lacking {
+				t.Fatalf("seed %d, %s: %d rows in %d gaps are counted, want %d in %d", seed, when, rows, gaps, lacking, len(fresh.Gaps()))
+			}
 			if have != come || have+lacking > total || have+lacking < total && !(when == "before the backfill" && !known) {
 				t.Fatalf("seed %d, %s: has %d rows and lacks %d, want %d and %d: %s", seed, when, have, lacking, come, total-come, s.gaps())
 			}
@@ -249,6 +254,7 @@ func TestLedgerAddsUp(t *testing.T) {
 		r.Shuffle(len(late), func(i, j int) { late[i], late[j] = late[j], late[i] })
 		for _, h := range late {
 			s.add(h, true)
+			s.ledger.Missing()
 			come += 10
 		}
 		check("after the backfill")
@@ -304,6 +310,31 @@ func TestLedgerBounds(t *testing.T) {
 			t.Errorf("%d rows are lacking, want 24990", lacking)
 		}
 	})
+	t.Run("spans of all epochs", func(t *testing.T) {
+		s := &script{}
+		for e := frame.Epoch(1); e <= 10; e++ {
+			for n := uint64(1); n < 2000; n += 2 {
+				s.live(e, n, n, 0)
+			}
+		}
+		const lacking = 10 * 999 * 10
+		check := func(when string) {
+			t.Helper()
+			spans := 0
+			for _, e := range s.ledger.State().Epochs {
+				spans += len(e.Spans)
+			}
+			if spans > 4096 {
+				t.Errorf("%s: %d spans are held", when, spans)
+			}
+			if gaps, rows := s.ledger.Missing(); rows != lacking || gaps != len(s.ledger.Gaps()) || gaps > 4096 {
+				t.Errorf("%s: %d rows are lacking in %d gaps, want %d in %d", when, rows, gaps, lacking, len(s.ledger.Gaps()))
+			}
+		}
+		check("with more holes than a ledger holds")
+		s.backfill(1, 1, 1990, 0) // beyond the horizon by now
+		check("after frames of knowledge that went")
+	})
 	t.Run("losses", func(t *testing.T) {
 		var l lane.Ledger
 		for n := range uint64(2000) {
@@ -311,6 +342,54 @@ func TestLedgerBounds(t *testing.T) {
 		}
 		if n := len(l.State().Losses); n > 256 {
 			t.Errorf("%d losses are held", n)
+		}
+	})
+}
+
+// hostile is the largest ledger that a site can make: as many holes and losses as are held, over all epochs.
+func hostile() *script {
+	s := &script{}
+	for e := frame.Epoch(1); e <= 128; e++ {
+		for n := uint64(2); n <= 2*40; n += 2 {
+			s.add(header(e, n, 0), false)
+		}
+	}
+	for n := range uint64(300) {
+		s.ledger.Lose(frame.Loss{Epoch: frame.Epoch(128 - n%8), From: n, To: 2 * n, Rows: n, Cause: frame.CauseEvicted})
+	}
+	return s
+}
+
+// A look at a site costs nothing while frames come in order, however many holes there are.
+func TestLedgerMissingIsKept(t *testing.T) {
+	s := hostile()
+	before, _ := s.ledger.Missing()
+	n := uint64(80)
+	allocs := testing.AllocsPerRun(100, func() {
+		n++
+		s.ledger.Add(&frame.Header{Kind: frame.Delta, ID: frame.ID{Epoch: 128, Number: n}, RowsBefore: 10 * (n - 1), Rows: 10})
+		if gaps, _ := s.ledger.Missing(); gaps != before {
+			t.Fatalf("%d gaps, want %d", gaps, before)
+		}
+	})
+	if allocs > 0 {
+		t.Errorf("%v allocations for a frame in order and a look", allocs)
+	}
+}
+
+func BenchmarkLedgerMissing(b *testing.B) {
+	s := hostile()
+	loss := frame.Loss{Epoch: 1, Cause: frame.CauseEvicted}
+	b.Run("kept", func(b *testing.B) {
+		for b.Loop() {
+			s.ledger.Missing()
+		}
+	})
+	b.Run("changed", func(b *testing.B) {
+		for b.Loop() {
+			loss.From, loss.To = loss.From+1, loss.To+1
+			s.ledger.Lose(loss)
+			s.ledger.Missing()
 		}
 	})
 }

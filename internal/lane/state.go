@@ -15,6 +15,7 @@ type EpochState struct {
 	Rank   uint32            `json:"rank"`
 	Before frame.Predecessor `json:"before"`
 	First  bool              `json:"first,omitempty"`
+	Cut    uint64            `json:"cut,omitempty"`
 	Spans  []Span            `json:"spans"`
 }
 
@@ -22,7 +23,7 @@ type EpochState struct {
 func (l *Ledger) State() LedgerState {
 	s := LedgerState{Losses: append([]frame.Loss(nil), l.losses...), Dropped: l.dropped}
 	for _, e := range l.epochs {
-		s.Epochs = append(s.Epochs, EpochState{e.id, e.rank, e.before, e.first, append([]Span(nil), e.spans...)})
+		s.Epochs = append(s.Epochs, EpochState{e.id, e.rank, e.before, e.first, e.cut, append([]Span(nil), e.spans...)})
 	}
 	return s
 }
@@ -31,7 +32,8 @@ func (l *Ledger) State() LedgerState {
 func LedgerFrom(s LedgerState) Ledger {
 	l := Ledger{losses: s.Losses, dropped: s.Dropped}
 	for _, e := range s.Epochs {
-		l.epochs = append(l.epochs, &epoch{e.Epoch, e.Rank, e.Before, e.First, e.Spans})
+		l.epochs = append(l.epochs, &epoch{e.Epoch, e.Rank, e.Before, e.First, e.Cut, e.Spans})
+		l.spans += len(e.Spans)
 	}
 	return l
 }
