@@ -1,7 +1,9 @@
 package natsd_test
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -279,14 +281,27 @@ func TestInProcess(t *testing.T) {
 	if s := site.State(); s.Server != "in-process" {
 		t.Errorf("state is %+v", s)
 	}
+
+	// The credential of a does not do for b. Spoken by hand: the pipe has no buffer, and a client library that is
+	// writing its next line when it is refused learns that from a timeout only.
 	other := server.Site("a")
-	other.User = "b"
-	impostor := bustest.Connect(t, bus.Options{InProcess: other, Site: "b", Config: bustest.Config()})
-	bustest.WaitFor(t, "refusal", func() bool {
-		return collect(t, server.Metrics(), "thalweg_natsd_refused_clients_total") > 0
-	})
-	if s := impostor.State(); s.Connected {
-		t.Errorf("site b is connected with the credential of a: %+v", s)
+	conn, err := other.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	answers := bufio.NewReader(conn)
+	if info, err := answers.ReadString('\n'); err != nil || !strings.HasPrefix(info, "INFO ") {
+		t.Fatalf("server begins with %q, %v", info, err)
+	}
+	if _, err := fmt.Fprintf(conn, "CONNECT {\"user\":\"b\",\"pass\":%q}\r\n", other.Password); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := answers.ReadString('\n'); err != nil || !strings.Contains(answer, "Authorization Violation") {
+		t.Errorf("server answers %q, %v", answer, err)
+	}
+	if refused := collect(t, server.Metrics(), "thalweg_natsd_refused_clients_total"); refused != 1 {
+		t.Errorf("%v refusals counted", refused)
 	}
 }
 
