@@ -32,7 +32,8 @@ type SiteStatus struct {
 	Sources                                int
 	Messages, Bytes, Frames, Rows, Samples uint64
 	Repeated                               uint64 // frames that came more than once
-	RowsMissing                            uint64 // within what this hub saw
+	Gaps                                   int    // holes within what this hub saw
+	RowsMissing                            uint64 // in the gaps, and in those that are not held any more
 	KeyframeSequence, LastSequence         uint64
 }
 
@@ -80,7 +81,7 @@ func (h *Hub) siteStatus(s *lane.Site) SiteStatus {
 	if st.Newest, sent = s.Ledger.Newest(); st.Newest.Number != 0 {
 		st.Sent = time.UnixMilli(sent)
 	}
-	_, st.RowsMissing = s.Ledger.Rows()
+	st.Gaps, st.RowsMissing = s.Ledger.Missing()
 	if ms := h.lastRow[s.Name]; ms != 0 {
 		st.LastRow = time.UnixMilli(ms)
 	}
@@ -93,27 +94,38 @@ type SiteGap struct {
 	lane.Gap
 }
 
-// Gaps lists what is missing, by site, oldest first, at most limit of them.
+// Gaps lists what is missing, by site, oldest first, at most limit of them. If that is not all, sites with many gaps
+// make room for those with few.
 func (h *Hub) Gaps(limit int) []SiteGap {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return gapsOf(h.receiver, limit)
 }
 
-func gapsOf(r *lane.Receiver, limit int) []SiteGap {
-	var sites []*lane.Site
+func gapsOf(r *lane.Receiver, limit int) (gaps []SiteGap) {
+	type holed struct {
+		site *lane.Site
+		gaps int
+	}
+	var sites []holed
 	r.Sites(func(s *lane.Site) bool {
-		sites = append(sites, s)
+		if n, _ := s.Ledger.Missing(); n > 0 {
+			sites = append(sites, holed{s, n})
+		}
 		return true
 	})
-	slices.SortFunc(sites, func(a, b *lane.Site) int { return cmp.Compare(a.Name, b.Name) })
-	var gaps []SiteGap
-	for _, s := range sites {
-		for _, g := range s.Ledger.Gaps() {
-			if len(gaps) == limit {
-				return gaps
-			}
-			gaps = append(gaps, SiteGap{s.Name, g})
+	slices.SortFunc(sites, func(a, b holed) int { return cmp.Or(cmp.Compare(a.gaps, b.gaps), cmp.Compare(a.site.Name, b.site.Name)) })
+	for i := range sites {
+		sites[i].gaps = min(sites[i].gaps, limit/(len(sites)-i))
+		limit -= sites[i].gaps
+	}
+	slices.SortFunc(sites, func(a, b holed) int { return cmp.Compare(a.site.Name, b.site.Name) })
+	for _, x := range sites {
+		if x.gaps == 0 {
+			continue
+		}
+		for _, g := range x.site.Ledger.Gaps()[:x.gaps] {
+			gaps = append(gaps, SiteGap{x.site.Name, g})
 		}
 	}
 	return gaps

@@ -93,15 +93,11 @@ func (n *Node) sites() []web.Site {
 	for _, s := range n.hub.store.Sites() {
 		held[s.Name] = s
 	}
-	gaps := map[string]int{}
-	for _, g := range n.hub.hub.Gaps(maxGapsShown) {
-		gaps[g.Site]++
-	}
 	lookback := time.Duration(n.current().Hub.Store.Lookback)
 	var list []web.Site
 	for _, s := range n.hub.hub.Sites() {
 		x := web.Site{
-			Name: s.Name, Part: uint32(s.Part), Expected: s.Expected, LastRow: s.LastRow, Gaps: gaps[s.Name], MissingRows: s.RowsMissing,
+			Name: s.Name, Part: uint32(s.Part), Expected: s.Expected, LastRow: s.LastRow, Gaps: s.Gaps, MissingRows: s.RowsMissing,
 			Sources: held[s.Name].Sources, Series: held[s.Name].Series, Version: s.Version, SkewSeconds: s.Skew.Seconds(),
 			Samples: s.Samples, Bytes: s.Bytes, State: siteState(&s, lookback),
 		}
