@@ -35,7 +35,6 @@ var (
 const (
 	codeStreamNotFound       = 10059
 	codeMessageNotFound      = 10037
-	codeStreamNameTaken      = 10058 // by a stream of another configuration
 	codeWrongSequence        = 10071 // names the actual one
 	codeWrongSequenceUnnamed = 10164 // another message of the subject is in flight inside the server
 )

@@ -40,8 +40,12 @@ func (c *Conn) ensureStream(ctx context.Context) (StreamResult, error) {
 		if err = c.putStream(ctx, "CREATE", &want); err == nil {
 			return StreamResult{Created: true}, nil
 		}
-		if failure := (*APIError)(nil); errors.As(err, &failure) && failure.Code == codeStreamNameTaken {
-			info, err = c.streamInfo(ctx) // another hub was faster
+		if failure := (*APIError)(nil); errors.As(err, &failure) {
+			// Another hub may have been faster. Of the refusals that this leads to, the one for want of space is met
+			// first, as the other's stream has reserved its own already.
+			if found, lookErr := c.streamInfo(ctx); lookErr == nil {
+				info, err = found, nil
+			}
 		}
 	}
 	if err != nil {

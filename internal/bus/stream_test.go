@@ -3,6 +3,8 @@ package bus_test
 import (
 	"errors"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/bus/bustest"
+	"github.com/thalweg/thalweg/internal/natsd"
 )
 
 func TestEnsureStream(t *testing.T) {
@@ -30,6 +33,21 @@ func TestEnsureStream(t *testing.T) {
 		return hub.EnsureStream(t.Context())
 	}
 	unmanaged := func(c *bus.StreamConfig) { c.Manage = false }
+	// replace repeats, as hubs do: nats-server removes the empty directory above a deleted stream after it has answered,
+	// and the next stream may be made in between.
+	replace := func(config jetstream.StreamConfig) {
+		t.Helper()
+		if err := js.DeleteStream(t.Context(), config.Name); err != nil {
+			t.Fatal(err)
+		}
+		bustest.WaitFor(t, "stream to be replaced", func() bool {
+			_, err := js.CreateStream(t.Context(), config)
+			if err != nil {
+				t.Log(err)
+			}
+			return err == nil
+		})
+	}
 
 	if _, err := ensure(unmanaged); !errors.Is(err, bus.ErrNoStream) {
 		t.Errorf("absent and not managed: %v", err)
@@ -71,13 +89,8 @@ func TestEnsureStream(t *testing.T) {
 	}
 
 	// What cannot be changed is an error that says what it is.
-	if err := js.DeleteStream(t.Context(), "THALWEG"); err != nil {
-		t.Fatal(err)
-	}
 	other := jetstream.StreamConfig{Name: "THALWEG", Subjects: []string{"ships.>"}, Storage: jetstream.MemoryStorage, MaxBytes: 1 << 20}
-	if _, err := js.CreateStream(t.Context(), other); err != nil {
-		t.Fatal(err)
-	}
+	replace(other)
 	if _, err = ensure(unmanaged); err == nil || !strings.Contains(err.Error(), "captures ships.>") {
 		t.Errorf("other subjects and not managed: %v", err)
 	}
@@ -86,13 +99,8 @@ func TestEnsureStream(t *testing.T) {
 	}
 
 	// A stream made by others may capture more.
-	if err := js.DeleteStream(t.Context(), "THALWEG"); err != nil {
-		t.Fatal(err)
-	}
 	wider := jetstream.StreamConfig{Name: "THALWEG", Subjects: []string{"ships.>", "thalweg.*.lane.>"}, MaxBytes: 1 << 20}
-	if _, err := js.CreateStream(t.Context(), wider); err != nil {
-		t.Fatal(err)
-	}
+	replace(wider)
 	if _, err = ensure(unmanaged); err == nil || !strings.Contains(err.Error(), "allow_direct") {
 		t.Errorf("without direct get and not managed: %v", err)
 	}
@@ -102,5 +110,34 @@ func TestEnsureStream(t *testing.T) {
 	}
 	if info, err := stream(t, nc).Info(t.Context()); err != nil || len(info.Config.Subjects) != 2 || !info.Config.AllowDirect {
 		t.Errorf("stream is %+v, %v", info, err)
+	}
+}
+
+// TestHubsStartTogether: the server has room for one stream of this size, which all hubs try to make.
+func TestHubsStartTogether(t *testing.T) {
+	big := func(c *bus.StreamConfig) { c.MaxBytes = 4 * units.GiB }
+	server := bustest.NewServer(t, func(o *natsd.Options) { big(&o.Stream) })
+	config := bustest.Config(server.URL())
+	big(&config.Stream)
+	var hubs []*bus.Conn
+	for range 8 {
+		hubs = append(hubs, bustest.Connected(t, bus.Options{Config: config}))
+	}
+	var created atomic.Int64
+	var all sync.WaitGroup
+	for _, hub := range hubs {
+		all.Go(func() {
+			r, err := hub.EnsureStream(t.Context())
+			if err != nil || r.Updated || len(r.Differences) > 0 {
+				t.Errorf("result is %+v, %v", r, err)
+			}
+			if r.Created {
+				created.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	if created.Load() == 0 {
+		t.Error("nobody created the stream")
 	}
 }
