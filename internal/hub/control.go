@@ -18,12 +18,17 @@ const (
 	maxControls = 100_000
 	// keyframeRate spreads the requests after a restart of the fleet.
 	keyframeRate = 20 * time.Millisecond
+	// askers is how many requests are under way at a time, and askTimeout how long one may take: edges that are gone
+	// must not hold up the others.
+	askers     = 8
+	askTimeout = 2 * time.Second
 )
 
 // control answers hellos and asks edges for keyframes.
 type control struct {
-	hub   *Hub
-	queue chan string
+	hub     *Hub
+	queue   chan string
+	timeout time.Duration // of a request to an edge
 
 	mu    sync.Mutex
 	edges map[string]*greeted // by site
@@ -39,7 +44,7 @@ type greeted struct {
 }
 
 func newControl(h *Hub) *control {
-	return &control{hub: h, queue: make(chan string, controlQueue), edges: map[string]*greeted{}}
+	return &control{hub: h, queue: make(chan string, controlQueue), timeout: askTimeout, edges: map[string]*greeted{}}
 }
 
 // run serves until ctx ends.
@@ -52,15 +57,24 @@ func (c *control) run(ctx context.Context) {
 	}
 	pace := time.NewTicker(keyframeRate)
 	defer pace.Stop()
+	var asking sync.WaitGroup
+	for range askers {
+		asking.Go(func() { c.keepAsking(ctx, pace.C) })
+	}
+	asking.Wait()
+}
+
+// keepAsking sends a request of the queue with each tick, until ctx ends.
+func (c *control) keepAsking(ctx context.Context, pace <-chan time.Time) {
 	for {
 		select {
 		case site := <-c.queue:
+			select {
+			case <-pace:
+			case <-ctx.Done():
+				return
+			}
 			c.ask(ctx, site)
-		case <-ctx.Done():
-			return
-		}
-		select {
-		case <-pace.C:
 		case <-ctx.Done():
 			return
 		}
@@ -122,18 +136,15 @@ func (h *Hub) waits(site string) bool {
 // wantKeyframe asks a site for a keyframe, soon, unless it was asked a moment ago.
 func (c *control) wantKeyframe(site string) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	g := c.edges[site]
 	now := c.hub.now()
-	due := g != nil && now.Sub(g.asked) >= lane.KeyframeSpacing
-	if due {
-		g.asked = now
-	}
-	c.mu.Unlock()
-	if !due {
+	if g == nil || now.Sub(g.asked) < lane.KeyframeSpacing {
 		return // who has not said hello yet is asked when it does
 	}
 	select {
 	case c.queue <- site:
+		g.asked = now
 	default:
 		c.hub.metrics.keyframeRequests.WithLabelValues("queue_full").Inc()
 	}
@@ -153,6 +164,8 @@ func (c *control) ask(ctx context.Context, site string) {
 	if err != nil {
 		panic("BUG: hub: encode control request: " + err.Error())
 	}
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
 	data, err := c.hub.conn.Request(ctx, subject, request)
 	var answer lane.ControlAnswer
 	if err == nil {

@@ -65,6 +65,12 @@ type center struct {
 func startHub(t *testing.T, conn *bus.Conn, change ...func(*Config)) *center {
 	t.Helper()
 	c := newHub(t, conn, change...)
+	runHub(t, c)
+	return c
+}
+
+func runHub(t *testing.T, c *center) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
@@ -74,7 +80,6 @@ func startHub(t *testing.T, conn *bus.Conn, change ...func(*Config)) *center {
 			t.Error(err)
 		}
 	})
-	return c
 }
 
 func newHub(t *testing.T, conn *bus.Conn, change ...func(*Config)) *center {

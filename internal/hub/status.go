@@ -114,7 +114,9 @@ func gapsOf(r *lane.Receiver, limit int) (gaps []SiteGap) {
 		}
 		return true
 	})
-	slices.SortFunc(sites, func(a, b holed) int { return cmp.Or(cmp.Compare(a.gaps, b.gaps), cmp.Compare(a.site.Name, b.site.Name)) })
+	slices.SortFunc(sites, func(a, b holed) int {
+		return cmp.Or(cmp.Compare(a.gaps, b.gaps), cmp.Compare(a.site.Name, b.site.Name))
+	})
 	for i := range sites {
 		sites[i].gaps = min(sites[i].gaps, limit/(len(sites)-i))
 		limit -= sites[i].gaps
