@@ -65,12 +65,20 @@ type ReaderOptions struct {
 	CaughtUp func()
 	// Reset is called before reading begins again with an invalid position.
 	Reset func(Reset)
+	// Trouble is called with the error of each attempt to read that came to nothing while there was a connection (State
+	// tells of the connection), and with nil once messages come again or there are none to come. A consumer that ends
+	// after it was of use is replaced without a word.
+	Trouble func(error)
 }
 
 // Reader reads the stream in order, whatever happens to connections, consumers, servers and the stream itself.
 type Reader struct {
 	conn    *Conn
 	options ReaderOptions
+
+	// Of the goroutine of Run.
+	reading  bool // the consumer has been of use
+	troubled bool // Trouble was last called with an error
 
 	mu       sync.Mutex
 	position Position
@@ -89,6 +97,9 @@ func (c *Conn) NewReader(o ReaderOptions) (*Reader, error) {
 	}
 	if o.Reset == nil {
 		o.Reset = func(Reset) {}
+	}
+	if o.Trouble == nil {
+		o.Trouble = func(error) {}
 	}
 	return &Reader{conn: c, options: o, position: o.Start.Position}, nil
 }
@@ -111,6 +122,7 @@ func (r *Reader) Run(ctx context.Context) error {
 	for failures := 0; ; {
 		r.conn.awaitConnection(ctx)
 		delivered := r.Position()
+		r.reading = false
 		err := r.follow(ctx)
 		var handler *handlerError
 		switch {
@@ -131,8 +143,21 @@ func (r *Reader) Run(ctx context.Context) error {
 		}
 		if !errors.Is(err, errConnectionLost) && !errors.Is(err, ErrNotConnected) { // that has been said already
 			r.conn.logRarely("reader subscribes again", "reader "+r.options.Name+err.Error(), "reader", r.options.Name, "err", err)
+			if !r.reading {
+				r.troubled = true
+				r.options.Trouble(err)
+			}
 		}
 		pause(ctx, failures)
+	}
+}
+
+// reads is called whenever a consumer proves to be of use.
+func (r *Reader) reads() {
+	r.reading = true
+	if r.troubled {
+		r.troubled = false
+		r.options.Trouble(nil)
 	}
 }
 
@@ -293,6 +318,7 @@ func (r *run) take(ctx context.Context, raw *nats.Msg) error {
 		return &handlerError{sequence: m.Sequence, err: err}
 	}
 	r.setPosition(Position{Created: r.created, Sequence: m.Sequence, Checksum: checksum(m.Payload)})
+	r.reads()
 	r.conn.metrics.readerMessages.Inc()
 	r.conn.metrics.readerBytes.Add(float64(len(m.Payload)))
 	if err := r.progress(ctx, m.Pending); err != nil {
@@ -318,6 +344,7 @@ func (r *run) progress(ctx context.Context, pending uint64) error {
 		}
 	}
 	r.caughtUp = true
+	r.reads()
 	r.options.CaughtUp()
 	if end := r.options.End; end > 0 && r.last >= end {
 		return errEndReached

@@ -402,6 +402,48 @@ func TestReaderOfRecreatedStream(t *testing.T) {
 	again.expect("reset: recreated", caughtUp)
 }
 
+// TestReaderTellsTrouble: a stream that is gone is trouble until there is one again, a connection that is gone is not.
+func TestReaderTellsTrouble(t *testing.T) {
+	server := bustest.NewServer(t)
+	hub := bustest.Hub(t, server)
+	proxy := bustest.NewProxy(t, server.Addr())
+	trouble := make(chan error, 1000)
+	r := read(t, bustest.Connected(t, bus.Options{Config: bustest.Config(proxy.URL())}),
+		bus.ReaderOptions{Trouble: func(err error) { trouble <- err }})
+	r.expect(caughtUp)
+	proxy.Cut()
+	r.expect(caughtUp, caughtUp)
+	if len(trouble) > 0 {
+		t.Errorf("lost connection is told as %v", <-trouble)
+	}
+	js, err := jetstream.New(rawHub(t, server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteStream(t.Context(), "THALWEG"); err != nil {
+		t.Fatal(err)
+	}
+	next := func() error {
+		t.Helper()
+		select {
+		case err := <-trouble:
+			return err
+		case <-time.After(30 * time.Second):
+			t.Fatal("nothing is told")
+			return nil
+		}
+	}
+	for err := next(); !errors.Is(err, bus.ErrNoStream); err = next() {
+		if err == nil {
+			t.Fatal("trouble is over without a stream")
+		}
+	}
+	bustest.EnsureStream(t, hub)
+	for next() != nil {
+	}
+	r.expect(caughtUp, caughtUp, caughtUp)
+}
+
 // TestReaderOfOlderCopy restores the store directory as it was before some messages, as a power loss or a backup does.
 func TestReaderOfOlderCopy(t *testing.T) {
 	for _, test := range []struct {
