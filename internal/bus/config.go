@@ -52,7 +52,7 @@ type StreamConfig struct {
 	// Copies in a NATS cluster: 1, 3 or 5.
 	Replicas int `yaml:"replicas"`
 	// Hubs create the stream if it is absent and bring a different one into line. False: the stream is made by others,
-	// hubs only check that it exists and captures the subjects.
+	// hubs only check that it exists and captures the subjects, or is a copy of other streams (sources, mirror).
 	Manage bool `yaml:"manage"`
 }
 

@@ -52,6 +52,10 @@ func (c *Conn) ensureStream(ctx context.Context) (StreamResult, error) {
 		return StreamResult{}, err
 	}
 	have := info.Config
+	if !cfg.Manage && isCopy(&have) {
+		// The original captures the lanes, and answers the direct gets of sites.
+		have.Subjects, have.AllowDirect = want.Subjects, true
+	}
 	result := StreamResult{Differences: differences(&have, &want)}
 	captures := capturesAll(have.Subjects, want.Subjects[0])
 	switch {
@@ -112,6 +116,9 @@ func differences(have, want *jetstream.StreamConfig) []string {
 	differ("allow_direct", have.AllowDirect, want.AllowDirect)
 	return d
 }
+
+// isCopy reports whether the server fills the stream from others.
+func isCopy(c *jetstream.StreamConfig) bool { return c.Mirror != nil || len(c.Sources) > 0 }
 
 // capturesAll reports whether one of the subjects covers everything that wanted, which ends in >, does.
 func capturesAll(subjects []string, wanted string) bool {

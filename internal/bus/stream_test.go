@@ -98,6 +98,16 @@ func TestEnsureStream(t *testing.T) {
 		t.Errorf("other storage: %v", err)
 	}
 
+	// A copy of another stream captures nothing itself, and sites do not talk to it.
+	copied := jetstream.StreamConfig{
+		Name: "THALWEG", MaxAge: 24 * time.Hour, MaxBytes: int64(32 * units.MiB), Sources: []*jetstream.StreamSource{{Name: "REGION"}},
+	}
+	replace(copied)
+	r, err = ensure(unmanaged)
+	if err != nil || r.Updated || strings.Join(r.Differences, "; ") != "max_bytes is 33554432, want 67108864" {
+		t.Errorf("copy: %+v, %v", r, err)
+	}
+
 	// A stream made by others may capture more.
 	wider := jetstream.StreamConfig{Name: "THALWEG", Subjects: []string{"ships.>", "thalweg.*.lane.>"}, MaxBytes: 1 << 20}
 	replace(wider)
