@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -14,7 +15,7 @@ const (
 	// controlQueue bounds the keyframe requests that wait to be sent; a site whose request finds no room is asked when
 	// its next frame cannot be decoded.
 	controlQueue = 1024
-	// maxControls bounds the control subjects that are remembered.
+	// maxControls bounds the sites that are remembered, for as long as they say hello.
 	maxControls = 100_000
 	// keyframeRate spreads the requests after a restart of the fleet.
 	keyframeRate = 20 * time.Millisecond
@@ -98,9 +99,10 @@ func (c *control) welcome(subject string, data []byte) []byte {
 		c.refuse(site, "its control subject is not its own")
 		return nil
 	}
+	admitted := c.hub.admits(site)
 	c.mu.Lock()
 	g := c.edges[site]
-	if g == nil && len(c.edges) < maxControls {
+	if g == nil && admitted && len(c.edges) < maxControls {
 		g = &greeted{}
 		c.edges[site] = g
 	}
@@ -123,6 +125,20 @@ func (c *control) welcome(subject string, data []byte) []byte {
 func (c *control) refuse(site, why string) {
 	c.hub.metrics.problems.WithLabelValues("hello").Inc()
 	c.hub.repeats.Log(slog.LevelWarn, "hello "+site, "hello was refused", slog.String("site", site), slog.String("reason", why))
+}
+
+// forget drops the sites whose last hello was before a time.
+func (c *control) forget(before time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.edges, func(_ string, g *greeted) bool { return g.at.Before(before) })
+}
+
+// admits reports whether a site is let in.
+func (h *Hub) admits(site string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.config.admits(site)
 }
 
 // waits reports whether the live lane of a site cannot be decoded without a keyframe.

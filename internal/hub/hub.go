@@ -30,9 +30,13 @@ const (
 	bytesPerSeries = 512
 	// repeatEvery bounds how often the same problem of the same site is logged.
 	repeatEvery = time.Minute
+	// forgetEvery is how often silent sites are looked for. siteIdle is how long one is silent before its decoders go,
+	// which the next keyframe makes anew; what else is known of it goes when nothing of it can be in the stream any more.
+	forgetEvery = 10 * time.Minute
+	siteIdle    = 24 * time.Hour
 )
 
-// Options of New. All are required but Now.
+// Options of New. All are required but Retention and Now.
 type Options struct {
 	Config Config
 	// Name of this hub, for edges and pages.
@@ -41,7 +45,10 @@ type Options struct {
 	Store   *store.Store
 	Catalog *series.Catalog
 	Logger  *slog.Logger
-	Now     func() time.Time
+	// Retention is how long the stream holds messages: a site that was silent for longer, and for a day at least, is
+	// forgotten.
+	Retention time.Duration
+	Now       func() time.Time
 }
 
 // Hub reads the lanes of all its sites. All methods are safe for concurrent use.
@@ -56,6 +63,8 @@ type Hub struct {
 	now     func() time.Time
 	metrics *metrics
 	control *control
+	// retention of the stream.
+	retention time.Duration
 
 	caughtUp     chan struct{}
 	caughtUpOnce sync.Once
@@ -77,9 +86,10 @@ func New(o Options) (*Hub, error) {
 	}
 	h := &Hub{
 		name: o.Name, conn: o.Conn, store: o.Store, catalog: o.Catalog, scratch: &frame.Scratch{}, log: o.Logger, now: o.Now, config: o.Config,
-		repeats: telemetry.NewRepeats(o.Logger, repeatEvery), metrics: newMetrics(), caughtUp: make(chan struct{}),
+		repeats: telemetry.NewRepeats(o.Logger, repeatEvery), retention: o.Retention, caughtUp: make(chan struct{}),
 		lastRow: map[string]int64{}, problem: "starting",
 	}
+	h.metrics = newMetrics(h.countSites)
 	h.control = newControl(h)
 	h.receiver = h.newReceiver()
 	h.guards = newGuards(&h.config, h.catalog, h.log, h.metrics.refuse)
@@ -93,9 +103,15 @@ func (h *Hub) newReceiver() *lane.Receiver {
 	}})
 }
 
+// admits reports whether a site is let in.
+func (c *Config) admits(site string) bool {
+	_, listed := c.Sites[site]
+	return listed || !c.StrictSites
+}
+
 // decoder returns the limits of a site's frames, and whether the site is let in.
 func (c *Config) decoder(catalog *series.Catalog, scratch *frame.Scratch, site string) (frame.DecoderConfig, bool) {
-	if _, listed := c.Sites[site]; c.StrictSites && !listed {
+	if !c.admits(site) {
 		return frame.DecoderConfig{}, false
 	}
 	l := c.SiteLimits(site)
@@ -197,16 +213,44 @@ func (h *Hub) Run(ctx context.Context) error {
 }
 
 func (h *Hub) keepExpiring(ctx context.Context) {
-	t := time.NewTicker(expireEvery)
-	defer t.Stop()
+	sources, sites := time.NewTicker(expireEvery), time.NewTicker(forgetEvery)
+	defer sources.Stop()
+	defer sites.Stop()
 	for {
 		select {
-		case <-t.C:
+		case <-sources.C:
 			h.store.Expire(h.now().UnixMilli())
+		case <-sites.C:
+			h.forgetSites()
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// forgetSites drops what is held of sites that were silent for long.
+func (h *Hub) forgetSites() {
+	now := h.now()
+	h.mu.Lock()
+	h.receiver.Expire(now.Add(-siteIdle).UnixMilli(), now.Add(-h.config.siteLife(h.retention)).UnixMilli(), func(site string) {
+		delete(h.lastRow, site)
+		delete(h.guards.sites, site)
+		h.log.Info("site was silent for long and is forgotten", slog.String("site", site))
+	})
+	h.mu.Unlock()
+	h.control.forget(now.Add(-siteIdle))
+}
+
+// siteLife is how long a silent site is remembered: as long as something of it may be in the stream, or in the store,
+// where ranks that begin anew would take new rows for old ones.
+func (c *Config) siteLife(retention time.Duration) time.Duration {
+	return max(retention, siteIdle, time.Duration(c.Store.Lookback)) + store.FutureBound
+}
+
+func (h *Hub) countSites() float64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return float64(h.receiver.Len())
 }
 
 // subjects of the lanes that this hub reads.
@@ -281,7 +325,7 @@ func (h *Hub) step(m bus.Message) {
 	defer h.mu.Unlock()
 	h.metrics.messages.WithLabelValues(string(l)).Inc()
 	h.metrics.bytes.WithLabelValues(string(l)).Add(float64(len(m.Payload)))
-	h.receiver.Step(lane.Message{Site: site, Backfill: l == bus.Backfill, Sequence: m.Sequence, Payload: m.Payload}, lane.Handler{
+	h.receiver.Step(lane.Message{Site: site, Backfill: l == bus.Backfill, Sequence: m.Sequence, Received: now.UnixMilli(), Payload: m.Payload}, lane.Handler{
 		Row: func(d *lane.Delivery, row *series.Row) { h.row(d, row, now) },
 		Done: func(d *lane.Delivery) {
 			h.metrics.frames.WithLabelValues(string(l)).Inc()

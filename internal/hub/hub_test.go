@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -461,5 +462,79 @@ func TestGuard(t *testing.T) {
 	// 5 and then 3 of one site, 5 of the other; what outputs refuse once more is not counted.
 	if n := testutil.ToFloat64(c.metrics.refused.WithLabelValues("match")); n != 13 {
 		t.Errorf("%v refused series are counted, want 13", n)
+	}
+}
+
+// A site that is gone leaves nothing behind, in the hub and in its outputs, and may come back.
+func TestSilentSitesAreForgotten(t *testing.T) {
+	server := bustest.NewServer(t)
+	c := newHub(t, bustest.Hub(t, server))
+	var ahead atomic.Int64
+	c.now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	c.retention = 48 * time.Hour
+	runHub(t, c)
+	d := newCollector()
+	o, _ := openOutput(t, c, t.TempDir(), d, true)
+	gone, stays := newWriter(t, server.URL(), "ams-1", 1, 5), newWriter(t, server.URL(), "ams-2", 2, 5)
+	data, err := json.Marshal(lane.Hello{Site: gone.name, Control: gone.conn.Root().NewControl(gone.name)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.control.welcome(gone.conn.Root().Hello(gone.name), data) == nil {
+		t.Fatal("the hello was refused")
+	}
+	rows := 0
+	round := func(w *writer, sites int) {
+		t.Helper()
+		w.encoder.RequestKeyframe()
+		w.live(2)
+		rows += 2
+		d.wait(t, rows)
+		bustest.WaitFor(t, "the hub to read the rows", func() bool {
+			last, err := w.conn.Last(t.Context(), w.conn.Root().Lane(w.name, bus.Live))
+			return err == nil && c.site(w.name).LastSequence == last.Sequence
+		})
+		c.forgetSites()
+		if n := testutil.ToFloat64(c.metrics.sites); n != float64(sites) {
+			t.Errorf("the hub remembers %v sites, want %d", n, sites)
+		}
+		if n := o.receiver.Len(); n != sites {
+			t.Errorf("the output remembers %d sites, want %d", n, sites)
+		}
+	}
+	round(gone, 1)
+	round(stays, 2)
+	ahead.Add(int64(25 * time.Hour))
+	round(stays, 2)
+	if n := c.site(gone.name).Sources; n != 0 {
+		t.Errorf("decoders with %d sources are held of a silent site", n)
+	}
+	if n := len(c.control.edges); n != 0 {
+		t.Errorf("%d control subjects are held", n)
+	}
+	ahead.Add(int64(24 * time.Hour))
+	round(stays, 1)
+	if len(c.lastRow) != 1 || len(c.guards.sites) != 1 || len(o.guards.sites) != 1 {
+		t.Errorf("%d times of rows, %d and %d guards are held, want 1 of each", len(c.lastRow), len(c.guards.sites), len(o.guards.sites))
+	}
+	round(gone, 2)
+}
+
+// A hello of a site that is not let in is answered, and not remembered.
+func TestHellosOfStrangers(t *testing.T) {
+	c := newHub(t, bustest.Hub(t, bustest.NewServer(t)), func(c *Config) {
+		c.StrictSites, c.Sites = true, map[string]Site{"ams-1": {}}
+	})
+	for _, site := range []string{"ams-1", "ams-2"} {
+		data, err := json.Marshal(lane.Hello{Site: site, Control: c.conn.Root().NewControl(site)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.control.welcome(c.conn.Root().Hello(site), data) == nil {
+			t.Errorf("%s got no answer", site)
+		}
+		if _, held := c.control.greeting(site); held != (site == "ams-1") {
+			t.Errorf("%s is remembered: %t", site, held)
+		}
 	}
 }

@@ -12,9 +12,10 @@ type metrics struct {
 	messages, bytes, frames, problems, keyframeRequests, refused *prometheus.CounterVec
 	rows, samples                                                prometheus.Counter
 	delay                                                        prometheus.Histogram
+	sites                                                        prometheus.GaugeFunc
 }
 
-func newMetrics() *metrics {
+func newMetrics(sites func() float64) *metrics {
 	vector := func(name, help, label string, values ...string) *prometheus.CounterVec {
 		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "thalweg_hub_" + name, Help: help}, []string{label})
 		for _, value := range values {
@@ -47,11 +48,12 @@ func newMetrics() *metrics {
 			Name: "thalweg_hub_live_delay_seconds", Help: "From closing a frame at the edge, by its clock, to decoding it here.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 15, 60, 300},
 		}),
+		sites: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "thalweg_hub_sites", Help: "Sites that are remembered."}, sites),
 	}
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.messages, m.bytes, m.frames, m.problems, m.keyframeRequests, m.refused, m.rows, m.samples, m.delay}
+	return []prometheus.Collector{m.messages, m.bytes, m.frames, m.problems, m.keyframeRequests, m.refused, m.rows, m.samples, m.delay, m.sites}
 }
 
 func (m *metrics) refuse(r pipeline.Reason) { m.refused.WithLabelValues(string(r)).Inc() }

@@ -54,6 +54,7 @@ type Output struct {
 	receiver   *lane.Receiver
 	guards     *guards
 	generation uint64 // of the hub's configuration that receiver and guards know
+	expired    time.Time
 }
 
 // NewOutput opens the cursor. The caller runs Run, and Close at last.
@@ -79,8 +80,10 @@ func NewOutput(o OutputOptions) (*Output, error) {
 		return nil, fmt.Errorf("open output %q: %w", o.Name, err)
 	}
 	out.since = out.cursor.since
+	// When the last message of a site came is not known any more: it is forgotten so long after the start.
+	out.expired = o.Hub.now()
 	for site, ledger := range out.cursor.ledgers {
-		out.receiver.Adopt(site, ledger)
+		out.receiver.Adopt(site, ledger, out.expired.UnixMilli())
 	}
 	out.cursor.ledgers = nil
 	if err := out.cursor.damage; err != nil {
@@ -163,7 +166,11 @@ func (o *Output) step(m bus.Message, before bus.Position, pending []delivered) [
 		o.guards = newGuards(config, o.hub.catalog, o.log, uncounted)
 		o.receiver.Readmit()
 	}
-	o.receiver.Step(lane.Message{Site: site, Backfill: l == bus.Backfill, Sequence: m.Sequence, Payload: m.Payload}, lane.Handler{
+	now := o.hub.now()
+	o.forgetSites(now)
+	o.receiver.Step(lane.Message{
+		Site: site, Backfill: l == bus.Backfill, Sequence: m.Sequence, Received: now.UnixMilli(), Payload: m.Payload,
+	}, lane.Handler{
 		Row: func(d *lane.Delivery, row *series.Row) {
 			if m.Time.UnixMilli() >= o.since { // the clocks of sites may be anywhere
 				_ = o.guards.apply(d.Site, row, func(row *series.Row) error {
@@ -182,6 +189,18 @@ func (o *Output) step(m bus.Message, before bus.Position, pending []delivered) [
 	})
 	o.cursor.note(site, l == bus.Backfill, m.Time, before, o.receiver.Site(site))
 	return pending
+}
+
+// forgetSites drops, now and then, what is held of sites that were silent for long. The caller holds mu.
+func (o *Output) forgetSites(now time.Time) {
+	if now.Sub(o.expired) < forgetEvery {
+		return
+	}
+	o.expired = now
+	config, _ := o.hub.configured()
+	o.receiver.Expire(now.Add(-siteIdle).UnixMilli(), now.Add(-config.siteLife(o.hub.retention)).UnixMilli(), func(site string) {
+		delete(o.guards.sites, site)
+	})
 }
 
 // restartPosition is the newest place from which everything that is not delivered yet can be decoded.

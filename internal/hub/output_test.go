@@ -93,6 +93,12 @@ func (c *collector) wait(t *testing.T, n int) {
 // startOutput runs an output until the returned function is called, which returns Run's error.
 func startOutput(t *testing.T, c *center, dir string, d Destination, oldest bool) (stop func() error) {
 	t.Helper()
+	_, stop = openOutput(t, c, dir, d, oldest)
+	return stop
+}
+
+func openOutput(t *testing.T, c *center, dir string, d Destination, oldest bool) (o *Output, stop func() error) {
+	t.Helper()
 	o, err := NewOutput(OutputOptions{Name: "out", Dir: dir, Hub: c.Hub, Destination: d, Oldest: oldest})
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +115,7 @@ func startOutput(t *testing.T, c *center, dir string, d Destination, oldest bool
 		return err
 	}
 	t.Cleanup(func() { _ = stop() })
-	return stop
+	return o, stop
 }
 
 func TestOutputOverRestarts(t *testing.T) {

@@ -19,7 +19,7 @@ func TestGapsAreShared(t *testing.T) {
 		for n := range uint64(gaps + 1) {
 			state.Spans = append(state.Spans, lane.Span{From: 2 * n, To: 2 * n, RowsBefore: 2 * n, RowsAfter: 2*n + 1})
 		}
-		r.Adopt(site, lane.LedgerFrom(lane.LedgerState{Epochs: []lane.EpochState{state}}))
+		r.Adopt(site, lane.LedgerFrom(lane.LedgerState{Epochs: []lane.EpochState{state}}), 0)
 	}
 	holed("a-hostile", 1000)
 	holed("b-whole", 0)

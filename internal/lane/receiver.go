@@ -22,6 +22,8 @@ type Message struct {
 	Backfill bool
 	// Sequence of the message in the stream.
 	Sequence uint64
+	// Received is when it was read, by the receiver's clock, in milliseconds since 1970.
+	Received int64
 	Payload  []byte
 }
 
@@ -82,20 +84,42 @@ type Site struct {
 	Facts []frame.Fact
 
 	Messages, Bytes, Frames, Rows, Samples, Repeated uint64
-	// LastLive is the header of the last frame on the live lane that was decoded, KeyframeSequence the stream sequence
-	// of the message with the last keyframe there; LastSequence that of the last message on either lane.
-	LastLive                       frame.Header
+	// Received is when the last message was read on either lane; see Message.
+	Received int64
+	// KeyframeSequence is the stream sequence of the message with the last keyframe on the live lane, LastSequence that
+	// of the last message on either lane.
 	KeyframeSequence, LastSequence uint64
+	Live, Backfill                 Traffic
 	// Waiting: the live lane needs a keyframe.
 	Waiting bool
 
 	backfillKeyframe uint64
-	live, backfill   *frame.Decoder
-	refused          bool
+	live, backfill   *frame.Decoder // nil while the site is silent
+	refused          bool           // though it was let in before
 	// limits of decoders that are made from now on; those of the lanes are made anew, with their next keyframe, where
 	// stale is set.
 	limits                   frame.DecoderConfig
 	staleLive, staleBackfill bool
+}
+
+// Traffic is what came on one lane of a site.
+type Traffic struct {
+	// Last is the last frame that came for the first time and was decoded, and Sent its send time, in milliseconds since
+	// 1970; zero before the first.
+	Last frame.ID
+	Sent int64
+	// Sequence of the last message in the stream.
+	Sequence uint64
+	// Bytes of all messages, and Rows that came for the first time.
+	Bytes, Rows uint64
+}
+
+// traffic of a lane.
+func (s *Site) traffic(backfill bool) *Traffic {
+	if backfill {
+		return &s.Backfill
+	}
+	return &s.Live
 }
 
 // KeyframeOf returns the stream sequence of the message with the last keyframe that was decoded on a lane; 0 before
@@ -108,7 +132,12 @@ func (s *Site) KeyframeOf(backfill bool) uint64 {
 }
 
 // Sources counts the sources with decoder state.
-func (s *Site) Sources() int { return s.live.Sources() }
+func (s *Site) Sources() int {
+	if s.live == nil {
+		return 0
+	}
+	return s.live.Sources()
+}
 
 // Receiver turns the messages of all sites, in stream order, into rows.
 type Receiver struct {
@@ -132,6 +161,9 @@ func (r *Receiver) Site(name string) *Site {
 	return nil
 }
 
+// Len counts the sites that are remembered.
+func (r *Receiver) Len() int { return len(r.sites) }
+
 // Sites calls f for every site, in no order, until it returns false.
 func (r *Receiver) Sites(f func(*Site) bool) {
 	for _, s := range r.sites {
@@ -145,7 +177,7 @@ func (r *Receiver) Sites(f func(*Site) bool) {
 // handed out twice.
 func (r *Receiver) Restart() {
 	for _, s := range r.sites {
-		if !s.refused {
+		if s.live != nil {
 			s.live.Reset()
 			s.backfill.Reset()
 			s.KeyframeSequence, s.backfillKeyframe = 0, 0
@@ -153,32 +185,59 @@ func (r *Receiver) Restart() {
 	}
 }
 
-// Forget drops what is known of a site.
-func (r *Receiver) Forget(name string) { delete(r.sites, name) }
+// sleep drops the decoders. The lanes go on with keyframes.
+func (s *Site) sleep() {
+	s.live, s.backfill, s.staleLive, s.staleBackfill = nil, nil, false, false
+	s.KeyframeSequence, s.backfillKeyframe = 0, 0
+}
 
-// Adopt gives a site a ledger from elsewhere, before its first message.
-func (r *Receiver) Adopt(name string, ledger Ledger) {
-	if s := r.site(name); s != nil {
-		s.Ledger = ledger
+// Expire drops the decoders of sites of which nothing came since idle, and all that is known of those of which nothing
+// came since gone, and calls forgotten for these. Times are as in Message.
+func (r *Receiver) Expire(idle, gone int64, forgotten func(site string)) {
+	for name, s := range r.sites {
+		switch {
+		case s.Received < gone:
+			delete(r.sites, name)
+			forgotten(name)
+		case s.Received < idle && s.live != nil:
+			s.sleep()
+		}
 	}
 }
 
-func (r *Receiver) site(name string) *Site {
-	s := r.sites[name]
-	if s != nil {
-		return s
-	}
+// Adopt gives a site a ledger from elsewhere, before its first message. It counts as heard of at the time given.
+func (r *Receiver) Adopt(name string, ledger Ledger, now int64) {
 	if len(r.sites) >= r.cfg.MaxSites {
-		return nil
+		return
 	}
-	cfg, ok := r.cfg.Decoder(name)
-	s = &Site{Name: name, refused: !ok, limits: cfg}
-	if ok {
-		s.live, s.backfill = frame.NewDecoder(cfg), frame.NewDecoder(cfg)
+	s := r.newSite(name)
+	s.Ledger, s.Received = ledger, now
+	r.sites[name] = s
+}
+
+func (r *Receiver) newSite(name string) *Site {
+	limits, ok := r.cfg.Decoder(name)
+	return &Site{Name: name, refused: !ok, limits: limits}
+}
+
+// admit returns the site of a message, which is made if need be, or says why there is none. Those that are not let in
+// and never were are not remembered.
+func (r *Receiver) admit(name string) (*Site, error) {
+	s, known := r.sites[name]
+	if !known {
+		s = r.newSite(name)
+	}
+	switch {
+	case s.refused:
+		return nil, errRefused
+	case !known && len(r.sites) >= r.cfg.MaxSites:
+		return nil, fmt.Errorf("more than %d sites", r.cfg.MaxSites)
 	}
 	r.sites[name] = s
-	return s
+	return s, nil
 }
+
+var errRefused = errors.New("the site is not listed in hub.sites")
 
 // renew replaces the decoder of a lane that is about to take a keyframe, if other limits are in force than when it was
 // made.
@@ -198,18 +257,24 @@ func (r *Receiver) Step(m Message, h Handler) {
 			h.Problem(Problem{Message: &m, Frame: id, Reason: reason, Err: err})
 		}
 	}
-	s := r.site(m.Site)
+	s, err := r.admit(m.Site)
 	switch {
-	case s == nil:
-		problem(frame.ID{}, ReasonLimit, fmt.Errorf("more than %d sites", r.cfg.MaxSites))
+	case errors.Is(err, errRefused):
+		problem(frame.ID{}, ReasonRefused, err)
 		return
-	case s.refused:
-		problem(frame.ID{}, ReasonRefused, errors.New("the site is not listed in hub.sites"))
+	case err != nil:
+		problem(frame.ID{}, ReasonLimit, err)
 		return
+	}
+	if s.live == nil {
+		s.live, s.backfill = frame.NewDecoder(s.limits), frame.NewDecoder(s.limits)
 	}
 	s.Messages++
 	s.Bytes += uint64(len(m.Payload))
-	s.LastSequence = m.Sequence
+	s.LastSequence, s.Received = m.Sequence, m.Received
+	t := s.traffic(m.Backfill)
+	t.Bytes += uint64(len(m.Payload))
+	t.Sequence = m.Sequence
 	for rest := m.Payload; len(rest) > 0; {
 		header, one, behind, err := frame.Split(rest)
 		if err != nil {
@@ -255,12 +320,14 @@ func (s *Site) step(m *Message, header *frame.Header, b []byte, h *Handler) erro
 	}
 	d := Delivery{Site: s.Name, Rank: s.Ledger.Place(header, m.Backfill), Backfill: m.Backfill, Header: header}
 	losses := 0
+	traffic := s.traffic(m.Backfill)
 	_, err := decoder.Decode(b, frame.Handler{
 		Row: func(row *series.Row) {
 			if had {
 				return
 			}
 			s.Rows++
+			traffic.Rows++
 			s.Samples += uint64(row.Samples())
 			if h.Row != nil {
 				h.Row(&d, row)
@@ -283,23 +350,23 @@ func (s *Site) step(m *Message, header *frame.Header, b []byte, h *Handler) erro
 	}
 	s.Frames++
 	s.Ledger.Add(header)
-	s.progress(m, header)
+	if !had {
+		traffic.Last, traffic.Sent = header.ID, header.Sent
+	}
+	if header.Kind == frame.Keyframe {
+		s.noteKeyframe(m)
+	}
 	if h.Done != nil && !had {
 		h.Done(&d)
 	}
 	return nil
 }
 
-// progress notes where decoding could begin again.
-func (s *Site) progress(m *Message, header *frame.Header) {
+// noteKeyframe notes where decoding could begin again.
+func (s *Site) noteKeyframe(m *Message) {
 	if m.Backfill {
-		if header.Kind == frame.Keyframe {
-			s.backfillKeyframe = m.Sequence
-		}
-		return
-	}
-	s.LastLive = *header
-	if header.Kind == frame.Keyframe {
+		s.backfillKeyframe = m.Sequence
+	} else {
 		s.KeyframeSequence = m.Sequence
 	}
 }
@@ -325,10 +392,8 @@ func (r *Receiver) Readmit() {
 		cfg, ok := r.cfg.Decoder(name)
 		switch {
 		case !ok:
-			s.live, s.backfill = nil, nil
-		case s.live == nil:
-			s.live, s.backfill, s.staleLive, s.staleBackfill = frame.NewDecoder(cfg), frame.NewDecoder(cfg), false, false
-		case s.limits != cfg:
+			s.sleep()
+		case s.live != nil && s.limits != cfg:
 			s.staleLive, s.staleBackfill = true, true
 		}
 		s.refused, s.limits = !ok, cfg

@@ -63,6 +63,7 @@ type taker struct {
 	refuse   map[string]bool
 	limit    int
 	sequence uint64
+	now      int64
 	rows     map[string]int
 	done     int
 	losses   int
@@ -84,7 +85,7 @@ func newTaker(t *testing.T, change ...func(*lane.ReceiverConfig)) *taker {
 
 func (x *taker) step(site string, backfill bool, frames ...[]byte) {
 	x.sequence++
-	x.receiver.Step(lane.Message{Site: site, Backfill: backfill, Sequence: x.sequence, Payload: bytes.Join(frames, nil)}, lane.Handler{
+	x.receiver.Step(lane.Message{Site: site, Backfill: backfill, Sequence: x.sequence, Received: x.now, Payload: bytes.Join(frames, nil)}, lane.Handler{
 		Row:     func(d *lane.Delivery, row *series.Row) { x.rows[fmt.Sprintf("%s %d %v", d.Site, row.T, row.Values)]++ },
 		Done:    func(*lane.Delivery) { x.done++ },
 		Loss:    func(string, frame.Loss) { x.losses++ },
@@ -180,7 +181,7 @@ func TestReceiver(t *testing.T) {
 		a, b := m.frame(), m.frame()
 		x.step("s", false, a)
 		y := newTaker(t)
-		y.receiver.Adopt("s", lane.LedgerFrom(x.receiver.Site("s").Ledger.State()))
+		y.receiver.Adopt("s", lane.LedgerFrom(x.receiver.Site("s").Ledger.State()), 0)
 		y.step("s", false, a, b)
 		y.want(1)
 	})
@@ -191,6 +192,60 @@ func TestReceiver(t *testing.T) {
 			x.step(site, false, a)
 		}
 		x.want(2, "limit", "limit")
+	})
+	t.Run("refused sites take no room", func(t *testing.T) {
+		x, m := newTaker(t, func(c *lane.ReceiverConfig) { c.MaxSites = 1 }), newMaker(t, 1, 3)
+		a := m.frame()
+		x.refuse["b"], x.refuse["c"] = true, true
+		for _, site := range []string{"b", "c", "a"} {
+			x.step(site, false, a)
+		}
+		x.want(1, "refused", "refused")
+		if n := x.receiver.Len(); n != 1 {
+			t.Errorf("%d sites are remembered, want 1", n)
+		}
+	})
+	t.Run("silent sites are forgotten step by step", func(t *testing.T) {
+		x, m := newTaker(t), newMaker(t, 1, 3)
+		var forgotten []string
+		expire := func(idle, gone int64) {
+			x.receiver.Expire(idle, gone, func(site string) { forgotten = append(forgotten, site) })
+		}
+		a, b, c := m.frame(), m.frame(), m.keyframe()
+		x.now = 10
+		x.step("s", false, a)
+		expire(10, 10)
+		x.step("s", false, b)
+		x.want(2)
+		expire(11, 10)
+		if n := x.receiver.Site("s").Sources(); n != 0 {
+			t.Errorf("%d sources are held of a silent site", n)
+		}
+		x.receiver.Restart()
+		x.step("s", true, a, b) // of which the ledger still knows
+		x.step("s", false, m.frame())
+		x.step("s", false, c)
+		x.want(3, "mismatch")
+		expire(10, 10)
+		if len(forgotten) != 0 {
+			t.Errorf("%q are forgotten too soon", forgotten)
+		}
+		expire(11, 11)
+		if x.receiver.Len() != 0 || !slices.Equal(forgotten, []string{"s"}) {
+			t.Errorf("%d sites are remembered, %q forgotten", x.receiver.Len(), forgotten)
+		}
+	})
+	t.Run("what came on each lane", func(t *testing.T) {
+		x, m := newTaker(t), newMaker(t, 1, 3)
+		a, b, c := m.frame(), m.frame(), m.keyframe()
+		x.step("s", false, c)
+		x.step("s", true, a, b, c)
+		s := x.receiver.Site("s")
+		live := lane.Traffic{Last: frame.ID{Epoch: 1, Number: 3}, Sent: m.now, Sequence: 1, Bytes: uint64(len(c)), Rows: 1}
+		backfill := lane.Traffic{Last: frame.ID{Epoch: 1, Number: 2}, Sent: m.now - 1000, Sequence: 2, Bytes: uint64(len(a) + len(b) + len(c)), Rows: 2}
+		if s.Live != live || s.Backfill != backfill {
+			t.Errorf("live %+v, want %+v; backfill %+v, want %+v", s.Live, live, s.Backfill, backfill)
+		}
 	})
 	t.Run("admission changes, and nothing comes twice", func(t *testing.T) {
 		x, m := newTaker(t), newMaker(t, 1, 3)

@@ -384,7 +384,7 @@ func (s *simulation) startHub(ledger *lane.LedgerState) {
 		return frame.DecoderConfig{Catalog: s.catalog}, true
 	}})
 	if ledger != nil {
-		s.receiver.Adopt("s", lane.LedgerFrom(*ledger))
+		s.receiver.Adopt("s", lane.LedgerFrom(*ledger), 0)
 	}
 	s.position = 0
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/http"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -37,7 +38,7 @@ func (n *Node) newHub(handlers map[string]http.Handler) (*hubRole, error) {
 	}
 	r.hub, err = hub.New(hub.Options{
 		Config: c.Hub.Config, Name: cmp.Or(c.Hub.Name, c.Site), Conn: r.conn, Store: r.store, Catalog: n.catalog,
-		Logger: n.log.With("component", "hub"),
+		Logger: n.log.With("component", "hub"), Retention: time.Duration(c.HubClient().Stream.MaxAge),
 	})
 	if err != nil {
 		return nil, err
