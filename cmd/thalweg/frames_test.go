@@ -201,5 +201,5 @@ func TestStreamThatCannotBeRead(t *testing.T) {
 	}
 	f("hub-token", "stream does not exist")
 	f("site-token", "permission denied")
-	f("another", "Authorization Violation")
+	f("another", "server refused the credential (token_file")
 }

@@ -180,6 +180,9 @@ func (c *Conn) onDisconnect(nc *nats.Conn, err error) {
 		if err == nil {
 			err = errGivenUp
 		}
+		if refusal := c.refusal(err); refusal != nil {
+			err = refusal
+		}
 		s.Reason = "connection lost: " + err.Error()
 		c.log.Warn("connection to NATS lost", "server", s.Server, "err", err)
 	}
@@ -200,6 +203,9 @@ func (c *Conn) onAttempt(nc *nats.Conn, err error) {
 		return
 	}
 	c.mu.Lock()
+	if refusal := c.refusal(err); refusal != nil {
+		err = refusal
+	}
 	if c.secret != nil {
 		err = c.secret
 	}
@@ -212,8 +218,13 @@ func (c *Conn) onAttempt(nc *nats.Conn, err error) {
 	c.logRarely("connect to NATS", err.Error(), "servers", c.servers(nc), "err", err)
 }
 
-// onError runs for what the server says outside of any answer: permissions, and slow subscribers of ours.
-func (c *Conn) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
+// onError runs for what the server says outside of any answer: permissions, slow subscribers of ours, and refused
+// logins, which are failed attempts.
+func (c *Conn) onError(nc *nats.Conn, sub *nats.Subscription, err error) {
+	if c.refusal(err) != nil {
+		c.onAttempt(nc, err)
+		return
+	}
 	c.mu.Lock()
 	if errors.Is(err, nats.ErrPermissionViolation) {
 		for w := range c.waiting {

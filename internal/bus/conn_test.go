@@ -99,7 +99,8 @@ func TestSecretsAreReadAgain(t *testing.T) {
 	server := bustest.NewServer(t, func(o *natsd.Options) { o.Config.Auth.TokensFile = tokens })
 	config := bustest.Config(server.URL())
 	config.TokenFile = secret
-	c := bustest.Connect(t, bus.Options{Config: config, Site: "a"})
+	log := &lines{}
+	c := bustest.Connect(t, bus.Options{Config: config, Site: "a", Logger: slog.New(slog.NewTextHandler(log, nil))})
 	reason := func(part string) {
 		t.Helper()
 		bustest.WaitFor(t, part, func() bool {
@@ -115,16 +116,20 @@ func TestSecretsAreReadAgain(t *testing.T) {
 	write(t, secret, "\n")
 	reason("is empty")
 	write(t, secret, "wrong\n")
-	reason("uthorization")
+	refused := "server refused the credential (token_file " + secret + ")"
+	reason(refused)
 	write(t, secret, "right\n")
 	connected()
 	write(t, tokens, "a other\n")
 	if err := server.Reload(); err != nil {
 		t.Fatal(err)
 	}
-	reason("uthorization")
+	reason(refused)
 	write(t, secret, "other")
 	connected()
+	if text := log.String(); strings.Count(text, refused) != 1 || strings.Contains(text, "wrong") || strings.Contains(text, "uthorization Violation") {
+		t.Errorf("want one line about the refusal, and no secret:\n%s", text)
+	}
 }
 
 func TestConnectRefusesBadConfiguration(t *testing.T) {

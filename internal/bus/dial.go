@@ -113,6 +113,36 @@ func (c *Conn) credentials(o *nats.Options) error {
 	return nil
 }
 
+// refusal says of a refused login which credential it was, in the same words wherever the library reports it. It is
+// nil for other errors.
+func (c *Conn) refusal(err error) error {
+	for _, refusal := range []error{
+		nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired,
+	} {
+		if errors.Is(err, refusal) {
+			return fmt.Errorf("server refused the credential (%s): %w", c.credentialSource(), refusal)
+		}
+	}
+	return nil
+}
+
+// credentialSource names the setting and the file, not what is in it.
+func (c *Conn) credentialSource() string {
+	switch cfg := &c.options.Config; {
+	case c.options.InProcess != nil:
+		return "of this process"
+	case cfg.TokenFile != "":
+		return "token_file " + cfg.TokenFile
+	case cfg.Username != "":
+		return fmt.Sprintf("username %s, password_file %s", cfg.Username, cfg.PasswordFile)
+	case cfg.CredentialsFile != "":
+		return "credentials_file " + cfg.CredentialsFile
+	case cfg.NKeySeedFile != "":
+		return "nkey_seed_file " + cfg.NKeySeedFile
+	}
+	return "none is configured"
+}
+
 // readSecret returns "" if the file cannot be read: the server then refuses the client, and the state says why.
 func (c *Conn) readSecret(key, file string) string {
 	b, err := os.ReadFile(file)
