@@ -28,6 +28,8 @@ type SiteStatus struct {
 	Greeted time.Time
 	// Waiting: the live lane cannot be decoded before a keyframe comes.
 	Waiting bool
+	// Live and Backfill are what came on the lanes since the hub started.
+	Live, Backfill LaneStatus
 
 	Sources                                int
 	Messages, Bytes, Frames, Rows, Samples uint64
@@ -35,6 +37,25 @@ type SiteStatus struct {
 	Gaps                                   int    // holes within what this hub saw
 	RowsMissing                            uint64 // in the gaps, and in those that are not held any more
 	KeyframeSequence, LastSequence         uint64
+}
+
+// LaneStatus is what a hub knows of a lane of a site.
+type LaneStatus struct {
+	// Last frame that came for the first time, and its send time by the edge's clock; zero before the first.
+	Last frame.ID
+	Sent time.Time
+	// Sequence of the last message in the stream.
+	Sequence uint64
+	// Rows that came for the first time, and Bytes of all messages.
+	Rows, Bytes uint64
+}
+
+func laneStatus(t *lane.Traffic) LaneStatus {
+	l := LaneStatus{Last: t.Last, Sequence: t.Sequence, Rows: t.Rows, Bytes: t.Bytes}
+	if t.Last.Number != 0 {
+		l.Sent = time.UnixMilli(t.Sent)
+	}
+	return l
 }
 
 // Sites lists what is known of all sites, and of those that are expected and did not come, by name.
@@ -68,6 +89,7 @@ func (h *Hub) siteStatus(s *lane.Site) SiteStatus {
 		Name: s.Name, Part: bus.PartOf(s.Name), Waiting: s.Waiting, Sources: s.Sources(),
 		Messages: s.Messages, Bytes: s.Bytes, Frames: s.Frames, Rows: s.Rows, Samples: s.Samples, Repeated: s.Repeated,
 		KeyframeSequence: s.KeyframeSequence, LastSequence: s.LastSequence,
+		Live: laneStatus(&s.Live), Backfill: laneStatus(&s.Backfill),
 	}
 	if c, ok := h.config.Sites[s.Name]; ok {
 		st.Expected = c.Expected

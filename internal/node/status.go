@@ -145,22 +145,19 @@ func (n *Node) lanes() []web.Lane {
 	var list []web.Lane
 	if n.hub != nil {
 		for _, s := range n.hub.hub.Sites() {
-			x := web.Lane{
-				Site: s.Name, Lane: "live", Epoch: s.Newest.Epoch.String(), Number: s.Newest.Number, Sequence: s.LastSequence,
-				Rows: s.Rows, Bytes: s.Bytes, LastFrame: s.Sent, State: "in order",
-			}
+			live, backfill := hubLane(s.Name, "live", &s.Live), hubLane(s.Name, "backfill", &s.Backfill)
 			if s.Waiting {
-				x.State = "waits for a keyframe"
+				live.State = "waits for a keyframe"
 			}
-			if s.Newest.Number == 0 {
-				x.Epoch, x.State = "", "nothing came yet"
-			}
-			list = append(list, x)
+			list = append(list, live, backfill)
 		}
 	}
 	if n.edge != nil {
 		for _, l := range n.edge.edge.Lanes() {
-			x := web.Lane{Site: n.options.Config.Site, Lane: l.Lane, Number: l.Last.Number, Sequence: l.Sequence, LastFrame: l.At, State: "publishing"}
+			x := web.Lane{
+				Role: "edge", Site: n.options.Config.Site, Lane: l.Lane, Number: l.Last.Number, Sequence: l.Sequence, LastFrame: l.At,
+				State: "publishing",
+			}
 			if l.Last.Number != 0 {
 				x.Epoch = l.Last.Epoch.String()
 			} else {
@@ -173,6 +170,22 @@ func (n *Node) lanes() []web.Lane {
 		}
 	}
 	return list
+}
+
+func hubLane(site, name string, l *hub.LaneStatus) web.Lane {
+	x := web.Lane{
+		Role: "hub", Site: site, Lane: name, Number: l.Last.Number, Sequence: l.Sequence, Rows: l.Rows, Bytes: l.Bytes,
+		LastFrame: l.Sent, State: "in order",
+	}
+	switch {
+	case l.Last.Number != 0:
+		x.Epoch = l.Last.Epoch.String()
+	case l.Bytes != 0:
+		x.State = "nothing could be decoded yet"
+	default:
+		x.State = "nothing came yet"
+	}
+	return x
 }
 
 func (n *Node) sources(site string) []web.Source {

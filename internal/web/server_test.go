@@ -149,7 +149,13 @@ func TestAPI(t *testing.T) {
 		Sites: func() []Site {
 			return []Site{{Name: "ams-1", State: SiteLive, Part: 7, LastRow: at, Series: 12, Epoch: "00ab"}}
 		},
-		Lanes: func() []Lane { return nil },
+		Lanes: func() []Lane {
+			return []Lane{
+				{Role: "hub", Site: "ams-1", Lane: "live", Epoch: "00ab", Number: 7, Sequence: 12, Rows: 5, Bytes: 900, LastFrame: at, State: "in order"},
+				{Role: "hub", Site: "ams-1", Lane: "backfill", State: "nothing came yet"},
+			}
+		},
+		Gaps: func() []Gap { return nil },
 		Sources: func(site string) []Source {
 			return []Source{{Site: site, Key: "scrape/node", Labels: map[string]string{"job": "node"}, IntervalSeconds: 15}}
 		},
@@ -173,7 +179,10 @@ func TestAPI(t *testing.T) {
 	}
 	f("sites", `{"status": "success", "data": [{"name": "ams-1", "state": "live", "part": 7, "expected": false, "epoch": "00ab",
 		"version": "", "lastRow": "2026-01-02T03:04:05Z", "skewSeconds": 0, "samples": 0, "bytes": 0, "sources": 0, "series": 12, "gaps": 0, "missingRows": 0}]}`)
-	f("lanes", `{"status": "success", "data": []}`)
+	f("lanes", `{"status": "success", "data": [
+		{"role": "hub", "site": "ams-1", "lane": "live", "epoch": "00ab", "number": 7, "sequence": 12, "rows": 5, "bytes": 900,
+			"lastFrame": "2026-01-02T03:04:05Z", "state": "in order"},
+		{"role": "hub", "site": "ams-1", "lane": "backfill", "epoch": "", "number": 0, "sequence": 0, "rows": 0, "bytes": 0, "state": "nothing came yet"}]}`)
 	f("gaps", `{"status": "success", "data": []}`)
 	f("sources?site=fra", `{"status": "success", "data": [{"site": "fra", "key": "scrape/node", "labels": {"job": "node"},
 		"series": 0, "intervalSeconds": 15}]}`)

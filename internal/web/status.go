@@ -64,8 +64,9 @@ func (s Site) BytesPerSample() string {
 	return strconv.FormatFloat(float64(s.Bytes)/float64(s.Samples), 'f', 2, 64)
 }
 
-// Lane is one lane of a site.
+// Lane is one lane of a site, as the hub reads it or the edge writes it.
 type Lane struct {
+	Role      string    `json:"role"` // whose view it is: hub or edge
 	Site      string    `json:"site"`
 	Lane      string    `json:"lane"`  // live or backfill
 	Epoch     string    `json:"epoch"` // of the last frame
