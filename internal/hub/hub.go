@@ -76,7 +76,8 @@ type Hub struct {
 	receiver   *lane.Receiver
 	guards     *guards
 	lastRow    map[string]int64 // by site: when the last row was applied, by this clock
-	problem    string           // why the stream cannot be read at the moment
+	problem    string           // what is wrong with the stream at the moment
+	trouble    error            // why it cannot be read although nothing is wrong with it
 }
 
 // New returns a hub that has read nothing.
@@ -172,7 +173,16 @@ func (h *Hub) CaughtUp() <-chan struct{} { return h.caughtUp }
 func (h *Hub) Problem() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.problem == "" && h.trouble != nil {
+		return h.trouble.Error()
+	}
 	return h.problem
+}
+
+func (h *Hub) setTrouble(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.trouble = err
 }
 
 func (h *Hub) setProblem(reason string) {
@@ -298,6 +308,7 @@ func (h *Hub) tailOnce(ctx context.Context) error {
 			return nil
 		},
 		CaughtUp: func() { h.caughtUpOnce.Do(func() { close(h.caughtUp) }) },
+		Trouble:  h.setTrouble,
 		Reset: func(bus.Reset) {
 			rewound = true
 			h.mu.Lock()
@@ -308,6 +319,7 @@ func (h *Hub) tailOnce(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read lanes: %w", err)
 	}
+	h.setTrouble(nil) // that of a reader before this one
 	return reader.Run(ctx)
 }
 
