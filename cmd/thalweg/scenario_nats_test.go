@@ -23,33 +23,43 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/bus/bustest"
 	"github.com/thalweg/thalweg/internal/frame"
 )
 
-// natsPlain is the program nats-plain: a NATS server as many have it, with JetStream, one account and no credentials.
+// natsPlain is the program nats-plain: a NATS server as many have it, with JetStream, one account and no credentials, or
+// as its own configuration file says.
 func natsPlain() {
+	config := flag.String("config", "", "file in the syntax of nats-server")
 	listen := flag.String("listen", "", "HOST:PORT")
 	store := flag.String("store", "", "directory")
 	flag.Parse()
-	if err := runNATS(*listen, *store); err != nil {
+	if err := runNATS(*config, *listen, *store); err != nil {
 		fmt.Fprintln(os.Stderr, "nats-plain:", err)
 		os.Exit(1)
 	}
 }
 
-func runNATS(listen, store string) error {
+func runNATS(config, listen, store string) error {
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
 		return err
 	}
-	number, err := strconv.Atoi(port)
+	options := &server.Options{}
+	if config != "" {
+		if options, err = server.ProcessConfigFile(config); err != nil {
+			return err
+		}
+	}
+	if options.Port, err = strconv.Atoi(port); err != nil {
+		return err
+	}
+	options.Host, options.JetStream, options.StoreDir, options.NoSigs = host, true, store, true
+	s, err := server.NewServer(options)
 	if err != nil {
 		return err
 	}
-	s, err := server.NewServer(&server.Options{Host: host, Port: number, JetStream: true, StoreDir: store, NoSigs: true})
-	if err != nil {
-		return err
-	}
+	s.ConfigureLogger()
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, os.Interrupt)
 	s.Start()
@@ -96,6 +106,36 @@ func cmdCreateStream(ts *testscript.TestScript, neg bool, args []string) {
 		})
 		return err
 	})
+}
+
+// cmdCopyStream takes the file that "nats stream add --config" takes.
+func cmdCopyStream(ts *testscript.TestScript, neg bool, args []string) {
+	usageOf(ts, !neg && len(args) == 2, "copy-stream ADDRESS FILE")
+	var config jetstream.StreamConfig
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &config))
+	withJetStream(ts, args[0], func(ctx context.Context, js jetstream.JetStream) error {
+		_, err := js.CreateStream(ctx, config)
+		return err
+	})
+}
+
+// cmdLink puts a TCP link in front of an address, which can be cut.
+func cmdLink(ts *testscript.TestScript, neg bool, args []string) {
+	usageOf(ts, !neg && len(args) == 2, "link NAME ADDRESS|cut|mend")
+	name, s := args[0], of(ts)
+	link := s.links[name]
+	switch what := args[1]; {
+	case link == nil:
+		s.links[name] = bustest.NewProxy(s.t, what)
+		ts.Setenv(name, s.links[name].Addr())
+	case what == "cut":
+		link.Refuse(true)
+		link.Cut()
+	case what == "mend":
+		link.Refuse(false)
+	default:
+		ts.Fatalf("link %s is there already", name)
+	}
 }
 
 // cmdSendFrame publishes something on the live lane of a site. The server must store it, except where the lane is not

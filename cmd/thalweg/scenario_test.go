@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/thalweg/thalweg/internal/bus/bustest"
 )
 
 // patience is how long anything is waited for. Nothing is expected to take that long; the machine may be busy.
@@ -72,6 +74,8 @@ func TestMain(m *testing.M) {
 //
 //	delete-stream ADDRESS             as somebody with the rights of a hub
 //	create-stream ADDRESS SUBJECT     likewise
+//	copy-stream ADDRESS FILE          create a stream as a file says that "nats stream add --config" would take
+//	link NAME ADDRESS|cut|mend        set $NAME to an address that leads to ADDRESS, except while it is cut
 //	send-frame ADDRESS SITE TOKEN|- KIND   publish as a site: garbage, truncated, future, lying, bomb or wrong-part
 func TestScenarios(t *testing.T) {
 	free := newPorts()
@@ -85,7 +89,10 @@ func TestScenarios(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
-			s := &scenario{ports: free, processes: map[string]*process{}, targets: map[string]*scrapeTarget{}}
+			s := &scenario{
+				t: env.T().(testing.TB), ports: free,
+				processes: map[string]*process{}, targets: map[string]*scrapeTarget{}, links: map[string]*bustest.Proxy{},
+			}
 			env.Values[scenarioKey{}] = s
 			env.Defer(s.close)
 			return nil
@@ -98,15 +105,18 @@ func TestScenarios(t *testing.T) {
 			"promquery": cmdPromQuery, "same-samples": cmdSameSamples, "complete": cmdComplete,
 			"target": cmdTarget, "scraped": cmdScraped, "every-scrape": cmdEveryScrape,
 			"delete-stream": cmdDeleteStream, "create-stream": cmdCreateStream, "send-frame": cmdSendFrame,
+			"copy-stream": cmdCopyStream, "link": cmdLink,
 		},
 	})
 }
 
 // scenario is what one running script has beside the interpreter.
 type scenario struct {
+	t         testing.TB
 	ports     *ports // shared by all scripts
 	processes map[string]*process
 	targets   map[string]*scrapeTarget
+	links     map[string]*bustest.Proxy
 }
 
 type scenarioKey struct{}
