@@ -355,9 +355,15 @@ func TestHostileTargets(t *testing.T) {
 		return g.has("good", 1) && g.t > first.t+300
 	})
 	targets := map[string]Target{}
-	for _, target := range m.Targets() {
-		targets[target.Job] = target
-	}
+	// The row of a scrape comes a moment before its target says so.
+	eventually(t, "all targets have a state", func() bool {
+		known := true
+		for _, target := range m.Targets() {
+			targets[target.Job] = target
+			known = known && target.Health != Unknown
+		}
+		return known
+	})
 	for name, reason := range names {
 		target := targets[name]
 		if target.Health != Down || target.Err == nil || string(reasonOf(target.Err)) != reason {

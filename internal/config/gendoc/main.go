@@ -75,8 +75,9 @@ const introduction = `# Configuration
 
 One YAML file, given by ` + "`--config.file`" + ` and checked by ` + "`thalweg check config FILE`" + `. The sections ` + "`edge`" + ` and ` + "`hub`" + `
 turn their roles on: ` + "`{}`" + ` means on with the defaults, absent means off. An unknown key is an error, with line and column; a key
-without a value counts as left out, except that an empty role is an error. File names are relative to the directory of the file. A changed file is taken over on SIGHUP or ` + "`POST /-/reload`" + `; a file with a
-mistake changes nothing, and the keys that need a restart are named in the log.
+without a value counts as left out, except that an empty role is an error. File names are relative to the directory of
+the file. A changed file is taken over on SIGHUP or ` + "`POST /-/reload`" + `; a file with a mistake changes nothing, and the keys
+that need a restart are named in the log.
 
 - *duration*: ` + "`500ms`, `15s`, `10m`, `24h`, `7d`" + `, as in Prometheus.
 - *size*: ` + "`64KB`, `8MiB`, `10GB`" + `; ` + "`KB` and `KiB`" + ` are both 1024 bytes, as in Prometheus.
