@@ -85,6 +85,3 @@ func (s *Sender) SetKeyframeInterval(d time.Duration) { s.cfg.KeyframeInterval =
 
 // Last is the header of the newest closed frame; Number 0 before the first.
 func (s *Sender) Last() frame.Header { return s.encoder.Last() }
-
-// Stats of the frame state: sources and columns held.
-func (s *Sender) Stats() (sources, columns int) { return s.encoder.Sources(), s.encoder.Columns() }

@@ -7,6 +7,6 @@
 //	nats := health.Condition("nats edge") // not ready until somebody says so
 //	nats.Ready()
 //
-// It promises that a log line that repeats does not fill the log, that every condition ever declared is listed with its
-// reason, and that labels made from errors come from a closed set. It opens no listener: package web does.
+// It promises that a log line that repeats does not fill the log, and that every condition ever declared is listed with
+// its reason. It opens no listener: package web does.
 package telemetry
