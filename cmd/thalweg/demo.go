@@ -218,7 +218,11 @@ func (d *demo) further(i int, dir, natsURL string, log *telemetry.Log) (*node.No
 
 // explain says what runs, where to look and how to stop.
 func (d *demo) explain(w io.Writer, nodes []*node.Node, dir string) {
-	fmt.Fprintf(w, "Thalweg %s demo: a NATS server, %d hub(s) and an edge run in this process.\n\n", build().Version, len(nodes))
+	hubs := "a hub"
+	if len(nodes) > 1 {
+		hubs = fmt.Sprintf("%d hubs", len(nodes))
+	}
+	fmt.Fprintf(w, "Thalweg %s demo: a NATS server, %s and an edge run in this process.\n\n", build().Version, hubs)
 	fmt.Fprintf(w, "  NATS       %s\n", nodes[0].NATSURL())
 	fmt.Fprintf(w, "  scraping   this process")
 	for _, s := range slices.Concat(d.scrape, d.federate) {
