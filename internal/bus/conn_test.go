@@ -1,7 +1,6 @@
 package bus_test
 
 import (
-	"bufio"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,11 +9,9 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/big"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -206,7 +203,7 @@ func TestTransports(t *testing.T) {
 		o.Config.TLSServerConfig.TLSCertPath = cert
 		o.Config.TLSServerConfig.TLSKeyPath = key
 	})
-	proxy := newHTTPProxy(t)
+	proxy := bustest.NewHTTPProxy(t, "user:pass")
 	for _, test := range []struct {
 		name, url, proxy string
 		tls              bool
@@ -214,9 +211,9 @@ func TestTransports(t *testing.T) {
 		{"nats", plain.URL(), "", false},
 		{"tls", "tls://" + secure.Addr(), "", true},
 		{"wss", "wss://" + websocket, "", true},
-		{"nats through proxy", plain.URL(), proxy.url("user:pass@"), false},
-		{"tls through proxy", "tls://" + secure.Addr(), proxy.url("user:pass@"), true},
-		{"wss through proxy", "wss://" + websocket, proxy.url("user:pass@"), true},
+		{"nats through proxy", plain.URL(), proxy.URL("user:pass"), false},
+		{"tls through proxy", "tls://" + secure.Addr(), proxy.URL("user:pass"), true},
+		{"wss through proxy", "wss://" + websocket, proxy.URL("user:pass"), true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			config := bustest.Config(test.url)
@@ -224,20 +221,20 @@ func TestTransports(t *testing.T) {
 			if test.tls {
 				config.TLSConfig.CAFile = cert
 			}
-			before := proxy.tunnels()
+			before := proxy.Tunnels()
 			hub := bustest.Connected(t, bus.Options{Config: config})
 			bustest.EnsureStream(t, hub)
 			if _, err := hub.Last(t.Context(), hub.Root().Lane("a", bus.Live)); !errors.Is(err, bus.ErrNoMessage) {
 				t.Errorf("request: %v", err)
 			}
-			if used := proxy.tunnels() > before; used != (test.proxy != "") {
+			if used := proxy.Tunnels() > before; used != (test.proxy != "") {
 				t.Errorf("proxy used: %v", used)
 			}
 		})
 	}
 
 	config := bustest.Config(plain.URL())
-	config.ProxyURL = proxy.url("user:wrong@")
+	config.ProxyURL = proxy.URL("user:wrong")
 	c := bustest.Connect(t, bus.Options{Config: config})
 	bustest.WaitFor(t, "refusal of the proxy", func() bool { return strings.Contains(c.State().Reason, "407") })
 	if s := c.State().Reason; strings.Contains(s, "wrong") {
@@ -245,70 +242,6 @@ func TestTransports(t *testing.T) {
 	}
 	distrustful := bustest.Connect(t, bus.Options{Config: bustest.Config("tls://" + secure.Addr())})
 	bustest.WaitFor(t, "refusal of the certificate", func() bool { return strings.Contains(distrustful.State().Reason, "certificate") })
-}
-
-// httpProxy does CONNECT for one user.
-type httpProxy struct {
-	listener net.Listener
-	wait     sync.WaitGroup
-	mu       sync.Mutex
-	count    int
-}
-
-func newHTTPProxy(t *testing.T) *httpProxy {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &httpProxy{listener: listener}
-	p.wait.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			p.wait.Go(func() { p.serve(conn) })
-		}
-	})
-	t.Cleanup(func() { listener.Close() })
-	return p
-}
-
-func (p *httpProxy) url(user string) string { return "http://" + user + p.listener.Addr().String() }
-
-func (p *httpProxy) tunnels() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.count
-}
-
-func (p *httpProxy) serve(client net.Conn) {
-	defer client.Close()
-	reader := bufio.NewReader(client)
-	request, err := http.ReadRequest(reader)
-	if err != nil {
-		return
-	}
-	if request.Header.Get("Proxy-Authorization") != "Basic dXNlcjpwYXNz" || request.Method != http.MethodConnect {
-		io.WriteString(client, "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
-		return
-	}
-	server, err := net.Dial("tcp", request.Host)
-	if err != nil {
-		io.WriteString(client, "HTTP/1.1 502 Bad Gateway\r\n\r\n")
-		return
-	}
-	defer server.Close()
-	p.mu.Lock()
-	p.count++
-	p.mu.Unlock()
-	io.WriteString(client, "HTTP/1.1 200 OK\r\n\r\n")
-	go func() {
-		io.Copy(server, reader)
-		server.Close()
-	}()
-	io.Copy(client, server)
 }
 
 func TestRequestAndServe(t *testing.T) {

@@ -1,5 +1,6 @@
 // Package bustest is for tests that need real NATS servers and bad links to them: embedded servers that can be
-// restarted, a cluster of three, and a TCP proxy that loses answers.
+// restarted, a cluster of three, a TCP proxy that is a bad link (slow, lossy, stalled, half-open, losing answers), and an
+// HTTP proxy that wants a credential or is captive.
 //
 //	server := bustest.NewServer(t)
 //	proxy := bustest.NewProxy(t, server.Addr())
