@@ -26,6 +26,10 @@ func pair(t *testing.T, listener net.Listener, p *bustest.Proxy) (client, server
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { server.Close() })
+	io.WriteString(client, "!") // the proxy knows the connection when it has carried something
+	if _, err := io.ReadFull(server, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
 	return client, server
 }
 
