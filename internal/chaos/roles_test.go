@@ -1,23 +1,20 @@
+//go:build linux
+
 package chaos
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"math/rand/v2"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
-	"testing"
+	"sync/atomic"
 	"time"
 
 	"github.com/alecthomas/units"
@@ -33,82 +30,50 @@ import (
 	"github.com/thalweg/thalweg/internal/store"
 )
 
-// roleVariable makes the test binary one of the processes.
-const roleVariable = "THALWEG_CHAOS"
-
-const site = "ams-1"
-
-// speed is how much faster the edge's clock runs, so that minutes of its policies pass in seconds.
+// speed is how much faster an edge's clock runs, so that minutes of its policies pass in seconds.
 const speed = 30
 
-// task is what a process is told.
-type task struct {
-	Role  string
-	Dir   string
-	URL   string    // for edge and hub
-	Port  int       // for the server
-	Start time.Time // of the whole, for the edge's clock
-}
-
-// Files in the directory of a process.
+// What processes say, a line each.
 const (
-	acceptedFile = "accepted" // edge: key T bits epoch first-frame last-frame
-	recordedFile = "recorded" // hub: batch key T bits, and a line "start" for each process
-	gapsFile     = "gaps"     // hub, at its orderly end: what the output lacks
-	statusFile   = "status"   // edge: how it is, now and then
-	calmFile     = "calm"     // edge: made by the test when it wants few rows
+	saidEpoch    = "epoch"    // edge: EPOCH
+	saidRow      = "row"      // edge: FRAME KEY, before the row is accepted; FRAME is the first that it may be in. hub: BATCH SITE KEY
+	saidAccepted = "accepted" // edge: FRAME; the rows said so far are, and FRAME is the last that they may be in
+	saidRefused  = "refused"  // edge: the rows said since then are not
+	saidGap      = "gap"      // hub: SITE EPOCH FROM TO ROWS CAUSE
+	saidGaps     = "gaps"     // hub: the gaps said since the last such line are all
+	saidEnd      = "end"      // hub: an orderly end
 )
 
-func TestMain(m *testing.M) {
-	text := os.Getenv(roleVariable)
-	if text == "" {
-		os.Exit(m.Run())
-	}
-	var t task
-	if err := json.Unmarshal([]byte(text), &t); err != nil {
-		panic(err)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	go func() { // the test is gone when its end of the pipe is
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		os.Exit(3)
-	}()
-	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("process", t.Role)
-	roles := map[string]func(context.Context, task, *slog.Logger) error{"server": runServer, "edge": runEdge, "hub": runHub}
-	if err := roles[t.Role](ctx, t, logger); err != nil {
-		logger.Error("process ends", "err", err)
-		os.Exit(1)
-	}
-}
+// storeDir is where the files of a process are, below its directory.
+func (t *task) storeDir() string { return filepath.Join(t.Dir, "store") }
 
-func streamConfig() bus.StreamConfig {
+func streamConfig(replicas int) bus.StreamConfig {
 	c := bus.DefaultStreamConfig()
-	c.MaxBytes = 256 * units.MiB
+	c.MaxBytes = 512 * units.MiB
+	c.Replicas = replicas
 	return c
 }
 
-func busConfig(url string) bus.Config {
+func busConfig(urls []string, replicas int) bus.Config {
 	c := bus.DefaultConfig()
-	c.URLs, c.Stream = []string{url}, streamConfig()
+	c.URLs, c.Stream = urls, streamConfig(replicas)
 	return c
 }
 
-func runServer(ctx context.Context, t task, logger *slog.Logger) error {
+func runServer(ctx context.Context, t task, _ <-chan command, logger *slog.Logger) error {
 	cfg := natsd.DefaultConfig()
 	cfg.Listen = fmt.Sprintf("127.0.0.1:%d", t.Port)
-	s, err := natsd.Start(natsd.Options{Config: cfg, StoreDir: t.Dir, Root: bus.DefaultRoot, Stream: streamConfig(), Logger: logger})
+	cfg.ConfigFile = t.Config
+	s, err := natsd.Start(natsd.Options{Config: cfg, StoreDir: t.storeDir(), Root: bus.DefaultRoot, Stream: streamConfig(t.Replicas), Logger: logger})
 	if err != nil {
 		return err
 	}
-	<-ctx.Done()
-	s.Close()
-	return nil
+	return s.Run(ctx)
 }
 
-// runEdge makes rows and writes down those that are accepted.
-func runEdge(ctx context.Context, t task, logger *slog.Logger) error {
-	conn, err := bus.Connect(bus.Options{Config: busConfig(t.URL), Site: site, Name: "edge", Logger: logger})
+// runEdge makes rows and says which are accepted.
+func runEdge(ctx context.Context, t task, commands <-chan command, logger *slog.Logger) error {
+	conn, err := bus.Connect(bus.Options{Config: busConfig(t.URLs, t.Replicas), Site: t.Site, Name: "edge", Logger: logger})
 	if err != nil {
 		return err
 	}
@@ -117,112 +82,168 @@ func runEdge(ctx context.Context, t task, logger *slog.Logger) error {
 	cfg.FlushInterval = model.Duration(100 * time.Millisecond)
 	cfg.Outbox.ResendWindow = model.Duration(24 * time.Hour) // whatever the server loses can be sent again
 	cfg.KeyframeInterval = model.Duration(45 * time.Second)  // of the fast clock
+	clock := &fastClock{start: t.Start}
+	clock.skew.Store(int64(t.Skew))
 	e, err := edge.New(edge.Options{
-		Site: site, Config: cfg, Dir: filepath.Join(t.Dir, "outbox"), Conn: conn, Logger: logger, Version: "chaos", Lookback: 5 * time.Minute,
-		Now: func() time.Time { return t.Start.Add(time.Since(t.Start) * speed) },
+		Site: t.Site, Config: cfg, Dir: t.storeDir(), Conn: conn, Logger: logger, Version: "chaos", Lookback: 5 * time.Minute,
+		Now: clock.now,
 	})
 	if err != nil {
 		return err
 	}
-	accepted, err := os.OpenFile(filepath.Join(t.Dir, acceptedFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
+	if err := say("%s %s", saidEpoch, e.Epoch()); err != nil {
 		return err
 	}
 	var parts sync.WaitGroup
 	runCtx, stop := context.WithCancel(context.Background())
 	parts.Go(func() { _ = e.Run(runCtx) })
-	err = makeRows(ctx, e, accepted, t.Dir)
+	err = (&maker{edge: e, clock: clock, calm: t.Calm}).run(ctx, commands)
 	stop()
 	parts.Wait()
-	return errors.Join(err, accepted.Close(), e.Close())
+	return errors.Join(err, e.Close())
 }
 
-// makeRows appends rows of a few sources until ctx ends, and flushes now and then.
-func makeRows(ctx context.Context, e *edge.Edge, accepted *os.File, dir string) error {
+// fastClock is the clock of an edge.
+type fastClock struct {
+	start time.Time
+	skew  atomic.Int64
+}
+
+func (c *fastClock) now() time.Time {
+	return c.start.Add(time.Since(c.start) * speed).Add(time.Duration(c.skew.Load()))
+}
+
+// maker makes rows of a few sources, whose schemas grow, and flushes now and then.
+type maker struct {
+	edge  *edge.Edge
+	clock *fastClock
+	calm  bool
+	last  map[string]int64 // times of the rows of a source
+}
+
+const (
+	sources    = 4
+	fewColumns = 3
+	mostGrowth = 6
+)
+
+func columnName(i int) string { return "metric_" + strconv.Itoa(i) }
+
+func (m *maker) run(ctx context.Context, commands <-chan command) error {
+	m.last = map[string]int64{}
 	catalog := series.NewCatalog()
-	var columns []series.Column
-	for i := range 3 {
-		columns = append(columns, series.Synthetic(fmt.Sprintf("metric_%d", i), "A metric."))
+	schemas := []*series.Schema{catalog.Empty()}
+	for i := range fewColumns + mostGrowth {
+		s := catalog.Extend(schemas[i], []series.Column{series.Synthetic(columnName(i), "A metric.")})
+		schemas = append(schemas, s)
 	}
-	schema := catalog.Extend(catalog.Empty(), columns)
-	var sources []*series.Source
-	for i := range 4 {
-		sources = append(sources, &series.Source{
+	var all []*series.Source
+	size := make([]int, sources)
+	for i := range sources {
+		all = append(all, &series.Source{
 			Key: fmt.Sprintf("static/%d", i), Labels: labels.FromStrings("instance", strconv.Itoa(i), "job", "chaos"), Interval: time.Second,
 		})
+		size[i] = fewColumns
 	}
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	last, calm := int64(0), false
-	var lines strings.Builder
 	for n := 1; ; n++ {
 		select {
 		case <-tick.C:
+		case c := <-commands:
+			switch c.Do {
+			case calmCommand:
+				m.calm = true
+			case skewCommand:
+				m.clock.skew.Store(c.Value)
+			}
 		case <-ctx.Done():
 			return nil
 		}
-		if n%10 == 0 && !calm {
-			_, err := os.Stat(filepath.Join(dir, calmFile))
-			calm = err == nil
-		}
-		if calm && n%25 != 0 {
+		if m.calm && n%25 != 0 {
 			continue
 		}
-		source := sources[rand.IntN(len(sources))]
-		last = max(last+1, time.Now().UnixMilli())
-		row := series.Row{Source: source, Schema: schema, T: last, Values: []float64{float64(n), rand.Float64(), math.Float64frombits(rand.Uint64())}}
-		first := e.Status().Newest.Number + 1
-		if err := e.Sink(&row); err != nil {
-			return err
+		i := rand.IntN(sources)
+		if rand.IntN(300) == 0 {
+			size[i] = min(size[i]+1, len(schemas)-1)
 		}
-		fmt.Fprintf(&lines, "%s %s %s\n", rowKey(&row), e.Epoch(), strconv.FormatUint(first, 10))
-		if !calm && rand.IntN(8) != 0 {
-			continue
-		}
-		if err := e.Flush(); err != nil {
-			return err
-		}
-		newest := e.Status().Newest.Number
-		text := strings.ReplaceAll(lines.String(), "\n", fmt.Sprintf(" %d\n", newest))
-		if _, err := accepted.WriteString(text); err != nil {
-			return err
-		}
-		lines.Reset()
-		if err := os.WriteFile(filepath.Join(dir, statusFile), fmt.Appendf(nil, "%+v\n", e.Status()), 0o600); err != nil {
+		if err := m.row(all[i], schemas[size[i]], m.calm || rand.IntN(8) == 0); err != nil {
 			return err
 		}
 	}
 }
 
-// rowKey tells a row from all others and says what it holds: source, time, values bit for bit.
+// row makes a row and accepts it. An edge that cannot store it goes on.
+func (m *maker) row(source *series.Source, schema *series.Schema, flush bool) error {
+	t := m.clock.now().UnixMilli()
+	if t == m.last[source.Key] {
+		t++
+	}
+	m.last[source.Key] = t
+	row := series.Row{Source: source, Schema: schema, T: t}
+	for range schema.Len() {
+		row.Values = append(row.Values, math.Float64frombits(rand.Uint64()>>rand.IntN(64)))
+	}
+	if err := say("%s %d %s", saidRow, m.newest()+1, rowKey(&row)); err != nil {
+		return err
+	}
+	err := m.edge.Sink(&row)
+	if err == nil && flush {
+		err = m.edge.Flush()
+	}
+	switch {
+	case err != nil:
+		return say("%s", saidRefused)
+	case flush:
+		return say("%s %d", saidAccepted, m.newest())
+	}
+	return nil
+}
+
+// newest frame of this epoch in the outbox; 0 before the first.
+func (m *maker) newest() uint64 {
+	if id := m.edge.Status().Newest; id.Epoch == m.edge.Epoch() {
+		return id.Number
+	}
+	return 0
+}
+
+// rowKey tells a row from all others and says what it holds: source, time, values bit for bit. Columns that are not in
+// their place are named.
 func rowKey(r *series.Row) string {
-	key := fmt.Sprintf("%s %d ", r.Source.Key, r.T)
-	for _, v := range r.Values {
-		key += fmt.Sprintf("%016x", math.Float64bits(v))
+	var key strings.Builder
+	fmt.Fprintf(&key, "%s %d ", r.Source.Key, r.T)
+	for i, v := range r.Values {
+		if i > 0 {
+			key.WriteByte(',')
+		}
+		if name := r.Schema.Column(i).Labels.Get(model.MetricNameLabel); name != columnName(i) {
+			key.WriteString(name + "=")
+		}
+		key.WriteString(strconv.FormatUint(math.Float64bits(v), 16))
 	}
-	return key
+	return key.String()
 }
 
-// recorder is a destination that writes down what it is given.
+// recorder is a destination that says what it is given.
 type recorder struct {
-	file  *os.File
 	batch int
 	lines strings.Builder
 }
 
-func (r *recorder) Row(_ *lane.Delivery, row *series.Row) {
-	fmt.Fprintf(&r.lines, "%d %s\n", r.batch, rowKey(row))
+func (r *recorder) Row(d *lane.Delivery, row *series.Row) {
+	fmt.Fprintf(&r.lines, "%s %d %s %s\n", saidRow, r.batch, d.Site, rowKey(row))
 }
 
 func (r *recorder) Flush(context.Context) error {
-	_, err := r.file.WriteString(r.lines.String())
+	_, err := os.Stdout.WriteString(r.lines.String())
 	r.lines.Reset()
 	r.batch++
 	return err
 }
 
-func runHub(ctx context.Context, t task, logger *slog.Logger) error {
-	conn, err := bus.Connect(bus.Options{Config: busConfig(t.URL), Name: "hub", Logger: logger})
+func runHub(ctx context.Context, t task, commands <-chan command, logger *slog.Logger) error {
+	conn, err := bus.Connect(bus.Options{Config: busConfig(t.URLs, t.Replicas), Name: "hub", Logger: logger})
 	if err != nil {
 		return err
 	}
@@ -236,46 +257,41 @@ func runHub(ctx context.Context, t task, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	file, err := os.OpenFile(filepath.Join(t.Dir, recordedFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	out, err := hub.NewOutput(hub.OutputOptions{Name: "recorder", Dir: t.storeDir(), Hub: h, Destination: &recorder{}, Oldest: true})
 	if err != nil {
 		return err
 	}
-	if _, err := file.WriteString("\nstart\n"); err != nil {
-		return err
-	}
-	out, err := hub.NewOutput(hub.OutputOptions{Name: "recorder", Dir: t.Dir, Hub: h, Destination: &recorder{file: file}, Oldest: true})
-	if err != nil {
-		return err
-	}
+	go func() {
+		for range commands {
+			if err := sayGaps(out); err != nil {
+				logger.Error("say gaps", "err", err)
+			}
+		}
+	}()
+	ctx, stop := context.WithCancel(ctx)
 	var parts sync.WaitGroup
 	errs := make(chan error, 2)
 	parts.Go(func() { errs <- h.Run(ctx) })
 	parts.Go(func() { errs <- out.Run(ctx) })
 	err = <-errs
 	if ctx.Err() == nil {
-		return fmt.Errorf("a part of the hub ended by itself: %w", err)
+		err = fmt.Errorf("a part of the hub ended by itself: %w", err)
 	}
+	stop()
 	parts.Wait()
-	var gaps strings.Builder
-	for _, g := range out.Gaps(1 << 20) {
-		fmt.Fprintf(&gaps, "%s %s %d %d %d\n", g.Site, g.Epoch, g.From, g.To, g.Rows)
-	}
-	return errors.Join(err, os.WriteFile(filepath.Join(t.Dir, gapsFile), []byte(gaps.String()), 0o600), out.Close())
-}
-
-// readLines calls f with the fields of every whole line of a file that may not be there yet.
-func readLines(name string, f func([]string)) error {
-	file, err := os.Open(name)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	if err := errors.Join(err, <-errs, out.Close()); err != nil {
 		return err
 	}
-	defer file.Close()
-	s := bufio.NewScanner(file)
-	for s.Scan() {
-		f(strings.Fields(s.Text()))
+	return errors.Join(sayGaps(out), say("%s", saidEnd))
+}
+
+// sayGaps says all gaps in one piece.
+func sayGaps(out *hub.Output) error {
+	var lines strings.Builder
+	for _, g := range out.Gaps(1 << 20) {
+		fmt.Fprintf(&lines, "%s %s %s %d %d %d %s\n", saidGap, g.Site, g.Epoch, g.From, g.To, g.Rows, g.Cause)
 	}
-	return s.Err()
+	fmt.Fprintln(&lines, saidGaps)
+	_, err := os.Stdout.WriteString(lines.String())
+	return err
 }
