@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"encoding/binary"
 	"fmt"
 	"hash/crc32"
 	"strconv"
@@ -15,7 +16,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 type Position struct {
 	Created  time.Time // when the stream was created, to the nanosecond, UTC
 	Sequence uint64    // of the message
-	Checksum uint32    // CRC32C of its payload
+	Checksum uint32    // CRC32C of its payload and of the time at which it was stored
 }
 
 // IsZero reports whether p is no position.
@@ -67,4 +68,9 @@ func (p *Position) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
-func checksum(payload []byte) uint32 { return crc32.Checksum(payload, castagnoli) }
+// checksum tells a message from others of its sequence, also from one with the same payload that was stored later.
+func (m *Message) checksum() uint32 {
+	var at [8]byte
+	binary.LittleEndian.PutUint64(at[:], uint64(m.Time.UnixNano()))
+	return crc32.Update(crc32.Checksum(m.Payload, castagnoli), castagnoli, at[:])
+}

@@ -224,8 +224,8 @@ func (r *Reader) verify(ctx context.Context) (*jetstream.StreamInfo, error) {
 		return nil, r.void(MessageMissing, fmt.Sprintf("message %d is missing, the stream begins with %d", p.Sequence, info.State.FirstSeq))
 	case err != nil:
 		return nil, err
-	case checksum(m.Payload) != p.Checksum:
-		return nil, r.void(MessageReplaced, fmt.Sprintf("message %d has checksum %08x, want %08x", p.Sequence, checksum(m.Payload), p.Checksum))
+	case m.checksum() != p.Checksum:
+		return nil, r.void(MessageReplaced, fmt.Sprintf("message %d has checksum %08x, want %08x", p.Sequence, m.checksum(), p.Checksum))
 	}
 	return info, nil
 }
@@ -317,7 +317,7 @@ func (r *run) take(ctx context.Context, raw *nats.Msg) error {
 	if err := r.options.Handle(*m); err != nil {
 		return &handlerError{sequence: m.Sequence, err: err}
 	}
-	r.setPosition(Position{Created: r.created, Sequence: m.Sequence, Checksum: checksum(m.Payload)})
+	r.setPosition(Position{Created: r.created, Sequence: m.Sequence, Checksum: m.checksum()})
 	r.reads()
 	r.conn.metrics.readerMessages.Inc()
 	r.conn.metrics.readerBytes.Add(float64(len(m.Payload)))

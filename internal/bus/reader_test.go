@@ -454,6 +454,7 @@ func TestReaderOfOlderCopy(t *testing.T) {
 		want   []string
 	}{
 		{"shorter", []string{"1"}, []string{"2", "3"}, nil, []string{"reset: rewound", "1", caughtUp}},
+		{"grown again with the same", []string{"1"}, []string{"2", "3"}, []string{"2", "3", "4"}, []string{"reset: replaced", "1", "2", "3", "4", caughtUp}},
 		{"grown again", []string{"1"}, []string{"2", "3"}, []string{"two", "three", "four"}, []string{"reset: replaced", "1", "two", "three", "four", caughtUp}},
 		{"same", []string{"1", "2"}, nil, []string{"3"}, []string{"3", caughtUp}},
 	} {
