@@ -93,49 +93,69 @@ func corpus(t testing.TB, name string) (bodies [][]byte) {
 	return bodies
 }
 
+// corpusRows are the scrapes of the corpus as rows of one source; its schema grows where series are added.
+func corpusRows(t testing.TB, name string) (rows []*series.Row) {
+	catalog := series.NewCatalog()
+	source := &series.Source{Key: "scrape/" + name, Labels: labels.FromStrings("job", name, "instance", "localhost:1")}
+	schema := catalog.Empty()
+	index := map[string]int{}
+	for i, body := range corpus(t, name) {
+		var fresh []series.Column
+		values := map[int]float64{}
+		p := textparse.NewPromParser(body, labels.NewSymbolTable(), false)
+		var family series.Family
+		for {
+			e, err := p.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch e {
+			case textparse.EntryHelp:
+				n, help := p.Help()
+				family = series.Family{Name: string(n), Help: string(help)}
+			case textparse.EntryType:
+				n, typ := p.Type()
+				if family.Name != string(n) {
+					family = series.Family{Name: string(n)}
+				}
+				family.Type = typ
+			}
+			if e != textparse.EntrySeries {
+				continue
+			}
+			m, _, v := p.Series()
+			at, ok := index[string(m)]
+			if !ok {
+				at = schema.Len() + len(fresh)
+				index[string(m)] = at
+				var ls labels.Labels
+				p.Labels(&ls)
+				fresh = append(fresh, series.Column{Labels: ls, Family: family})
+			}
+			values[at] = v
+		}
+		schema = catalog.Extend(schema, fresh)
+		row := &series.Row{Source: source, Schema: schema, T: int64(i) * 5000, Values: make([]float64, schema.Len()), Present: series.Bitmap(nil, schema.Len())}
+		for at, v := range values {
+			row.Values[at] = v
+			series.SetBit(row.Present, at)
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
 // TestCorpusSize reports what the corpus costs, one target alone: a figure to watch, and a check that real scrapes
 // survive.
 func TestCorpusSize(t *testing.T) {
 	for _, name := range []string{"node", "prometheus"} {
-		catalog := series.NewCatalog()
-		source := &series.Source{Key: "scrape/" + name, Labels: labels.FromStrings("job", name, "instance", "localhost:1")}
 		enc := frame.NewEncoder(frame.EncoderConfig{Epoch: 1})
 		dec := frame.NewDecoder(frame.DecoderConfig{Catalog: series.NewCatalog()})
-		schema := catalog.Empty()
-		index := map[string]int{}
-		var first, rest, samples int
-		for i, body := range corpus(t, name) {
-			var fresh []series.Column
-			values := map[int]float64{}
-			p := textparse.NewPromParser(body, labels.NewSymbolTable(), false)
-			for {
-				e, err := p.Next()
-				if err == io.EOF {
-					break
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-				if e != textparse.EntrySeries {
-					continue
-				}
-				m, _, v := p.Series()
-				at, ok := index[string(m)]
-				if !ok {
-					at = schema.Len() + len(fresh)
-					index[string(m)] = at
-					var ls labels.Labels
-					p.Labels(&ls)
-					fresh = append(fresh, series.Column{Labels: ls})
-				}
-				values[at] = v
-			}
-			schema = catalog.Extend(schema, fresh)
-			row := &series.Row{Source: source, Schema: schema, T: int64(i) * 5000, Values: make([]float64, schema.Len()), Present: series.Bitmap(nil, schema.Len())}
-			for at, v := range values {
-				row.Values[at] = v
-				series.SetBit(row.Present, at)
-			}
+		var first, rest, columns, samples int
+		for i, row := range corpusRows(t, name) {
 			want := seriestest.Show(row)
 			frames, err := enc.Append(nil, row, row.T)
 			if err != nil {
@@ -144,6 +164,7 @@ func TestCorpusSize(t *testing.T) {
 			for _, f := range enc.Close(frames, row.T) {
 				if i == 0 {
 					first += len(f)
+					columns = row.Schema.Len()
 				} else {
 					rest += len(f)
 					samples += row.Samples()
@@ -158,6 +179,6 @@ func TestCorpusSize(t *testing.T) {
 				}
 			}
 		}
-		t.Logf("%s: keyframe %d bytes (%.1f a series), deltas %.2f bytes a sample", name, first, float64(first)/float64(len(index)), float64(rest)/float64(samples))
+		t.Logf("%s: keyframe %d bytes (%.1f a series), deltas %.2f bytes a sample", name, first, float64(first)/float64(columns), float64(rest)/float64(samples))
 	}
 }

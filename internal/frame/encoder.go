@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/prometheus/model/labels"
@@ -29,6 +30,8 @@ type EncoderConfig struct {
 	MaxBody int
 	// Facts stand in every keyframe.
 	Facts []Fact
+	// Version of the frames, one of Versions. 0 means the newest.
+	Version int
 }
 
 // Encoder makes the frames of one epoch. It is not safe for concurrent use. Frames that it returns are new memory and
@@ -39,6 +42,7 @@ type Encoder struct {
 
 	last         Header // of the last sealed frame; its zero value before the first
 	kind         Kind   // of the frame under construction
+	version      int    // of it; cfg.Version from the next keyframe on
 	wantKeyframe bool
 	body         []byte
 	rows         uint32
@@ -69,6 +73,12 @@ func NewEncoder(cfg EncoderConfig) *Encoder {
 	if cfg.Epoch == 0 {
 		panic("BUG: frame.NewEncoder: epoch is 0")
 	}
+	if cfg.Version == 0 {
+		cfg.Version = Version
+	}
+	if !slices.Contains(Versions(), cfg.Version) {
+		panic(fmt.Sprintf("BUG: frame.NewEncoder: version is %d", cfg.Version))
+	}
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = DefaultMaxBody
 	}
@@ -89,6 +99,17 @@ func (e *Encoder) Last() Header { return e.last }
 
 // SetMaxBody changes EncoderConfig.MaxBody for what follows.
 func (e *Encoder) SetMaxBody(n int) { e.cfg.MaxBody = max(n, minMaxBody) }
+
+// SetVersion changes the version of the frames, one of Versions, with a keyframe: the next frame that is begun. The
+// version that is set already changes nothing.
+func (e *Encoder) SetVersion(v int) {
+	if !slices.Contains(Versions(), v) {
+		panic(fmt.Sprintf("BUG: frame.Encoder.SetVersion: version is %d", v))
+	}
+	if v != e.cfg.Version {
+		e.cfg.Version, e.wantKeyframe = v, true
+	}
+}
 
 // RequestKeyframe makes the next frame that is begun a keyframe.
 func (e *Encoder) RequestKeyframe() { e.wantKeyframe = true }
@@ -185,7 +206,7 @@ func (e *Encoder) begin() {
 	}
 	e.kind = Delta
 	if e.wantKeyframe {
-		e.kind, e.wantKeyframe = Keyframe, false
+		e.kind, e.version, e.wantKeyframe = Keyframe, e.cfg.Version, false
 		e.reset()
 		e.body = appendBlock(e.body, blockOrigin, appendOrigin(nil, e.cfg.Facts))
 	}
@@ -205,6 +226,7 @@ func (e *Encoder) emit(dst [][]byte, kind blockKind, payload []byte, now int64) 
 // seal makes a frame of the blocks so far.
 func (e *Encoder) seal(now int64) []byte {
 	h := Header{
+		Version:    e.version,
 		Kind:       e.kind,
 		ID:         ID{Epoch: e.cfg.Epoch, Number: e.last.Number + 1},
 		RowsBefore: e.last.RowsAfter(),

@@ -17,8 +17,13 @@ const (
 	MaxSize = 64 << 20
 )
 
-// Version is the frame version that this package writes, and the newest that it reads.
-const Version = 1
+// Version is the newest version of the format; this package reads and writes it and the one before.
+const Version = 2
+
+const versionBefore = Version - 1
+
+// Versions are those that this package reads and writes, the newest first.
+func Versions() []int { return []int{Version, versionBefore} }
 
 var magic = [3]byte{'T', 'L', 'W'}
 
@@ -74,6 +79,8 @@ type Predecessor struct {
 
 // Header is everything about a frame that can be known without decoding it.
 type Header struct {
+	// Version of the format: one of Versions; 0 in a header that is to be sealed means Version.
+	Version int
 	Kind  Kind
 	Flags Flags
 	ID
@@ -126,12 +133,13 @@ func ParseHeader(b []byte) (Header, error) {
 	if [3]byte(b[:3]) != magic {
 		return h, fmt.Errorf("parse frame header: magic is %q, want %q", b[:3], magic[:])
 	}
-	if b[3] != Version {
+	if b[3] != Version && b[3] != versionBefore {
 		return h, fmt.Errorf("parse frame header: %w %d", ErrVersion, b[3])
 	}
 	le := binary.LittleEndian
 	size := le.Uint32(b[8:])
 	h = Header{
+		Version:    int(b[3]),
 		Kind:       Kind(b[12]),
 		Flags:      Flags(b[13]),
 		ID:         ID{Epoch: Epoch(le.Uint64(b[16:])), Number: le.Uint64(b[24:])},
@@ -213,9 +221,12 @@ func Split(b []byte) (h Header, first, rest []byte, err error) {
 // Seal appends to dst the frame with the given header and body. It sets Size and the checksum; the body is taken as
 // it is, compressed already if the flags say so.
 func Seal(dst []byte, h Header, body []byte) []byte {
+	if h.Version == 0 {
+		h.Version = Version
+	}
 	le := binary.LittleEndian
 	start := len(dst)
-	dst = append(dst, magic[0], magic[1], magic[2], Version)
+	dst = append(dst, magic[0], magic[1], magic[2], byte(h.Version))
 	dst = le.AppendUint32(dst, 0)
 	dst = le.AppendUint32(dst, uint32(h.bodyOffset()+len(body)))
 	dst = append(dst, byte(h.Kind), byte(h.Flags), 0, 0)

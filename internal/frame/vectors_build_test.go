@@ -112,7 +112,7 @@ const epoch = 0x0123456789abcdef
 
 // key is the keyframe with which an epoch begins.
 func key(rows int, blocks ...[]byte) []byte {
-	return frame.Seal(nil, frame.Header{Kind: frame.Keyframe, Flags: frame.FlagFirst, ID: frame.ID{Epoch: epoch, Number: 1},
+	return frame.Seal(nil, frame.Header{Version: 1, Kind: frame.Keyframe, Flags: frame.FlagFirst, ID: frame.ID{Epoch: epoch, Number: 1},
 		Rows: uint32(rows), Sent: 1_800_000_000_000}, slices.Concat(blocks...))
 }
 
@@ -122,7 +122,7 @@ func after(number, before, rows int, blocks ...[]byte) []byte {
 }
 
 func header(number, before, rows int) frame.Header {
-	return frame.Header{Kind: frame.Delta, ID: frame.ID{Epoch: epoch, Number: uint64(number)}, Base: uint64(number) - 1,
+	return frame.Header{Version: 1, Kind: frame.Delta, ID: frame.ID{Epoch: epoch, Number: uint64(number)}, Base: uint64(number) - 1,
 		RowsBefore: uint64(before), Rows: uint32(rows), Sent: 1_800_000_000_000 + 1000*int64(number)}
 }
 
@@ -135,7 +135,7 @@ func laterKey(number, before, rows int, blocks ...[]byte) []byte {
 
 // zstdKey is a first keyframe with the zstd flag.
 func zstdKey(rows int, compressed []byte) []byte {
-	return frame.Seal(nil, frame.Header{Kind: frame.Keyframe, Flags: frame.FlagFirst | frame.FlagZstd, ID: frame.ID{Epoch: epoch, Number: 1},
+	return frame.Seal(nil, frame.Header{Version: 1, Kind: frame.Keyframe, Flags: frame.FlagFirst | frame.FlagZstd, ID: frame.ID{Epoch: epoch, Number: 1},
 		Rows: uint32(rows), Sent: 1_800_000_000_000}, compressed)
 }
 
@@ -211,7 +211,7 @@ func headerVectors() []vector {
 		block(1, 0, "scrape/a", 15000, labelList("instance", "a:1", "job", "a")),
 		block(2, 1, 0, byte(0), 1, byte(family|names), "up", byte(3), "Is it up.", "", labelList("__name__", "up")),
 		row(0, 1, 1_800_000_000_000, 0, values(toks(tok(delta, 1)), signed(1))))
-	predecessor := frame.Seal(nil, frame.Header{Kind: frame.Keyframe, Flags: frame.FlagFirst, ID: frame.ID{Epoch: epoch, Number: 1},
+	predecessor := frame.Seal(nil, frame.Header{Version: 1, Kind: frame.Keyframe, Flags: frame.FlagFirst, ID: frame.ID{Epoch: epoch, Number: 1},
 		Predecessor: frame.Predecessor{ID: frame.ID{Epoch: 0xfedcba9876543210, Number: 77}, Rows: 123}}, nil)
 	second := row(0, 1, 2000, 0, values(toks(tok(step, 1))))
 	third := row(0, 1, 3000, 0, values(toks(tok(same, 1))))
@@ -233,7 +233,7 @@ func headerVectors() []vector {
 			simple(), after(3, 2, 1, second), after(2, 1, 1, second)),
 		bad("mismatch-epoch", "mismatch", "a delta of another epoch", simple(), frame.Seal(nil, elsewhere, second)),
 		bad("mismatch-start", "mismatch", "a delta before any keyframe", after(2, 1, 1, second)),
-		bad("unknown-version", "version", "version 2", change(simple(), 3, 2, true)),
+		bad("unknown-version", "version", "version 255", change(simple(), 3, 255, true)),
 		bad("unknown-flag", "malformed", "flag 0x04", change(simple(), 13, 5, true)),
 		bad("unknown-frame-kind", "malformed", "kind 3", change(simple(), 12, 3, true)),
 		bad("reserved-field", "malformed", "the two bytes behind the flags are not 0", change(simple(), 14, 1, true)),
