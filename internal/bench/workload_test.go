@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,15 +74,16 @@ func scrapes(b testing.TB, name string) (bodies [][]line) {
 	return bodies
 }
 
-// decimalsOf counts the digits that a value has behind the point; 17 for what is not a plain decimal.
+// decimalsOf counts the digits that a value has behind the point when written without an exponent; 17 for what is no
+// decimal. Expositions write from a million on with an exponent: those are the large values that scale and jitter are for.
 func decimalsOf(s string) int {
-	if bytes.ContainsAny([]byte(s), "eEnN") {
+	if strings.ContainsAny(s, "Nn") { // NaN, Inf
 		return 17
 	}
-	if i := bytes.IndexByte([]byte(s), '.'); i >= 0 {
-		return len(s) - i - 1
-	}
-	return 0
+	mantissa, exponent, _ := strings.Cut(s, "e")
+	shift, _ := strconv.Atoi(exponent) // 0 if there is none
+	_, fraction, _ := strings.Cut(mantissa, ".")
+	return max(0, len(fraction)-shift)
 }
 
 // target replays the corpus as one target of the workload.
