@@ -134,7 +134,7 @@ func (w *protoWriter) compound(p *point, head *series.Family) bool {
 				return false
 			}
 			infinite = infinite || math.IsInf(bound, 1)
-			m.Parts = append(m.Parts, expo.Part{Bound: bound, Value: s.V, Exemplar: s.Exemplar})
+			m.Parts = append(m.Parts, expo.Part{Bound: bound, Value: s.V, Exemplar: s.Exemplar()})
 		default:
 			return false
 		}
@@ -167,13 +167,14 @@ func partBound(s *store.Series, label string) (float64, bool) {
 // addSeries adds a metric of one series to a family.
 func (w *protoWriter) addSeries(s *store.Series, of *series.Family) error {
 	w.labels = appendAbsent(s.AppendLabels(w.labels[:0]), w.extra)
-	w.metric = expo.Metric{Labels: w.labels, T: s.T, Value: s.V, H: s.H, FH: s.FH, Parts: w.metric.Parts[:0]}
+	h, fh := s.Histogram()
+	w.metric = expo.Metric{Labels: w.labels, T: s.T, Value: s.V, H: h, FH: fh, Parts: w.metric.Parts[:0]}
 	switch {
 	case !w.floats:
-		w.metric.Exemplar, w.metric.Start = s.Exemplar, s.Start
-		mark(s.H, s.FH)
-	case s.H != nil:
-		w.metric.H, w.metric.FH = nil, s.H.ToFloat(nil)
+		w.metric.Exemplar, w.metric.Start = s.Exemplar(), s.Start
+		mark(h, fh)
+	case h != nil:
+		w.metric.H, w.metric.FH = nil, h.ToFloat(nil)
 	}
 	return w.write(of)
 }

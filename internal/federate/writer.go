@@ -42,11 +42,11 @@ func (w *textWriter) family(f *store.Family, head *series.Family) error {
 	w.buf = w.format.AppendFamily(w.buf, head.Name, head.Type, head.Help)
 	for s := range f.Series() {
 		w.labels = appendAbsent(s.AppendLabels(w.labels[:0]), w.extra)
-		switch {
-		case s.FH != nil:
-			w.buf = w.format.AppendHistogram(w.buf, s.Name(), w.labels, s.FH, s.T)
-		case s.H != nil:
-			w.buf = w.format.AppendHistogram(w.buf, s.Name(), w.labels, s.H.ToFloat(nil), s.T)
+		switch h, fh := s.Histogram(); {
+		case fh != nil:
+			w.buf = w.format.AppendHistogram(w.buf, s.Name(), w.labels, fh, s.T)
+		case h != nil:
+			w.buf = w.format.AppendHistogram(w.buf, s.Name(), w.labels, h.ToFloat(nil), s.T)
 		default:
 			name, suffix := split(s.Name(), head.Name)
 			w.buf = w.format.AppendSample(w.buf, name, suffix, w.labels, s.V, s.T)
@@ -109,14 +109,14 @@ func (w *openMetricsWriter) family(f *store.Family, head *series.Family) error {
 // sample appends one series, and leaves its labels in the answer.
 func (w *openMetricsWriter) sample(head *series.Family, s *store.Series) {
 	w.labels = appendAbsent(s.AppendLabels(w.labels[:0]), w.extra)
-	switch {
-	case s.FH != nil:
-		w.buf = w.format.AppendHistogram(w.buf, s.Name(), w.labels, s.FH, s.T)
-	case s.H != nil:
-		w.buf = w.format.AppendHistogram(w.buf, s.Name(), w.labels, s.H.ToFloat(nil), s.T)
+	switch h, fh := s.Histogram(); {
+	case fh != nil:
+		w.buf = w.format.AppendHistogram(w.buf, s.Name(), w.labels, fh, s.T)
+	case h != nil:
+		w.buf = w.format.AppendHistogram(w.buf, s.Name(), w.labels, h.ToFloat(nil), s.T)
 	default:
 		name, suffix := split(s.Name(), head.Name)
-		w.buf = w.format.AppendSample(w.buf, name, suffix, w.labels, s.V, s.T, s.Exemplar)
+		w.buf = w.format.AppendSample(w.buf, name, suffix, w.labels, s.V, s.T, s.Exemplar())
 	}
 	w.series++
 }

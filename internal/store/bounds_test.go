@@ -145,14 +145,15 @@ func TestExtras(t *testing.T) {
 		return got
 	}
 	got := read(true)
-	if c := got["c"]; c.Start != 77 || c.Exemplar == nil || c.Exemplar.Value != 7 || c.Exemplar.Labels.Get("trace") != "1" {
-		t.Errorf("c has start %d and exemplar %v", c.Start, c.Exemplar)
+	c := got["c"]
+	if e := c.Exemplar(); c.Start != 77 || e == nil || e.Value != 7 || e.Labels.Get("trace") != "1" {
+		t.Errorf("c has start %d and exemplar %v", c.Start, e)
 	}
-	if h := got["native"].H; h == nil || h.Count != 3 || h.PositiveBuckets[0] != 1 {
+	if h, fh := got["native"].Histogram(); fh != nil || h == nil || h.Count != 3 || h.PositiveBuckets[0] != 1 {
 		t.Errorf("native is %v", h)
 	}
-	if h := got["custom"].FH; h == nil || h.Sum != 5 || h.CustomValues[0] != 1 {
-		t.Errorf("custom is %v", h)
+	if h, fh := got["custom"].Histogram(); h != nil || fh == nil || fh.Sum != 5 || fh.CustomValues[0] != 1 {
+		t.Errorf("custom is %v", fh)
 	}
 	if got = read(false); len(got) != 2 || got["custom"] == nil {
 		t.Errorf("without native histograms: %v", got)
@@ -161,14 +162,14 @@ func TestExtras(t *testing.T) {
 	row.Exemplars, row.Starts = nil, nil // they stay until others come
 	row.Histograms[0].H.Sum = stale
 	f.apply("a", row)
-	if got = read(true); got["c"].Start != 77 || got["c"].Exemplar == nil || got["native"] != nil {
+	if got = read(true); got["c"].Start != 77 || got["c"].Exemplar() == nil || got["native"] != nil {
 		t.Errorf("after the next row: %v", got)
 	}
 	row.Present, row.Histograms = []uint64{0}, nil
 	f.apply("a", row)
 	row.Present = []uint64{1}
 	f.apply("a", row)
-	if got = read(true); len(got) != 1 || got["c"].Start != 0 || got["c"].Exemplar != nil {
+	if got = read(true); len(got) != 1 || got["c"].Start != 0 || got["c"].Exemplar() != nil {
 		t.Errorf("after a gap: %v", got)
 	}
 }

@@ -14,44 +14,55 @@ import (
 
 const exportedPrefix = "exported_"
 
+// base is what all series of a source have in common. It is not changed: selections hold it.
+type base struct {
+	labels []labels.Label // sorted, none empty, the site label included; without it if contested
+	set    uint64         // hash of labels
+	// The source's own labels have the site label: its series are resolved one by one.
+	contested bool
+}
+
 // setBase works out what the series of a source have in common.
 func (s *Store) setBase(src *source) {
 	site := s.config.SiteLabel
-	src.contested = site != "" && src.origin.Labels.Get(site) != ""
-	src.base = appendLabels(src.base[:0], src.origin.Labels)
-	if site != "" && !src.contested {
-		src.base = setLabel(src.base, site, src.site.name)
+	b := &base{
+		labels:    appendLabels(make([]labels.Label, 0, src.origin.Labels.Len()+1), src.origin.Labels),
+		contested: site != "" && src.origin.Labels.Get(site) != "",
 	}
-	src.base = slices.DeleteFunc(src.base, func(l labels.Label) bool { return l.Value == "" })
-	src.baseSet = hashLabels("", src.base)
-	s.baseSets[src.baseSet]++
-	for _, l := range src.base {
+	if site != "" && !b.contested {
+		b.labels = setLabel(b.labels, site, src.site.name)
+	}
+	b.labels = slices.DeleteFunc(b.labels, func(l labels.Label) bool { return l.Value == "" })
+	b.set = hashLabels("", b.labels)
+	s.baseSets[b.set]++
+	for _, l := range b.labels {
 		s.baseNames[l.Name]++
 	}
+	src.base = b
 }
 
 // forgetBase undoes setBase.
 func (s *Store) forgetBase(src *source) {
-	if s.baseSets[src.baseSet]--; s.baseSets[src.baseSet] == 0 {
-		delete(s.baseSets, src.baseSet)
+	if s.baseSets[src.base.set]--; s.baseSets[src.base.set] == 0 {
+		delete(s.baseSets, src.base.set)
 	}
-	for _, l := range src.base {
+	for _, l := range src.base.labels {
 		if s.baseNames[l.Name]--; s.baseNames[l.Name] == 0 {
 			delete(s.baseNames, l.Name)
 		}
 	}
-	src.base = nil // not to be reused: selections may hold it
+	src.base = nil
 }
 
-// resolve appends to dst the labels of a series as readers see them, sorted, without the metric name. It is false for
-// a series that is dropped because it has the site label already. Series that are not contested need no more than
-// mergeLabels of the base and the column's labels.
-func (s *Store) resolve(dst []labels.Label, src *source, column []labels.Label) ([]labels.Label, bool) {
+// resolve returns the labels of a series as readers see them, sorted, without the metric name. It is false for a series
+// that is dropped because it has the site label already. Series that are not contested need no more than mergeLabels of
+// the base and the column's labels.
+func (s *Store) resolve(src *source, column labels.Labels) (resolved []labels.Label, ok bool) {
 	site := s.config.SiteLabel
 	own := mergeLabels(nil, appendLabels(nil, src.origin.Labels), column)
 	if value, ok := findValue(own, site); ok {
 		if s.config.OnConflict != Export {
-			return dst, false
+			return nil, false
 		}
 		name := exportedPrefix + site
 		for {
@@ -62,7 +73,7 @@ func (s *Store) resolve(dst []labels.Label, src *source, column []labels.Label) 
 		}
 		own = setLabel(own, name, value)
 	}
-	return append(dst, setLabel(own, site, src.site.name)...), true
+	return setLabel(own, site, src.site.name), true
 }
 
 // countDropped counts the series of a source from a column on that on_conflict drops.
@@ -71,11 +82,10 @@ func (s *Store) countDropped(src *source, first int) {
 		return
 	}
 	for i := first; i < src.columns(); i++ {
-		if !src.contested && !src.index.isContested(uint32(i)) {
+		if !src.base.contested && !src.index.isContested(uint32(i)) {
 			continue
 		}
-		column := appendLabels(nil, src.schema.Column(i).Labels)
-		if _, ok := s.resolve(nil, src, column); !ok {
+		if _, ok := s.resolve(src, src.schema.Column(i).Labels); !ok {
 			s.metrics.dropped.Inc()
 		}
 	}
@@ -112,27 +122,32 @@ func appendLabels(dst []labels.Label, ls labels.Labels) []labels.Label {
 	return dst
 }
 
-// mergeLabels appends base under column: both are sorted, a label of column replaces one of base, and empty ones are
-// not there.
-func mergeLabels(dst, base, column []labels.Label) []labels.Label {
-	for len(base) > 0 || len(column) > 0 {
-		switch {
-		case len(column) == 0 || len(base) > 0 && base[0].Name < column[0].Name:
-			if base[0].Value != "" {
-				dst = append(dst, base[0])
-			}
-			base = base[1:]
-		default:
-			if len(base) > 0 && base[0].Name == column[0].Name {
-				base = base[1:]
-			}
-			if column[0].Value != "" {
-				dst = append(dst, column[0])
-			}
-			column = column[1:]
+// mergeLabels appends base, and column's labels without the metric name over it: both are sorted, a label of column
+// replaces one of base, and empty ones are not there.
+func mergeLabels(dst, base []labels.Label, column labels.Labels) []labels.Label {
+	column.Range(func(l labels.Label) {
+		if l.Name == model.MetricNameLabel {
+			return
 		}
+		for len(base) > 0 && base[0].Name < l.Name {
+			dst, base = appendPresent(dst, base[0]), base[1:]
+		}
+		if len(base) > 0 && base[0].Name == l.Name {
+			base = base[1:]
+		}
+		dst = appendPresent(dst, l)
+	})
+	for i := range base {
+		dst = appendPresent(dst, base[i])
 	}
 	return dst
+}
+
+func appendPresent(dst []labels.Label, l labels.Label) []labels.Label {
+	if l.Value == "" {
+		return dst
+	}
+	return append(dst, l)
 }
 
 // setLabel sets one of sorted labels.

@@ -51,7 +51,7 @@ func newMatching(sets [][]*labels.Matcher) matching {
 
 // appendNeeds appends, for each set that the column does not refute, the bits that a source has to have. Nothing is
 // appended if no source can make it match. What stands in a label of the column counts even if it is empty.
-func (m *matching) appendNeeds(dst []uint64, name string, column []labels.Label) []uint64 {
+func (m *matching) appendNeeds(dst []uint64, name string, column labels.Labels) []uint64 {
 	first := len(dst)
 	for i := range m.sets {
 		set := &m.sets[i]
@@ -82,13 +82,9 @@ func (m *matching) appendNeeds(dst []uint64, name string, column []labels.Label)
 }
 
 // columnValue returns the value that stands in a label, if there is one.
-func columnValue(column []labels.Label, name string) (string, bool) {
-	for i := range column {
-		if column[i].Name == name {
-			return column[i].Value, true
-		}
-	}
-	return "", false
+func columnValue(column labels.Labels, name string) (string, bool) {
+	value := column.Get(name)
+	return value, value != "" || column.Has(name)
 }
 
 // appendHas appends the bits of the matchers that a source satisfies.
@@ -120,7 +116,7 @@ func (m *matching) selects(needs, has []uint64) bool {
 // selectsLabels is the same for a series whose labels are known.
 func (m *matching) selectsLabels(name string, ls []labels.Label) bool {
 	has := m.appendHas(nil, ls)
-	return m.selects(m.appendNeeds(nil, name, nil), has)
+	return m.selects(m.appendNeeds(nil, name, labels.EmptyLabels()), has)
 }
 
 // mayName reports whether a metric of one of the names may be selected.

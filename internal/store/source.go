@@ -20,15 +20,11 @@ type source struct {
 	site   *site
 	origin *series.Source
 
-	// What all its series have in common, sorted, the site label included; without it if contested.
-	base      []labels.Label
-	baseSet   uint64 // hash of base
-	contested bool   // the source's own labels have the site label: its series are resolved one by one
-
 	rank    Rank
 	lastRow int64 // newest time of any row, in ms
 
 	// All of the following are zero after the end of the source.
+	base   *base
 	schema *series.Schema
 	index  *index
 	slot   int // in index.sources
