@@ -79,6 +79,12 @@ func (o OpenMetrics) family(f *series.Family) (name string, typ model.MetricType
 // allows none: everywhere but at counters and buckets.
 func (o OpenMetrics) AppendSample(dst []byte, family, suffix string, ls []labels.Label, v float64, ms int64, e *exemplar.Exemplar) []byte {
 	dst = o.appendSeries(dst, family, suffix, ls)
+	return o.AppendSampleEnd(dst, family, suffix, v, ms, e)
+}
+
+// AppendSampleEnd appends what stands behind name and labels in a line.
+func (o OpenMetrics) AppendSampleEnd(dst []byte, family, suffix string, v float64, ms int64, e *exemplar.Exemplar) []byte {
+	dst = append(dst, ' ')
 	if count := suffix == "_bucket" || suffix == "_count" || suffix == "_gcount"; count && IsCount(v) {
 		dst = strconv.AppendUint(dst, uint64(v), 10)
 	} else {
@@ -121,6 +127,7 @@ func (o OpenMetrics) AppendCreated(dst []byte, f *series.Family, ls []labels.Lab
 		return dst
 	}
 	dst = o.appendSeries(dst, name, "_created", ls)
+	dst = append(dst, ' ')
 	dst = appendSeconds(dst, startMs)
 	return append(dst, '\n')
 }
@@ -128,13 +135,13 @@ func (o OpenMetrics) AppendCreated(dst []byte, f *series.Family, ls []labels.Lab
 // AppendEnd appends the last line, without which the format is not complete.
 func (o OpenMetrics) AppendEnd(dst []byte) []byte { return append(dst, "# EOF\n"...) }
 
-// appendSeries appends name, labels and the space behind them.
+// appendSeries appends name and labels.
 func (o OpenMetrics) appendSeries(dst []byte, family, suffix string, ls []labels.Label) []byte {
 	dst = Text(o).appendSeries(dst, family, suffix, ls)
 	if dst[len(dst)-1] == ',' {
 		dst[len(dst)-1] = '}'
 	}
-	return append(dst, ' ')
+	return dst
 }
 
 func (o OpenMetrics) appendExemplar(dst []byte, e *exemplar.Exemplar) []byte {
@@ -176,11 +183,24 @@ func appendSeconds(dst []byte, ms int64) []byte {
 	s := float64(ms) / 1000
 	if int64(s*1000) != ms {
 		s = math.Nextafter(s, 2*s)
+	} else if ms >= 0 && ms < maxDigits {
+		return appendThousandths(dst, uint64(ms))
 	}
 	first := len(dst)
 	dst = strconv.AppendFloat(dst, s, 'f', -1, 64)
 	if !bytes.ContainsRune(dst[first:], '.') {
 		dst = append(dst, ".0"...)
+	}
+	return dst
+}
+
+// appendThousandths appends n / 1000 with one to three decimals.
+func appendThousandths(dst []byte, n uint64) []byte {
+	dst = append(strconv.AppendUint(dst, n/1000, 10), '.')
+	n %= 1000
+	dst = append(dst, byte('0'+n/100), byte('0'+n/10%10), byte('0'+n%10))
+	for dst[len(dst)-1] == '0' && dst[len(dst)-2] != '.' {
+		dst = dst[:len(dst)-1]
 	}
 	return dst
 }

@@ -42,7 +42,7 @@ func (t Text) AppendSample(dst []byte, family, suffix string, ls []labels.Label,
 	if dst[len(dst)-1] == ',' {
 		dst[len(dst)-1] = '}'
 	}
-	return appendSampleEnd(dst, v, ms)
+	return t.AppendSampleEnd(dst, v, ms)
 }
 
 // AppendHistogram appends a native histogram with custom buckets as the classic histogram that it stands for. The
@@ -59,7 +59,7 @@ func (t Text) AppendHistogram(dst []byte, family string, ls []labels.Label, h *h
 		dst = append(dst, model.BucketLabel+`="`...)
 		dst = AppendFloat(dst, le)
 		dst = append(dst, `"}`...)
-		dst = appendSampleEnd(dst, count, ms)
+		dst = t.AppendSampleEnd(dst, count, ms)
 	}
 	for le, count := range classicBuckets(h) {
 		bucket(le, count)
@@ -107,12 +107,17 @@ func (t Text) appendSeries(dst []byte, family, suffix string, ls []labels.Label)
 		dst = append(dst, ',')
 	}
 	for i := range ls {
-		dst = t.appendName(dst, ls[i].Name, "")
-		dst = append(dst, `="`...)
-		dst = appendEscaped(dst, ls[i].Value, true)
-		dst = append(dst, `",`...)
+		dst = t.appendLabel(dst, ls[i])
 	}
 	return dst
+}
+
+// appendLabel appends a label and a comma.
+func (t Text) appendLabel(dst []byte, l labels.Label) []byte {
+	dst = t.appendName(dst, l.Name, "")
+	dst = append(dst, `="`...)
+	dst = appendEscaped(dst, l.Value, true)
+	return append(dst, `",`...)
 }
 
 // outside reports whether a metric's name stands before the braces, as it always did.
@@ -152,20 +157,13 @@ func appendEscaped(dst []byte, s string, quoted bool) []byte {
 	return append(dst, s[first:]...)
 }
 
-func appendSampleEnd(dst []byte, v float64, ms int64) []byte {
+// AppendSampleEnd appends what stands behind name and labels in a line.
+func (t Text) AppendSampleEnd(dst []byte, v float64, ms int64) []byte {
 	dst = append(dst, ' ')
 	dst = AppendFloat(dst, v)
 	dst = append(dst, ' ')
 	dst = strconv.AppendInt(dst, ms, 10)
 	return append(dst, '\n')
-}
-
-// AppendFloat appends a value as expositions have it: the shortest form that reads back as the same.
-func AppendFloat(dst []byte, v float64) []byte {
-	if v == 0 {
-		return append(dst, '0') // negative zero too, as Prometheus does
-	}
-	return strconv.AppendFloat(dst, v, 'g', -1, 64)
 }
 
 // textType is the word of the format that comes closest to a type.
