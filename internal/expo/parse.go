@@ -95,8 +95,12 @@ type Parser struct {
 	options   Options
 	maxSchema int32
 
-	known *knowledge
-	round uint64 // of the current or last body, good or bad
+	known  *knowledge
+	round  uint64 // of the current or last body, good or bad
+	media  media  // of the last body
+	slow   bool   // leave everything to textparse, for tests
+	reader reader
+	buffer []byte // for a line that textparse is given
 
 	result Result
 	row    series.Row
@@ -111,8 +115,12 @@ type Parser struct {
 	stamped []float64
 }
 
-// errAnew means that the schema does not describe the body any more and has to be made anew.
-var errAnew = errors.New("schema does not fit")
+var (
+	// errAnew means that the schema does not describe the body any more and has to be made anew.
+	errAnew = errors.New("schema does not fit")
+	// errOdd means that a body is not what can be read line by line.
+	errOdd = errors.New("not line by line")
+)
 
 // NewParser returns a parser that knows no series.
 func NewParser(o Options) *Parser {
@@ -129,7 +137,7 @@ func (p *Parser) use(o Options) {
 	if o.EndAfter == 0 {
 		o.EndAfter = DefaultEndAfter
 	}
-	p.options, p.maxSchema = o, maxSchema(o.MinBucketFactor)
+	p.options, p.maxSchema, p.media = o, maxSchema(o.MinBucketFactor), media{}
 }
 
 // Adjust takes over options under which bodies have the same series as before: another interval of the source, other
@@ -170,13 +178,9 @@ func (p *Parser) End(t int64) []series.Row {
 // end of body within its capacity.
 func (p *Parser) Parse(body []byte, contentType string, t int64) (*Result, error) {
 	p.round++
-	known := p.known
-	err := p.read(known, body, contentType, t)
-	if errors.Is(err, errAnew) {
-		p.known.rollback(p.round)
-		known = p.known.replace(&p.options)
-		err = p.read(known, body, contentType, t)
-	}
+	known, err := p.read(body, contentType, t)
+	draft := p.reader.draft
+	p.reader = reader{} // it must not hold on to the body
 	if err != nil {
 		p.known.rollback(p.round)
 		stats := p.result.Stats
@@ -192,10 +196,33 @@ func (p *Parser) Parse(body []byte, contentType string, t int64) (*Result, error
 	p.known = known
 	p.finish(t)
 	if len(body) > 0 { // some targets answer with nothing now and then, it is not worth losing all for that
-		known.forget(p.round)
+		if draft != nil {
+			known.script = draft.settled()
+			known.families.forget()
+		}
 		p.tidy(t)
 	}
 	return &p.result, nil
+}
+
+// read reads a body and returns the knowledge with which it was possible. What is new in it is to be confirmed by commit.
+func (p *Parser) read(body []byte, contentType string, t int64) (*knowledge, error) {
+	known, odd := p.known, p.slow
+	for {
+		err := p.pass(known, body, contentType, t, odd)
+		switch {
+		case errors.Is(err, errOdd):
+			odd = true
+		case !errors.Is(err, errAnew):
+			return known, err
+		}
+		p.known.rollback(p.round)
+		if known != p.known || errors.Is(err, errAnew) {
+			known = p.known.replace(&p.options)
+		} else {
+			known.unsee(p.round, p.reader.counted)
+		}
+	}
 }
 
 // Fail is the result of a scrape at t that has no body: everything but the lead columns has ended.
@@ -230,44 +257,99 @@ func (p *Parser) reset(k *knowledge) {
 	p.histograms, p.exemplars, p.starts = p.histograms[:0], p.exemplars[:0], p.starts[:0]
 }
 
-// read reads a body with the help of k, and notes in k what is new, to be confirmed by commit or undone by rollback.
-func (p *Parser) read(k *knowledge, body []byte, contentType string, t int64) error {
+// pass reads a body with the help of k, and notes in k what is new, to be confirmed by commit or undone by rollback.
+// odd bodies are left to textparse as a whole.
+func (p *Parser) pass(k *knowledge, body []byte, contentType string, t int64, odd bool) error {
 	p.reset(k)
 	k.begin(p.round)
+	r := &p.reader
+	*r = reader{Parser: p, known: k, t: t, item: -1}
 	if len(body) == 0 {
 		return nil
 	}
-	parser, err := textparse.New(body, contentType, nil, textparse.ParserOptions{
+	if contentType != p.media.contentType || p.media.format == unknown {
+		p.media = p.mediaOf(contentType)
+	}
+	if p.media.format == unknown {
+		return &ContentTypeError{ContentType: contentType, Err: p.media.err}
+	}
+	p.result.Fallback = p.media.err
+	if r.format = p.media.format; r.format != other && !odd {
+		return r.readLines(body)
+	}
+	r.format = other
+	return r.readEntries(body, contentType)
+}
+
+// media is what a content type says.
+type media struct {
+	contentType string
+	format      format
+	err         error // why it is unknown, or why it was replaced by the fallback
+}
+
+// format is how samples stand in a body.
+type format uint8
+
+const (
+	unknown       format = iota
+	textLines            // the text format, a sample a line
+	metricsLines         // OpenMetrics
+	other                // whatever textparse can read
+)
+
+func (p *Parser) textparse(body []byte, contentType string) (textparse.Parser, error) {
+	return textparse.New(body, contentType, nil, textparse.ParserOptions{
 		IgnoreNativeHistograms:                  !p.options.NativeHistograms,
 		KeepClassicOnClassicAndNativeHistograms: p.options.KeepClassic,
 		ConvertClassicHistogramsToNHCB:          p.options.ConvertClassic,
 		FallbackContentType:                     p.options.FallbackContentType,
 	})
-	if parser == nil {
-		return &ContentTypeError{ContentType: contentType, Err: err}
+}
+
+func (p *Parser) mediaOf(contentType string) media {
+	in, err := p.textparse(nil, contentType)
+	m := media{contentType: contentType, err: err}
+	switch in.(type) {
+	case nil:
+	case *textparse.PromParser:
+		m.format = textLines
+	case *textparse.OpenMetricsParser:
+		m.format = metricsLines
+	default:
+		m.format = other
 	}
-	p.result.Fallback = err
+	return m
+}
+
+// readEntries reads a body of any format, entry by entry as textparse gives them.
+func (r *reader) readEntries(body []byte, contentType string) error {
+	in, _ := r.textparse(body, contentType)
 	// In OpenMetrics 1.0 start timestamps are series of their own, whose names end in _created. Prometheus leaves them so
 	// unless one of its feature flags is on, and queries rely on it.
-	_, hasStarts := parser.(*textparse.ProtobufParser)
-	b := reader{Parser: p, known: k, in: parser, hasStarts: hasStarts, t: t}
+	_, r.hasStarts = in.(*textparse.ProtobufParser)
+	r.in = in
+	s := r.known.script
 	for {
-		next, err := parser.Next()
+		next, err := in.Next()
 		switch {
 		case errors.Is(err, io.EOF):
-			return b.limitErr
+			if s.format != other || r.same < len(s.lines) {
+				r.deviate()
+			}
+			return r.limitErr
 		case err != nil:
 			return &SyntaxError{err}
 		}
 		switch next {
 		case textparse.EntryType:
-			k.families.setType(parser.Type())
+			r.known.families.setType(in.Type())
 		case textparse.EntryHelp:
-			k.families.setHelp(parser.Help())
+			r.known.families.setHelp(in.Help())
 		case textparse.EntryUnit:
-			k.families.setUnit(parser.Unit())
+			r.known.families.setUnit(in.Unit())
 		case textparse.EntrySeries, textparse.EntryHistogram:
-			if err := b.sample(next == textparse.EntryHistogram); err != nil {
+			if err := r.sample(next == textparse.EntryHistogram); err != nil {
 				return err
 			}
 		}

@@ -37,6 +37,20 @@ func (f *families) begin(round uint64) {
 	f.typ, f.help, f.unit = "", f.help[:0], f.unit[:0]
 }
 
+// resume goes on behind a sample that stood under the metadata at.
+func (f *families) resume(at *family) {
+	if at == f.block && at != nil {
+		return
+	}
+	f.name, f.block = f.name[:0], at
+	f.typ, f.help, f.unit = "", f.help[:0], f.unit[:0]
+	if at != nil {
+		f.name, f.typ = append(f.name, at.Name...), at.Type
+		f.help, f.unit = append(f.help, at.Help...), append(f.unit, at.Unit...)
+		at.seen = f.round
+	}
+}
+
 func (f *families) setType(name []byte, t model.MetricType) {
 	f.about(name)
 	f.typ = t

@@ -14,9 +14,7 @@ import (
 
 // knowledge is what the bodies of a target told so far.
 type knowledge struct {
-	series   map[string]*entry // by the bytes that expose the series
-	fresh    []string          // keys that the current body added
-	seen     int               // entries that the current body has
+	script   *script // of the last good body: its series
 	families families
 	whole    *table            // series without timestamps
 	stamped  []*table          // series with timestamps of their own, by origin, in the order of their appearance
@@ -50,20 +48,9 @@ func (o origin) source(target *series.Source) *series.Source {
 	}
 }
 
-// entry is what is known of an exposed series.
-type entry struct {
-	seen    uint64  // round that had it last
-	family  *family // the metadata under which it stood
-	table   *table  // nil if dropped
-	column  uint32  // in table
-	kind    series.Kind
-	dropped bool // by Options.Map
-	counted bool // as added
-}
-
 func newKnowledge(o *Options) *knowledge {
 	return &knowledge{
-		series:   map[string]*entry{},
+		script:   &script{},
 		families: families{known: map[string]*family{}},
 		whole:    newTable(o.Catalog, o.Source, o.Lead),
 		origins:  map[origin]*table{},
@@ -108,38 +95,30 @@ func (k *knowledge) insert(t *table) {
 	k.origins[t.origin] = t
 }
 
-func (k *knowledge) learn(key string, e *entry) {
-	if k.former != nil {
-		if before := k.former.series[key]; before != nil {
-			e.counted = before.counted
-		}
+// counted reports whether the series that the bytes of key expose was counted as added before everything was made anew.
+func (k *knowledge) counted(key []byte) bool {
+	if k.former == nil {
+		return false
 	}
-	k.series[key] = e
-	k.fresh = append(k.fresh, key)
-	k.seen++
+	i, found := k.former.script.find(key)
+	return found && k.former.script.lines[i].counted
 }
 
-// describes reports whether the column of e is still right for its series, which is seen as s under the current
+// describes reports whether the column of l is still right for its series, which is seen as s under the current
 // metadata.
-func (k *knowledge) describes(e *entry, s *sample) bool {
-	if e.table.stamped != s.stamped || e.kind != s.kind {
+func (k *knowledge) describes(l *line, s *sample) bool {
+	if l.table.stamped != s.stamped || l.kind != s.kind {
 		return false
 	}
 	current := k.families.current()
-	if e.family == current {
+	if l.family == current {
 		return true
 	}
-	c := e.table.column(e.column)
-	if current.of(c.Labels) != c.Family {
-		return false
-	}
-	e.family = current
-	return true
+	c := l.table.column(l.column)
+	return current.of(c.Labels) == c.Family
 }
 
 func (k *knowledge) begin(round uint64) {
-	k.seen = 0
-	k.fresh = k.fresh[:0]
 	k.settled = len(k.stamped)
 	k.families.begin(round)
 	k.whole.begin(round)
@@ -150,11 +129,6 @@ func (k *knowledge) begin(round uint64) {
 
 // rollback forgets what the current body added.
 func (k *knowledge) rollback(round uint64) {
-	for _, key := range k.fresh {
-		delete(k.series, key)
-	}
-	clear(k.fresh)
-	k.fresh = k.fresh[:0]
 	k.families.bound()
 	k.whole.rollback(round)
 	for _, t := range k.stamped[k.settled:] {
@@ -164,6 +138,26 @@ func (k *knowledge) rollback(round uint64) {
 	k.stamped = k.stamped[:k.settled]
 	for _, t := range k.stamped {
 		t.rollback(round)
+	}
+}
+
+// unsee lets a body that was read in vain be read once more in the same round. counted are the lines that it counted as
+// added.
+func (k *knowledge) unsee(round uint64, counted []*line) {
+	for _, l := range counted {
+		l.counted = false
+	}
+	for i := range k.script.lines {
+		if l := &k.script.lines[i]; l.seen == round {
+			l.seen = 0
+		}
+	}
+	for t := range k.tables {
+		for i := range t.columns {
+			if c := &t.columns[i]; c.seen == round {
+				c.seen = 0
+			}
+		}
 	}
 }
 
@@ -191,24 +185,10 @@ func (k *knowledge) mark(round uint64, t int64) {
 
 // commit keeps what the current body added.
 func (k *knowledge) commit(round uint64, catalog *series.Catalog) {
-	clear(k.fresh)
-	k.fresh = k.fresh[:0]
 	k.whole.commit(round, catalog)
 	for _, t := range k.stamped {
 		t.commit(round, catalog)
 	}
-}
-
-// forget drops the series and families that the current body does not have.
-func (k *knowledge) forget(round uint64) {
-	if k.seen < len(k.series) {
-		for key, e := range k.series {
-			if e.seen != round {
-				delete(k.series, key)
-			}
-		}
-	}
-	k.families.forget()
 }
 
 // crowded reports whether there are so many columns that the current body does not have that they cannot wait for their
@@ -235,7 +215,7 @@ func (t *table) missing(round uint64) int {
 	return n
 }
 
-// expire drops the origins that were not in the last n bodies, and calls ended for each. It comes after forget.
+// expire drops the origins that were not in the last n bodies, and calls ended for each. It comes after the script is replaced.
 func (k *knowledge) expire(round uint64, n int, ended func(*table)) {
 	k.stamped = slices.DeleteFunc(k.stamped, func(t *table) bool {
 		if t.seen+uint64(n) > round {
@@ -247,7 +227,7 @@ func (k *knowledge) expire(round uint64, n int, ended func(*table)) {
 	})
 }
 
-// compact makes the sparse ones of the tables anew. It comes after forget.
+// compact makes the sparse ones of the tables anew. It comes after the script is replaced.
 func (k *knowledge) compact(round uint64, n int, catalog *series.Catalog) {
 	var compacted []*table
 	for t := range k.tables {
@@ -259,9 +239,9 @@ func (k *knowledge) compact(round uint64, n int, catalog *series.Catalog) {
 	if compacted == nil {
 		return
 	}
-	for _, e := range k.series {
-		if e.table != nil && e.table.moves != nil {
-			e.column = e.table.moves[e.column]
+	for i := range k.script.lines {
+		if l := &k.script.lines[i]; l.table != nil && l.table.moves != nil {
+			l.column = l.table.moves[l.column]
 		}
 	}
 	for _, t := range compacted {

@@ -154,7 +154,7 @@ func TestOriginsEnd(t *testing.T) {
 	}
 	later := func(t int) string { return fmt.Sprintf(`a{job="n",instance="1"} 1 17000000%02d000`+"\n", t) }
 	p.expect(t, later(10), key1+"  10000 "+a1+" 1\n"+key2+"  0 end\n")
-	if n := len(p.known.stamped); n != 1 || len(p.known.origins) != 1 || len(p.known.series) != 1 {
+	if n := len(p.known.stamped); n != 1 || len(p.known.origins) != 1 || len(p.known.script.lines) != 1 {
 		t.Errorf("%d sources are known, want 1", n)
 	}
 	p.expect(t, later(11)+strings.Replace(later(11), `"1"`, `"2"`, 1),
@@ -170,8 +170,8 @@ func TestFailedBodyLeavesNoOrigins(t *testing.T) {
 	if _, err := p.Parse([]byte("a{job=\"n\",instance=\"1\"} 1 1699999990000\n}\n"), text, now); err == nil {
 		t.Fatal("no error")
 	}
-	if len(p.known.stamped) != 0 || len(p.known.origins) != 0 || len(p.known.series) != 0 {
-		t.Errorf("known after a failed body: %d sources, %d series", len(p.known.stamped), len(p.known.series))
+	if len(p.known.stamped) != 0 || len(p.known.origins) != 0 || len(p.known.script.lines) != 0 {
+		t.Errorf("known after a failed body: %d sources, %d series", len(p.known.stamped), len(p.known.script.lines))
 	}
 	p.expect(t, "a{job=\"n\",instance=\"1\"} 1 1699999990000\n",
 		"/n/1/c794149c16882fae\n  -10000 {__name__=\"a\", env=\"prod\", instance=\"1\", job=\"n\"} 1\n")
@@ -287,7 +287,7 @@ func TestFederationWithChurn(t *testing.T) {
 		if most := targets*metrics + churn*metrics; samples > most || samples < targets*metrics {
 			t.Errorf("scrape %d: %d samples", scrape, samples)
 		}
-		if n := len(p.known.series); n != targets*metrics {
+		if n := len(p.known.script.lines); n != targets*metrics {
 			t.Errorf("scrape %d: %d series are remembered", scrape, n)
 		}
 		columns := 0

@@ -1,6 +1,7 @@
 package expo
 
 import (
+	"bytes"
 	"errors"
 	"unicode/utf8"
 
@@ -16,11 +17,24 @@ import (
 type reader struct {
 	*Parser
 	known     *knowledge // as of this pass, not yet the parser's
-	in        textparse.Parser
-	hasStarts bool  // in gives start timestamps
-	t         int64 // of the scrape
-	limited   int   // samples that count for the sample limit
-	limitErr  error // the first limit exceeded; what follows is only counted
+	format    format
+	in        textparse.Parser // stands at the current sample; nil if that was read without it
+	hasStarts bool             // in gives start timestamps
+	t         int64            // of the scrape
+	limited   int              // samples that count for the sample limit
+	limitErr  error            // the first limit exceeded; what follows is only counted
+
+	at    int     // line of the script that the body is expected to repeat next
+	same  int     // lines of the script, from the first on, that the body repeated, as long as draft is nil
+	draft *script // what the body says, once that is not what the script says
+
+	counted []*line // of the script, those that this pass counted as added
+
+	// Of the current sample.
+	item    int     // line of the script that it repeats; -1 if it does not
+	segment segment // if it does not
+	typ     typ     // of the type line above
+
 	// Results of interface calls, here because they would escape once per sample.
 	labels  labels.Labels
 	next    exemplar.Exemplar
@@ -37,7 +51,7 @@ type sample struct {
 	fh      *histogram.FloatHistogram
 }
 
-// sample takes the sample at which the input stands.
+// sample takes the sample at which the input stands. What the script says of it is in item or segment.
 func (r *reader) sample(isHistogram bool) error {
 	s := sample{t: r.t}
 	var (
@@ -53,79 +67,131 @@ func (r *reader) sample(isHistogram bool) error {
 	if stamp != nil && !r.options.IgnoreTimestamps {
 		s.t, s.stamped = *stamp, true
 	}
-	r.result.Samples++
-
-	e, again, err := r.entry(key, &s)
-	if err != nil || e.dropped {
-		return err
+	if r.format == other {
+		r.place(key)
 	}
-	r.result.Kept++
-	if r.limitErr != nil {
-		return nil
-	}
-	e.table.seen = r.round
-	if again && !s.stamped {
-		r.result.Duplicates++
-		return nil
-	}
-	if err := r.limit(&s); err != nil {
-		if bad := (*SyntaxError)(nil); errors.As(err, &bad) {
-			r.result.Kept--
-			return err
-		}
-		r.limitErr = err
-		return nil
-	}
-	column := &e.table.columns[e.column]
-	// The series may have come in another spelling, or it changes its nature within the body.
-	if e.table.stamped != s.stamped || e.kind != s.kind || !s.stamped && column.seen == r.round {
-		r.result.Duplicates++
-		r.count(e)
-		return nil
-	}
-	column.seen, column.place = r.round, uint32(r.result.Samples)
-	if s.stamped && !r.advances(e, column, s.t) {
-		return nil
-	}
-	r.count(e)
-	if s.stamped {
-		r.addStamped(e, &s)
-	} else {
-		r.addWhole(e.column, &s)
-	}
-	return nil
+	l, at := r.find(key)
+	return r.add(l, at, key, &s)
 }
 
-// entry finds what is known of the series with the given bytes, or learns it. It tells if this body had it before.
-func (r *reader) entry(key []byte, s *sample) (e *entry, again bool, err error) {
-	k := r.known
-	if e := k.series[string(key)]; e != nil {
-		if e.seen == r.round {
-			return e, true, nil
-		}
-		e.seen = r.round
-		k.seen++
-		if !e.dropped && !k.describes(e, s) {
-			return nil, false, errAnew
-		}
-		return e, false, nil
+// place compares a series with the one that the script has next.
+func (r *reader) place(key []byte) {
+	s := r.known.script
+	r.item, r.segment = -1, segment{text: key}
+	if s.format == other && r.at < len(s.lines) && bytes.Equal(s.key(r.at), key) {
+		r.item = r.at
 	}
+}
 
+// find returns what is known of the series that the bytes of key expose: a line of the script and its number, or a line
+// of the draft and -1. It is nil if the series is new.
+func (r *reader) find(key []byte) (l *line, at int) {
+	s := r.known.script
+	if i := r.item; i >= 0 && !s.lines[i].repeat {
+		return &s.lines[i], i
+	}
+	if i, found := s.find(key); found {
+		return &s.lines[i], i
+	}
+	if r.draft != nil && r.draft.index != nil {
+		if i, found := r.draft.find(key); found {
+			return &r.draft.lines[i], -1
+		}
+	}
+	return nil, -1
+}
+
+// add takes a sample of the series of which find returned l and at.
+func (r *reader) add(l *line, at int, key []byte, s *sample) error {
+	r.result.Samples++
+	if l == nil {
+		return r.learn(key, s)
+	}
+	again := l.seen == r.round
+	if l.seen = r.round; !again && !l.dropped && !r.known.describes(l, s) {
+		return errAnew
+	}
+	counted := l.counted
+	if err := r.take(l, s, again); err != nil {
+		return err
+	}
+	if at >= 0 && l.counted != counted {
+		r.counted = append(r.counted, l)
+	}
+	switch {
+	case r.item >= 0:
+		r.at = r.item + 1
+	case !again && at >= 0:
+		r.at = at + 1
+	}
+	if r.draft == nil && r.item >= 0 && r.item == r.same {
+		r.same++
+		return nil
+	}
+	copied := *l
+	if again {
+		copied = line{repeat: true}
+	}
+	return r.write(copied)
+}
+
+// write adds a line for the current sample to the draft.
+func (r *reader) write(l line) error {
+	r.deviate()
+	l.family, l.typ = r.known.families.current(), r.typ
+	g := r.segment
+	if r.item >= 0 {
+		g = r.known.script.segment(r.item)
+	}
+	return r.draft.append(l, g)
+}
+
+// deviate begins a draft with those lines of the script that the body has repeated.
+func (r *reader) deviate() {
+	if r.draft != nil {
+		return
+	}
+	s := r.known.script
+	r.draft = &script{
+		format: r.format,
+		text:   make([]byte, 0, len(s.text)+len(s.text)/32),
+		lines:  make([]line, 0, len(s.lines)+len(s.lines)/32),
+	}
+	r.repeat(0, r.same)
+}
+
+// repeat adds the lines [first, last) of the script to the draft.
+func (r *reader) repeat(first, last int) {
+	s := r.known.script
+	r.draft.copy(s, first, last)
+	for i := first; i < last; i++ {
+		if f := s.lines[i].family; f != nil {
+			f.seen = r.round
+		}
+	}
+}
+
+// learn takes a sample of a series that was never seen.
+func (r *reader) learn(key []byte, s *sample) error {
+	k := r.known
 	r.in.Labels(&r.labels)
 	columnLabels, keep, err := r.options.Map(r.labels)
 	if err != nil {
-		return nil, false, err
+		return err
 	}
-	e = &entry{seen: r.round, dropped: !keep, kind: s.kind, family: k.families.current()}
-	if r.limitErr != nil {
-		return e, false, nil // the body fails, there is no need to remember more of it
+	if r.limitErr != nil { // the body fails, there is no need to remember more of it
+		if keep {
+			r.result.Kept++
+		}
+		return nil
 	}
+	l := line{seen: r.round, dropped: !keep, kind: s.kind, counted: k.counted(key)}
 	if keep {
 		table := k.whole
 		if s.stamped {
 			table, columnLabels = r.stampedTable(columnLabels)
 		}
-		c := series.Column{Labels: columnLabels, Kind: s.kind, Family: e.family.of(columnLabels)}
+		c := series.Column{Labels: columnLabels, Kind: s.kind, Family: k.families.current().of(columnLabels)}
 		i, found := table.find(columnLabels)
 		switch {
 		case !found:
@@ -135,14 +201,63 @@ func (r *reader) entry(key []byte, s *sample) (e *entry, again bool, err error) 
 			}
 		case table.columns[i].seen == r.round:
 			// Another spelling of the series came before, and decides what it is.
-			e.kind = table.column(i).Kind
+			l.kind = table.column(i).Kind
 		case !table.column(i).Equal(&c):
-			return nil, false, errAnew
+			return errAnew
 		}
-		e.table, e.column = table, i
+		l.table, l.column = table, i
 	}
-	k.learn(string(key), e)
-	return e, false, nil
+	if err := r.write(l); err != nil {
+		return err
+	}
+	d := r.draft
+	if d.index == nil {
+		d.index = map[uint64]uint32{}
+	}
+	d.enter(len(d.lines) - 1)
+	return r.take(&d.lines[len(d.lines)-1], s, false)
+}
+
+// take takes a sample of a known series. again says that this body had the series before.
+func (r *reader) take(l *line, s *sample, again bool) error {
+	if l.dropped {
+		return nil
+	}
+	r.result.Kept++
+	if r.limitErr != nil {
+		return nil
+	}
+	l.table.seen = r.round
+	if again && !s.stamped {
+		r.result.Duplicates++
+		return nil
+	}
+	if err := r.limit(s); err != nil {
+		if bad := (*SyntaxError)(nil); errors.As(err, &bad) {
+			r.result.Kept--
+			return err
+		}
+		r.limitErr = err
+		return nil
+	}
+	column := &l.table.columns[l.column]
+	// The series may have come in another spelling, or it changes its nature within the body.
+	if l.table.stamped != s.stamped || l.kind != s.kind || !s.stamped && column.seen == r.round {
+		r.result.Duplicates++
+		r.count(l)
+		return nil
+	}
+	column.seen, column.place = r.round, uint32(r.result.Samples)
+	if s.stamped && !r.advances(l, column, s.t) {
+		return nil
+	}
+	r.count(l)
+	if s.stamped {
+		r.addStamped(l, s)
+	} else {
+		r.addWhole(l.column, s)
+	}
+	return nil
 }
 
 // stampedTable returns the table for a series with a timestamp of its own, and the labels of its column there.
@@ -154,9 +269,9 @@ func (r *reader) stampedTable(column labels.Labels) (*table, labels.Labels) {
 
 // count counts the series as added if that was not done before. Another spelling of a series counts once more, as in
 // Prometheus.
-func (r *reader) count(e *entry) {
-	if !e.counted {
-		e.counted = true
+func (r *reader) count(l *line) {
+	if !l.counted {
+		l.counted = true
 		r.result.Added++
 	}
 }
@@ -170,8 +285,8 @@ func (r *reader) limit(s *sample) error {
 	return limitBuckets(s, r.options.BucketLimit, r.maxSchema)
 }
 
-// advances reports whether t is a new timestamp of the column of e, and counts it if it must not be.
-func (r *reader) advances(e *entry, c *column, t int64) bool {
+// advances reports whether t is a new timestamp of the column of l, and counts it if it must not be.
+func (r *reader) advances(l *line, c *column, t int64) bool {
 	last := c.last
 	again := c.moved == r.round
 	if again {
@@ -185,14 +300,14 @@ func (r *reader) advances(e *entry, c *column, t int64) bool {
 		return true
 	case t == last && again:
 		r.result.Duplicates++
-		r.count(e)
+		r.count(l)
 	case t == last && c.alive:
 		c.moved, c.next = r.round, t // the same sample as in the previous body
-		r.count(e)
+		r.count(l)
 	default:
 		r.result.OutOfOrder++
 		if t > c.last {
-			r.count(e) // out of order only within this body, which Prometheus does not see in time
+			r.count(l) // out of order only within this body, which Prometheus does not see in time
 		}
 	}
 	return false
@@ -215,20 +330,20 @@ func (r *reader) addWhole(column uint32, s *sample) {
 	}
 }
 
-func (r *reader) addStamped(e *entry, s *sample) {
-	st := stamp{t: s.t, column: e.column, v: s.v}
+func (r *reader) addStamped(l *line, s *sample) {
+	st := stamp{t: s.t, column: l.column, v: s.v}
 	extra := stampExtra{start: r.start()}
 	if s.kind != series.Float {
-		extra.HistogramAt = series.HistogramAt{Column: e.column, H: s.h, FH: s.fh}
+		extra.HistogramAt = series.HistogramAt{Column: l.column, H: s.h, FH: s.fh}
 	}
 	for x, ok := r.exemplar(s); ok; x, ok = r.exemplar(s) {
-		extra.exemplars = append(extra.exemplars, series.ExemplarAt{Column: e.column, Exemplar: x})
+		extra.exemplars = append(extra.exemplars, series.ExemplarAt{Column: l.column, Exemplar: x})
 	}
 	if s.kind != series.Float || extra.start != 0 || extra.exemplars != nil {
 		few := extra // only these escape
 		st.extra = &few
 	}
-	e.table.stamps = append(e.table.stamps, st)
+	l.table.stamps = append(l.table.stamps, st)
 }
 
 // start returns the start timestamp of the sample at which the input stands, 0 if it has none.
@@ -241,7 +356,7 @@ func (r *reader) start() int64 {
 
 // exemplar returns the next exemplar of the sample at which the input stands.
 func (r *reader) exemplar(s *sample) (exemplar.Exemplar, bool) {
-	for {
+	for r.in != nil {
 		r.next = exemplar.Exemplar{}
 		if !r.in.Exemplar(&r.next) {
 			return r.next, false
@@ -258,6 +373,7 @@ func (r *reader) exemplar(s *sample) (exemplar.Exemplar, bool) {
 		}
 		return e, true
 	}
+	return exemplar.Exemplar{}, false
 }
 
 func runes(l labels.Labels) int {

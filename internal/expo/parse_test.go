@@ -289,7 +289,7 @@ func TestCompaction(t *testing.T) {
 	if got, want := render(res), "{__name__=\"up\"} 0\n{__name__=\"d\"} 2\n{__name__=\"b\"} 2\n{__name__=\"c\"} 2\n"; got != want || res.Added != 0 {
 		t.Errorf("after compaction, %d added:\n%swant\n%s", res.Added, got, want)
 	}
-	if n := len(p.known.series); n != 3 {
+	if n := len(p.known.script.lines); n != 3 {
 		t.Errorf("%d entries remembered, want 3", n)
 	}
 }
@@ -333,7 +333,7 @@ func TestLabelErrorsFailTheBody(t *testing.T) {
 	if got := (*LimitError)(nil); !errors.As(err, &got) || got != limit {
 		t.Errorf("error %v, want %v", err, limit)
 	}
-	if n := len(p.known.series); n != 0 {
+	if n := len(p.known.script.lines); n != 0 {
 		t.Errorf("%d entries after a failed first body", n)
 	}
 }

@@ -1,0 +1,124 @@
+package expo
+
+import (
+	"bytes"
+	"math"
+	"strconv"
+
+	"github.com/prometheus/prometheus/model/value"
+)
+
+// tens are the powers of ten that a float64 holds exactly.
+var tens = [...]float64{
+	1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
+}
+
+// number reads the decimal number that begins at b[i], and returns where it ends. It reads only those of which the
+// result is exact by one operation on two exact numbers: at most 18 digits that are at most 2^53, times a power of ten
+// of at most 22. For anything else it returns len(b).
+func number(b []byte, i int) (v float64, end int) {
+	negative := i < len(b) && b[i] == '-'
+	if negative {
+		i++
+	}
+	var m uint64
+	first := i
+	for ; i < len(b); i++ {
+		d := b[i] - '0'
+		if d > 9 {
+			break
+		}
+		m = m*10 + uint64(d)
+	}
+	digits, exponent := i-first, 0
+	if i < len(b) && b[i] == '.' {
+		i++
+		point := i
+		for ; i < len(b); i++ {
+			d := b[i] - '0'
+			if d > 9 {
+				break
+			}
+			m = m*10 + uint64(d)
+		}
+		digits += i - point
+		exponent = point - i
+	}
+	if digits == 0 || digits > 18 || m > 1<<53 {
+		return 0, len(b)
+	}
+	if i < len(b) && (b[i] == 'e' || b[i] == 'E') {
+		var e int
+		if e, i = exponentAt(b, i+1); i == len(b) {
+			return 0, i
+		}
+		exponent += e
+	}
+	v = float64(m)
+	switch {
+	case exponent == 0:
+	case exponent > 0 && exponent < len(tens):
+		v *= tens[exponent]
+	case exponent < 0 && -exponent < len(tens):
+		v /= tens[-exponent]
+	default:
+		return 0, len(b)
+	}
+	if negative {
+		v = -v
+	}
+	return v, i
+}
+
+// exponentAt reads an exponent of at most three digits, and returns where it ends; len(b) if it is none.
+func exponentAt(b []byte, i int) (e, end int) {
+	negative := false
+	if i < len(b) && (b[i] == '-' || b[i] == '+') {
+		negative = b[i] == '-'
+		i++
+	}
+	first := i
+	for ; i < len(b) && b[i] >= '0' && b[i] <= '9'; i++ {
+		if i-first == 3 {
+			return 0, len(b)
+		}
+		e = e*10 + int(b[i]-'0')
+	}
+	if i == first {
+		return 0, len(b)
+	}
+	if negative {
+		e = -e
+	}
+	return e, i
+}
+
+// float reads a value as textparse does: any spelling of strconv but those with p or an underscore, and one NaN for all.
+func float(text []byte) (float64, bool) {
+	if bytes.ContainsAny(text, "pP_") {
+		return 0, false
+	}
+	v, err := strconv.ParseFloat(string(text), 64)
+	if err != nil {
+		return 0, false
+	}
+	if math.IsNaN(v) {
+		v = math.Float64frombits(value.NormalNaN)
+	}
+	return v, true
+}
+
+// milliseconds reads a timestamp of the text format.
+func milliseconds(text []byte) (int64, bool) {
+	if len(text) == 0 || len(text) > 18 {
+		return 0, false
+	}
+	var t int64
+	for _, c := range text {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		t = t*10 + int64(c-'0')
+	}
+	return t, true
+}

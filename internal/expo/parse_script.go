@@ -1,0 +1,134 @@
+package expo
+
+import (
+	"bytes"
+	"math"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/thalweg/thalweg/internal/series"
+)
+
+// script is the last good body of a target without its values: what the next body says again, but for a few lines. With
+// each line stands what is known of its series. A body that says something else makes another script; the lines that it
+// repeats are copied.
+type script struct {
+	format format
+	text   []byte            // the segments of the lines, then what stands behind the last sample
+	lines  []line            // one for each sample, in the order of the body
+	index  map[uint64]uint32 // hash of a key, or the next free one behind it, to its line; nil until it is asked for
+}
+
+// line is one sample of a script. In a text format its segment is all between the sample before and its own value:
+// comments, the series, a space. In others it is the bytes that textparse gives for the series.
+type line struct {
+	end     uint32 // of the segment in the text; it begins where that of the line before ends
+	key     uint32 // where the bytes that expose the series begin in the text
+	gap     uint8  // length of what stands between them and the value
+	typ     typ    // of the type line above, whatever its family
+	kind    series.Kind
+	repeat  bool // the series stands above already; all below is known there
+	dropped bool // by Options.Map
+	counted bool // as added
+	column  uint32
+	table   *table  // nil if dropped
+	family  *family // the metadata under which it stands
+	seen    uint64  // round that had it last
+}
+
+// begin is where the segment of line i begins.
+func (s *script) begin(i int) uint32 {
+	if i == 0 {
+		return 0
+	}
+	return s.lines[i-1].end
+}
+
+func (s *script) key(i int) []byte {
+	l := &s.lines[i]
+	return s.text[l.key : l.end-uint32(l.gap)]
+}
+
+// tail is what stands behind the last sample.
+func (s *script) tail() []byte { return s.text[s.begin(len(s.lines)):] }
+
+// find returns the first line of the series that the bytes of key expose.
+func (s *script) find(key []byte) (int, bool) {
+	if s.index == nil {
+		s.index = make(map[uint64]uint32, len(s.lines))
+		for i := range s.lines {
+			if !s.lines[i].repeat {
+				s.enter(i)
+			}
+		}
+	}
+	_, i, found := s.lookup(key)
+	return int(i), found
+}
+
+func (s *script) lookup(key []byte) (hash uint64, i uint32, found bool) {
+	for hash = xxhash.Sum64(key); ; hash++ {
+		i, taken := s.index[hash]
+		if !taken || bytes.Equal(s.key(int(i)), key) {
+			return hash, i, taken
+		}
+	}
+}
+
+// enter puts line i into the index.
+func (s *script) enter(i int) {
+	hash, _, _ := s.lookup(s.key(i))
+	s.index[hash] = uint32(i)
+}
+
+// segment is the segment of a line while it is read.
+type segment struct {
+	text []byte
+	key  int // where the series begins in text
+	gap  int // length of what stands behind the series
+}
+
+func (s *script) segment(i int) segment {
+	begin, l := s.begin(i), &s.lines[i]
+	return segment{text: s.text[begin:l.end], key: int(l.key - begin), gap: int(l.gap)}
+}
+
+// append adds l with another segment.
+func (s *script) append(l line, g segment) error {
+	begin := len(s.text)
+	if begin+len(g.text) > math.MaxUint32 {
+		return &LimitError{Limit: "body_size_limit", Max: math.MaxUint32, Detail: "names of all series"}
+	}
+	s.text = append(s.text, g.text...)
+	l.key, l.end, l.gap = uint32(begin+g.key), uint32(len(s.text)), uint8(g.gap)
+	s.lines = append(s.lines, l)
+	return nil
+}
+
+// copy adds the lines [from, to) of another script, with their segments.
+func (s *script) copy(from *script, first, last int) {
+	if first == last {
+		return
+	}
+	begin := from.begin(first)
+	shift := uint32(len(s.text)) - begin
+	s.text = append(s.text, from.text[begin:from.lines[last-1].end]...)
+	n := len(s.lines)
+	s.lines = append(s.lines, from.lines[first:last]...)
+	for i := range s.lines[n:] {
+		l := &s.lines[n+i]
+		l.key, l.end = l.key+shift, l.end+shift
+	}
+}
+
+// settled returns s as it is kept: without an index, in no more memory than it needs.
+func (s *script) settled() *script {
+	s.index = nil
+	if len(s.text)+len(s.text)/16 < cap(s.text) {
+		s.text = bytes.Clone(s.text)[:len(s.text):len(s.text)]
+	}
+	if n := len(s.lines); n+n/16 < cap(s.lines) {
+		s.lines = append(make([]line, 0, n), s.lines...)
+	}
+	return s
+}
