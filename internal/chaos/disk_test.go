@@ -40,11 +40,21 @@ func newDisk(t *testing.T, dir string, size int64) *disk {
 	}
 	d.small = true
 	t.Cleanup(func() {
+		if *keepFlag {
+			d.keep()
+		}
 		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
 			t.Errorf("unmount %s: %v", dir, err)
 		}
 	})
 	return d
+}
+
+// keep copies what is on the disk to a directory that outlives it.
+func (d *disk) keep() {
+	if err := os.CopyFS(d.dir+".disk", os.DirFS(d.dir)); err != nil {
+		d.t.Error(err)
+	}
 }
 
 func (d *disk) ballast() string { return filepath.Join(d.dir, "ballast") }
@@ -66,8 +76,16 @@ func (d *disk) fill(p *process) {
 		d.t.Error(err)
 		return
 	}
-	if err := syscall.Fallocate(int(f.Fd()), 0, 0, int64(st.Bfree)*st.Bsize); err != nil {
-		d.t.Errorf("fill disk %s: %v", d.dir, err)
+	for at, n := int64(0), int64(st.Bfree)*st.Bsize; n >= st.Bsize; {
+		switch err := syscall.Fallocate(int(f.Fd()), 0, at, n); {
+		case err == nil:
+			at += n
+		case errors.Is(err, syscall.ENOSPC): // others write too
+			n /= 2
+		case !errors.Is(err, syscall.EINTR):
+			d.t.Errorf("fill disk %s: %v", d.dir, err)
+			return
+		}
 	}
 }
 

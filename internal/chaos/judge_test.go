@@ -315,6 +315,7 @@ func (s *storm) legitimateCauses() map[string]map[string]bool {
 			switch x.Fault {
 			case fullDisk, fullRestart:
 				c["evicted"], c["unwritten"] = true, true
+				c["corrupt"] = true // the file is not where the state says, which could not be written either
 			case damage:
 				c["corrupt"] = true
 			}
