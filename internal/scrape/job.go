@@ -7,19 +7,20 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"os"
 	"reflect"
 	"slices"
 
+	"github.com/prometheus/common/promslog"
 	promconfig "github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/discovery/targetgroup"
-	"github.com/prometheus/prometheus/util/logging"
 )
 
 // job is one scrape config and its targets. It belongs to the goroutine of Manager.Run.
 type job struct {
 	cfg     *promconfig.ScrapeConfig
 	clients map[string]*http.Client // by Unix socket; "" is the network
-	log     *logging.JSONFileLogger // scrape_failure_log_file; nil if there is none
+	log     *os.File                // scrape_failure_log_file; nil if there is none
 	groups  []*targetgroup.Group    // what discovery said last
 	synced  int                     // counts the syncs
 }
@@ -36,11 +37,13 @@ func newJob(cfg *promconfig.ScrapeConfig) (*job, error) {
 	if err != nil {
 		return nil, err
 	}
-	log, err := logging.NewJSONFileLogger(cfg.ScrapeFailureLogFile)
-	if err != nil {
-		return nil, fmt.Errorf("open scrape_failure_log_file of job %q: %w", cfg.JobName, err)
+	j := &job{cfg: cfg, clients: map[string]*http.Client{"": client}}
+	if file := cfg.ScrapeFailureLogFile; file != "" {
+		if j.log, err = os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o666); err != nil {
+			return nil, fmt.Errorf("open scrape_failure_log_file of job %q: %w", cfg.JobName, err)
+		}
 	}
-	return &job{cfg: cfg, clients: map[string]*http.Client{"": client}, log: log}, nil
+	return j, nil
 }
 
 // failureLog returns the logger for failed scrapes of a target, nil if there is none. It writes what Prometheus writes.
@@ -48,7 +51,9 @@ func (j *job) failureLog(t *target) *slog.Logger {
 	if j.log == nil {
 		return nil
 	}
-	return slog.New(j.log).With("job_name", j.cfg.JobName, "target", t.url.Redacted())
+	format := promslog.NewFormat()
+	_ = format.Set("json") // it knows that one
+	return promslog.New(&promslog.Config{Format: format, Writer: j.log}).With("job_name", j.cfg.JobName, "target", t.url.Redacted())
 }
 
 func (j *job) equal(cfg *promconfig.ScrapeConfig) bool { return reflect.DeepEqual(j.cfg, cfg) }
