@@ -25,6 +25,10 @@ func (n *Node) keepConditions(ctx context.Context) error {
 	t := time.NewTicker(conditionEvery)
 	defer t.Stop()
 	expired := time.Now()
+	var caughtUp <-chan struct{} // so that a hub is ready as soon as it can be
+	if n.hub != nil {
+		caughtUp = n.hub.hub.CaughtUp()
+	}
 	for {
 		n.setConditions()
 		if now := time.Now(); n.edge != nil && n.edge.store != nil && now.Sub(expired) >= expireEvery {
@@ -33,6 +37,8 @@ func (n *Node) keepConditions(ctx context.Context) error {
 		}
 		select {
 		case <-t.C:
+		case <-caughtUp:
+			caughtUp = nil // it stays closed
 		case <-ctx.Done():
 			return nil
 		}
