@@ -50,19 +50,17 @@ type Options struct {
 
 // Edge is the sending side of one site. All methods are safe for concurrent use.
 type Edge struct {
-	site    string
-	log     *slog.Logger
-	repeats *telemetry.Repeats
-	conn    *bus.Conn
-	outbox  *outbox.Outbox
-	now     func() time.Time
-	version string
-	epoch   frame.Epoch
-	// inherited is the newest frame that earlier processes had acknowledged.
-	inherited frame.ID
-	control   string // the subject this edge listens on
-	metrics   *metrics
-	settings  chan Config // of Apply, for Run
+	site     string
+	log      *slog.Logger
+	repeats  *telemetry.Repeats
+	conn     *bus.Conn
+	outbox   *outbox.Outbox
+	now      func() time.Time
+	version  string
+	epoch    frame.Epoch
+	control  string // the subject this edge listens on
+	metrics  *metrics
+	settings chan Config // of Apply, for Run
 
 	live, backfill *wire
 
@@ -95,7 +93,7 @@ func New(o Options) (*Edge, error) {
 	e := &Edge{
 		site: o.Site, log: o.Logger, repeats: telemetry.NewRepeats(o.Logger, repeatEvery), conn: o.Conn, outbox: box, now: o.Now, version: o.Version, epoch: newEpoch(),
 		control: o.Conn.Root().NewControl(o.Site), metrics: newMetrics(), settings: make(chan Config, 1),
-		silence: silence, silenceCheck: silenceCheck, inherited: box.NewestAcked(),
+		silence: silence, silenceCheck: silenceCheck,
 		config: o.Config, appended: make(chan struct{}), maxAge: o.StreamMaxAge,
 	}
 	e.live = newWire(e, bus.Live)

@@ -107,54 +107,36 @@ func (e *Edge) session(ctx context.Context) (resolved bool, err error) {
 	}
 }
 
-// resolve looks at both lanes and returns our last frame on the live one. If the server lost some of what it had stored
-// (power loss, an older copy of the stream, a deleted stream) everything still in the outbox counts as not stored: hubs
-// know a frame when it comes again.
+// resolve looks at both lanes and returns our last frame on the live one.
 func (e *Edge) resolve(ctx context.Context) (last frame.ID, err error) {
 	last, err = e.live.resolve(ctx)
 	if err != nil {
 		return last, err
 	}
-	lastBackfill, err := e.backfill.resolve(ctx)
-	if err != nil {
+	if _, err := e.backfill.resolve(ctx); err != nil {
 		return last, err
 	}
-	// Both, whatever the first says.
-	liveLost, backfillLost := e.live.publisher.Lost(), e.backfill.publisher.Lost()
-	switch {
-	case liveLost || backfillLost:
-		e.resend()
-	case !e.live.publisher.Owned() && !e.live.replacing() && !e.reaches(last) &&
-		(e.backfill.publisher.Owned() || !e.reaches(lastBackfill)):
-		// An earlier process had more acknowledged. This is another server, perhaps, or one that is behind for the
-		// moment: the first publish tells.
-		e.live.publisher.Doubt()
-	}
+	e.serverLost(e.live, e.backfill)
 	if id, ok := e.backfill.publisher.Missing(); ok {
 		e.outbox.Unack(id.Epoch, id.Number, id.Number) // so that there is something to publish
 	}
 	return last, nil
 }
 
-// reaches reports whether a lane that ends with a frame of ours has what earlier processes had acknowledged.
-func (e *Edge) reaches(id frame.ID) bool {
-	return e.inherited.Number == 0 || id == e.inherited || id.Number != 0 && e.outbox.Before(e.inherited, id)
-}
+var errServerLost = fmt.Errorf("%w: the server lost frames", errReplan)
 
-// resend makes everything in the outbox count as not stored.
-func (e *Edge) resend() {
-	e.outbox.UnackAll()
-	e.metrics.serverLosses.Inc()
-	e.log.Warn("the server no longer holds what it had stored; sending again what the outbox holds", "site", e.site)
-}
-
-// lost reports whether a publish proved that the server lost frames, and makes them be sent again.
-func (e *Edge) lost(w *wire) error {
-	if !w.publisher.Lost() {
-		return nil
+// serverLost reports, once, whether a lane found out that the server lost frames.
+func (e *Edge) serverLost(lanes ...*wire) bool {
+	lost := false
+	for _, w := range lanes {
+		lost = lost || w.lost
+		w.lost = false
 	}
-	e.resend()
-	return fmt.Errorf("%w: the server lost frames", errReplan)
+	if lost {
+		e.metrics.serverLosses.Inc()
+		e.log.Warn("the server no longer holds what it had stored; sending again what the outbox holds", "site", e.site)
+	}
+	return lost
 }
 
 // runLanes plans where the live lane goes on and runs both lanes until one fails.
@@ -235,8 +217,8 @@ func (e *Edge) runLive(ctx context.Context, reader *outbox.Reader) error {
 			e.skip(&first, &last, err)
 			return fmt.Errorf("%w: %w", errReplan, err)
 		}
-		if err := e.lost(e.live); err != nil {
-			return err
+		if e.serverLost(e.live) {
+			return errServerLost
 		}
 	}
 }
@@ -343,8 +325,8 @@ func (e *Edge) fill(ctx context.Context, r outbox.Range, limit *rate.Limiter) er
 				return err
 			}
 		}
-		if err := e.lost(e.backfill); err != nil {
-			return err
+		if e.serverLost(e.backfill) {
+			return errServerLost
 		}
 		if last.Number >= r.To {
 			return nil

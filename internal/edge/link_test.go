@@ -2,6 +2,7 @@ package edge
 
 import (
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -277,7 +278,7 @@ func (r *reading) lacks(rows uint64, cause frame.Cause) {
 			return false
 		}
 		gaps := r.receiver.Site(site).Ledger.Gaps()
-		return len(gaps) == 1 && gaps[0].Rows == rows && gaps[0].Cause == cause
+		return len(gaps) == 1 && gaps[0].Rows == rows && fmt.Sprint(gaps[0].Cause) == cause.String()
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/frame"
 	"github.com/thalweg/thalweg/internal/lane"
+	"github.com/thalweg/thalweg/internal/outbox"
 )
 
 const (
@@ -30,6 +31,7 @@ type wire struct {
 	publisher *lane.Publisher
 	flight    lane.Span // what is in flight, in epoch flightOf
 	flightOf  frame.Epoch
+	lost      bool    // the server lost frames; who drives the lane has yet to plan anew
 	rate      float64 // measured, in bytes per second
 
 	mu       sync.Mutex
@@ -43,15 +45,21 @@ type wire struct {
 
 func newWire(e *Edge, l bus.Lane) *wire {
 	mine := func(epoch frame.Epoch) bool { return epoch == e.epoch || e.outbox.Knows(epoch) }
-	return &wire{
+	w := &wire{
 		e: e, lane: l, subject: e.conn.Root().Lane(e.site, l), publisher: lane.NewPublisher(e.epoch, mine),
 		acked: make(chan struct{}),
 	}
+	tip := e.outbox.Tip(string(l))
+	w.publisher.Resume(tip.ID, tip.Sequence, tip.Doubtful)
+	return w
 }
 
 // resolve finds out, at the start of a session, what the lane's last frame is (zero: none, or not ours), and whether
 // what was in flight when the last session ended is stored.
 func (w *wire) resolve(ctx context.Context) (last frame.ID, err error) {
+	if newest, _ := w.publisher.Newest(); !w.e.outbox.Holds(newest) {
+		w.publisher.Moot()
+	}
 	w.publisher.Relook()
 	found, err := w.look(ctx)
 	if err != nil {
@@ -62,6 +70,7 @@ func (w *wire) resolve(ctx context.Context) (last frame.ID, err error) {
 	}
 	if w.publisher.InFlight() {
 		w.publisher.Drop()
+		w.learn()
 	} else {
 		w.settle()
 	}
@@ -96,6 +105,7 @@ func (w *wire) look(ctx context.Context) (frame.ID, error) {
 // begins with a keyframe is acknowledged; what a delta applies to may be what the server lost.
 func (w *wire) found(first *frame.Header, id frame.ID, sequence uint64) frame.ID {
 	if id.Epoch != 0 && (id.Epoch == w.e.epoch || w.e.outbox.Knows(id.Epoch)) {
+		w.learn()
 		if first.Kind == frame.Keyframe {
 			w.e.outbox.Ack(id.Epoch, first.Number, id.Number)
 		}
@@ -133,6 +143,9 @@ func (w *wire) send(ctx context.Context, data []byte, first, last *frame.Header)
 			}
 			continue
 		}
+		if w.publisher.Doubtful() {
+			w.confess()
+		}
 		start := w.e.now()
 		sequence, err := w.e.conn.Publish(ctx, w.subject, data, w.publisher.Expect())
 		var wrong *bus.SequenceError
@@ -165,10 +178,33 @@ func (w *wire) settle() {
 	if w.flight.To == 0 {
 		return
 	}
-	w.e.outbox.Ack(w.flightOf, w.flight.From, w.flight.To)
+	w.learn()
+	if !w.lost { // else what it applies to is sent again, and it is needed behind that
+		w.e.outbox.Ack(w.flightOf, w.flight.From, w.flight.To)
+	}
 	w.e.metrics.ackedFrames.WithLabelValues(string(w.lane)).Add(float64(w.flight.To - w.flight.From + 1))
 	w.note(frame.ID{Epoch: w.flightOf, Number: w.flight.To}, w.publisher.Expect())
 	w.flight = lane.Span{}
+}
+
+// learn writes down what the publisher found out. If the server lost some of what it had stored (power loss, an older
+// copy restored, a deleted stream) everything still in the outbox counts as not stored: hubs know a frame when it comes
+// again. In this order, whatever is saved in between lets the next process find the loss.
+func (w *wire) learn() {
+	if w.publisher.Lost() {
+		w.lost = true
+		w.e.outbox.UnackAll()
+	}
+	id, sequence := w.publisher.Newest()
+	w.e.outbox.SetTip(string(w.lane), outbox.Tip{ID: id, Sequence: sequence, Doubtful: w.publisher.Doubtful()})
+}
+
+// confess writes down that the next publish is one in doubt.
+func (w *wire) confess() {
+	w.learn()
+	if err := w.e.outbox.SaveState(); err != nil { // the next process may not find a loss that this one does not live to see
+		w.e.log.Warn("save state of outbox", "site", w.e.site, "lane", w.lane, "err", err)
+	}
 }
 
 // note keeps what status shows and wakes who waits for acknowledgements.

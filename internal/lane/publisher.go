@@ -36,10 +36,9 @@ type Publisher struct {
 	storedAt uint64   // of the same outbox, and its sequence; 0: none
 	yield    frame.Epoch
 
+	moot  bool // whether stored is still there makes no difference
 	doubt bool // expect is older than what was stored: a publish that is taken proves a loss
 	lost  bool // it is proved, or cannot be ruled out any more
-	asked bool // the doubt is the caller's,
-	again bool // who must look anew: the look it stems from was behind
 
 	first, last frame.ID // of the message in flight; zero: none
 	tried       bool     // it was published in doubt, and there was no answer
@@ -57,7 +56,7 @@ const (
 	Done    Action = iota // nothing is in flight
 	Look                  // the subject's last message must be read
 	Publish               // the message in flight must be published
-	Part                  // a part of the message in flight is stored already, or the lane must be looked at anew
+	Part                  // a part of the message in flight is stored already
 	Yield                 // another process owns the lane
 )
 
@@ -89,7 +88,7 @@ func (p *Publisher) Next() Action {
 		return Look
 	case !p.InFlight():
 		return Done
-	case p.part, p.again:
+	case p.part:
 		return Part
 	}
 	return Publish
@@ -111,9 +110,15 @@ func (p *Publisher) Stored(sequence uint64) {
 }
 
 func (p *Publisher) settle(sequence uint64) {
-	p.known, p.expect, p.floor, p.doubt, p.asked = true, sequence, 0, false, false
-	p.owned, p.stored, p.storedAt = true, p.last, sequence
+	p.known, p.expect, p.floor, p.doubt = true, sequence, 0, false
+	p.owned = true
+	p.keep(p.last, sequence)
 	p.endFlight()
+}
+
+// keep notes the newest frame known to be stored.
+func (p *Publisher) keep(id frame.ID, sequence uint64) {
+	p.stored, p.storedAt, p.moot = id, sequence, false
 }
 
 func (p *Publisher) endFlight() {
@@ -122,8 +127,7 @@ func (p *Publisher) endFlight() {
 
 // Refused is the answer that the subject's last sequence is another than expected. What is stored there decides.
 func (p *Publisher) Refused(actual uint64) {
-	p.again = p.again || p.asked
-	p.known, p.doubt, p.asked = false, false, false
+	p.known, p.doubt = false, false
 	p.floor, p.behind = actual, 0
 }
 
@@ -133,8 +137,7 @@ func (p *Publisher) Unanswered() { p.tried = p.tried || p.doubt }
 
 // Relook makes the machine look before it publishes again: after a reconnect, the server may be another one.
 func (p *Publisher) Relook() {
-	p.known, p.floor = false, 0
-	p.doubt, p.asked, p.again = false, false, false
+	p.known, p.floor, p.doubt = false, 0, false
 }
 
 // Found is the answer to Look: the sequence of the subject's last message, its first and its last frame; their zero
@@ -164,10 +167,10 @@ func (p *Publisher) Found(sequence uint64, first, id frame.ID) bool {
 		return true
 	}
 	p.known, p.expect = true, sequence
-	p.doubt = older
+	p.doubt = older && !p.moot
 	p.part = p.InFlight() && id.Epoch == p.last.Epoch && first.Number <= p.last.Number && p.first.Number <= id.Number
 	if mine && id.Epoch != 0 && !p.doubt {
-		p.stored, p.storedAt = id, sequence // one that had been given up and arrived late, or an earlier process's
+		p.keep(id, sequence) // one that had been given up and arrived late, or an earlier process's
 	}
 	return true
 }
@@ -177,7 +180,7 @@ func (p *Publisher) FoundNone() bool {
 	if p.isBehind(0) {
 		return false
 	}
-	p.known, p.expect, p.doubt, p.part = true, 0, p.storedAt != 0, false
+	p.known, p.expect, p.doubt, p.part = true, 0, p.storedAt != 0 && !p.moot, false
 	return true
 }
 
@@ -190,9 +193,22 @@ func (p *Publisher) isBehind(sequence uint64) bool {
 	return p.behind <= maxBehind
 }
 
-// Doubt says, after a look, that an earlier process of the same outbox had more stored than what was found.
-// Should the look turn out to have been behind, what is planned by it is a Part.
-func (p *Publisher) Doubt() { p.doubt, p.asked = true, true }
+// Resume says, before the first look, what an earlier process of the same outbox knew last: Newest and Doubtful.
+func (p *Publisher) Resume(id frame.ID, sequence uint64, doubtful bool) {
+	p.keep(id, sequence)
+	p.lost = doubtful // its publish may have been taken
+}
+
+// Doubtful reports whether the next publish, if it is taken, proves that the server lost something. That must be written
+// down before it is published: the message itself would hide the loss from the next process.
+func (p *Publisher) Doubtful() bool { return p.doubt }
+
+// Newest is the last frame of the newest message known to be stored, of this process or an earlier one of the same
+// outbox, and its sequence; zero: none.
+func (p *Publisher) Newest() (id frame.ID, sequence uint64) { return p.stored, p.storedAt }
+
+// Moot says, before a look, that the outbox no longer holds Newest: whether the server does makes no difference.
+func (p *Publisher) Moot() { p.moot = true }
 
 // Missing is the last frame that was stored and, to judge by the last look, is not there. On a lane with nothing else to
 // send, publishing it again is what tells.
@@ -215,6 +231,5 @@ func (p *Publisher) Forgive() {
 // Drop takes the message in flight back: it will not be published again in this form. It may still arrive.
 func (p *Publisher) Drop() {
 	p.lost = p.lost || p.tried
-	p.again = false
 	p.endFlight()
 }

@@ -52,16 +52,6 @@ func (b box) unacked() int {
 	return len(b)
 }
 
-// newestAcked is the index of the newest frame that is known to be stored; -1: none.
-func (b box) newestAcked() int {
-	for i := len(b) - 1; i >= 0; i-- {
-		if b[i].acked {
-			return i
-		}
-	}
-	return -1
-}
-
 func (b box) ack(from, to int) {
 	for i := from; i <= to; i++ {
 		b[i].acked = true
@@ -92,6 +82,18 @@ type way struct {
 	sent      int // messages stored, for the record
 }
 
+// saved is the outbox's state file: what a process that begins knows of the stream.
+type saved struct {
+	acked []bool
+	tips  [2]tip
+}
+
+type tip struct {
+	id       frame.ID
+	sequence uint64
+	doubtful bool
+}
+
 type simulation struct {
 	*rand.Rand
 	t      *testing.T
@@ -99,24 +101,22 @@ type simulation struct {
 	now    int64
 
 	// edge
-	box       box
-	sender    *lane.Sender
-	epoch     frame.Epoch
-	schema    *series.Schema
-	sources   []*series.Source
-	ways      [2]*way // live, backfill
-	session   bool
-	looked    bool // this process had a session
-	start     int  // where the live lane began in this session
-	inherited int  // newest frame that earlier processes had acknowledged
-	accepted  map[string]bool
-	inOrder   bool
+	box      box
+	sender   *lane.Sender
+	epoch    frame.Epoch
+	schema   *series.Schema
+	sources  []*series.Source
+	ways     [2]*way // live, backfill
+	session  bool
+	start    int // where the live lane began in this session
+	saved    saved
+	accepted map[string]bool
+	inOrder  bool
 
 	// stream
-	messages       []simMessage
-	next           uint64
-	life, stamp    int
-	backfillLosses bool // the stream lost messages of the backfill lane, and the edge does not know yet
+	messages    []simMessage
+	next        uint64
+	life, stamp int
 
 	// hub
 	receiver  *lane.Receiver
@@ -159,7 +159,27 @@ func (s *simulation) beginEpoch() {
 	})
 	mine := func(e frame.Epoch) bool { return e == s.epoch || s.box.knows(e) }
 	s.ways = [2]*way{{publisher: lane.NewPublisher(s.epoch, mine)}, {backfill: true, publisher: lane.NewPublisher(s.epoch, mine)}}
-	s.session, s.looked, s.inherited = false, false, s.box.newestAcked()
+	for i := range s.box {
+		s.box[i].acked = i < len(s.saved.acked) && s.saved.acked[i]
+	}
+	for i, w := range s.ways {
+		x := s.saved.tips[i]
+		w.publisher.Resume(x.id, x.sequence, x.doubtful)
+	}
+	s.session = false
+}
+
+// save writes the state file.
+func (s *simulation) save() {
+	s.saved.acked = s.saved.acked[:0]
+	for _, x := range s.box {
+		s.saved.acked = append(s.saved.acked, x.acked)
+	}
+	for i, w := range s.ways {
+		x := &s.saved.tips[i]
+		x.id, x.sequence = w.publisher.Newest()
+		x.doubtful = w.publisher.Doubtful()
+	}
 }
 
 func (s *simulation) rows(n int) {
@@ -240,24 +260,13 @@ func (s *simulation) resolve() {
 		}
 		w.flying, w.next, w.end = false, 0, 0
 	}
-	holds := func(id frame.ID) bool { return id.Number != 0 && s.box.index(id) >= s.inherited }
-	liveLost, backfillLost := s.ways[0].publisher.Lost(), s.ways[1].publisher.Lost()
-	switch {
-	case liveLost || backfillLost:
-		s.lost()
-	case !s.ways[0].publisher.Owned() && s.inherited >= 0 && !holds(last[0]) && (s.ways[1].publisher.Owned() || !holds(last[1])):
-		s.ways[0].publisher.Doubt()
+	if liveLost, backfillLost := s.ways[0].publisher.Lost(), s.ways[1].publisher.Lost(); liveLost || backfillLost {
+		s.box.unackAll()
 	}
 	if id, ok := s.ways[1].publisher.Missing(); ok {
 		s.box[s.box.index(id)].acked = false
 	}
-	s.looked = true
 	s.plan(last[0])
-}
-
-func (s *simulation) lost() {
-	s.box.unackAll()
-	s.backfillLosses = false
 }
 
 func (s *simulation) plan(last frame.ID) {
@@ -308,7 +317,7 @@ func (s *simulation) step(w *way) {
 		w.sent++
 	}
 	if w.publisher.Lost() {
-		s.lost()
+		s.box.unackAll()
 		s.session = false
 	}
 }
@@ -346,6 +355,9 @@ func (s *simulation) begin(w *way) {
 }
 
 func (s *simulation) publish(w *way) {
+	if w.publisher.Doubtful() {
+		s.save()
+	}
 	if s.unlucky(5) {
 		w.publisher.Unanswered()
 		return
@@ -417,31 +429,18 @@ func (s *simulation) read() {
 func (s *simulation) harm() {
 	switch s.IntN(7) {
 	case 0: // an older copy of the stream
-		if !s.looked {
-			return // as below, the other way round
-		}
 		keep := max(0, len(s.messages)-1-s.IntN(8))
 		for _, m := range s.messages[keep:] {
-			s.backfillLosses = s.backfillLosses || m.backfill
 			s.next = min(s.next, m.sequence)
 		}
 		s.messages, s.session = s.messages[:keep:keep], false
 	case 1: // another stream
 		s.messages, s.next, s.life = nil, 1, s.life+1
-		s.backfillLosses = true
 	case 2: // other sites
 		s.next += s.Uint64N(20)
 	case 3:
 		s.session = false
-	case 4: // the edge is killed, and what it knew to be stored goes back by a few frames
-		if s.backfillLosses {
-			return // a process that begins now cannot know what an earlier one had stored on the backfill lane
-		}
-		for n := s.IntN(5); n > 0; n-- {
-			if i := s.box.newestAcked(); i >= 0 {
-				s.box[i].acked = false
-			}
-		}
+	case 4: // the edge is killed
 		s.beginEpoch()
 	case 5:
 		if site := s.receiver.Site("s"); site != nil {
@@ -476,6 +475,9 @@ func (s *simulation) play(steps int) {
 			s.step(s.ways[1])
 		case k < 19:
 			s.read()
+			if s.IntN(8) == 0 {
+				s.save()
+			}
 		default:
 			if s.faults && s.IntN(4) == 0 {
 				s.harm()

@@ -55,7 +55,8 @@ type Outbox struct {
 	lastIn uint64 // ordinal of the file of last
 	losses []Loss // not yet announced
 	shown  int    // how many of them Losses has returned
-	dirty  bool   // the state file is behind in what no file of frames says
+	tips   map[string]Tip
+	dirty  bool // the state file is behind in what no file of frames says
 }
 
 // Range is an inclusive range of frame numbers of one epoch, and what it holds.
@@ -81,7 +82,7 @@ var (
 // Open opens the outbox in a directory, or makes one. What a crash or a bad disk did to the files is mended, counted
 // and logged; only a directory that cannot be used at all, or is in use (ErrLocked), is an error.
 func Open(opts Options) (*Outbox, error) {
-	o := &Outbox{fs: opts.FS, config: opts.Config, logger: opts.Logger, now: opts.Now, m: newMetrics()}
+	o := &Outbox{fs: opts.FS, config: opts.Config, logger: opts.Logger, now: opts.Now, m: newMetrics(), tips: map[string]Tip{}}
 	if o.logger == nil {
 		o.logger = slog.New(slog.DiscardHandler)
 	}

@@ -283,6 +283,9 @@ func (o *Outbox) adopt(saved *state) {
 		}})
 	}
 	o.losses = append(losses, o.losses...)
+	for lane, t := range saved.Tips {
+		o.tips[lane] = Tip{frame.ID{Epoch: frame.Epoch(t.Epoch), Number: t.Number}, t.Sequence, t.Doubtful}
+	}
 	o.dirty = true
 }
 

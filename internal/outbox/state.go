@@ -31,6 +31,15 @@ type state struct {
 	Last   *stateLast   `json:"last,omitempty"`
 	Groups []stateGroup `json:"groups,omitempty"`
 	Losses []stateLoss  `json:"losses,omitempty"`
+	// Tips by lane.
+	Tips map[string]stateTip `json:"tips,omitempty"`
+}
+
+type stateTip struct {
+	Epoch    hexEpoch `json:"epoch"`
+	Number   uint64   `json:"number"`
+	Sequence uint64   `json:"sequence"`
+	Doubtful bool     `json:"doubtful,omitempty"`
 }
 
 // stateLast is the header of the newest frame ever stored, and the ordinal of its file.
@@ -124,6 +133,12 @@ func (o *Outbox) snapshot() *state {
 			Cause: l.Cause, Epoch: hexEpoch(l.Epoch), From: l.From, To: l.To, Rows: l.Rows, Bytes: l.Bytes,
 			FirstSent: l.FirstSent, LastSent: l.LastSent,
 		})
+	}
+	if len(o.tips) > 0 {
+		s.Tips = make(map[string]stateTip, len(o.tips))
+		for lane, t := range o.tips {
+			s.Tips[lane] = stateTip{hexEpoch(t.Epoch), t.Number, t.Sequence, t.Doubtful}
+		}
 	}
 	o.dirty = false
 	return s

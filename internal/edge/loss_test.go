@@ -1,0 +1,84 @@
+package edge
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/bus/bustest"
+)
+
+// purge makes the server lose all messages of a lane.
+func (p *place) purge(t *testing.T, l bus.Lane) {
+	t.Helper()
+	subject := p.hub.Root().Lane(site, l)
+	_, err := p.hub.Request(t.Context(), "$JS.API.STREAM.PURGE."+bustest.StreamConfig().Name, fmt.Appendf(nil, `{"filter": %q}`, subject))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.hub.Last(t.Context(), subject); err == nil {
+		t.Fatalf("lane %s has a message still", l)
+	}
+}
+
+// While an edge is off, the server loses a part of what the edge had sent: of one lane, of both, or the whole stream.
+// The next process finds out and sends again what the outbox still holds.
+func TestServerLossBetweenProcesses(t *testing.T) {
+	t.Parallel()
+	f := func(name string, lose func(t *testing.T, p *place)) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := single(t)
+			dir := t.TempDir()
+			s := prepare(t, p.proxy.URL(), dir)
+			s.sink(3)
+			s.sink(3)
+			s.ahead.Store(int64(2 * time.Minute))
+			s.run()
+			s.plannedTimes(1)
+			s.sink(2)
+			s.allStored()
+			p.reading.expect(s)
+			if p.reading.count(bus.Backfill) == 0 {
+				t.Fatal("nothing on the backfill lane")
+			}
+			s.stop()
+			lose(t, p)
+			again := start(t, p.proxy.URL(), dir)
+			again.rows = s.rows
+			again.sink(1)
+			bustest.WaitFor(t, "the loss", func() bool { return again.logs.count("sending again") == 1 })
+			again.allStored()
+			p.reading.expect(again)      // who read them before gets no row twice
+			read(t, p.hub).expect(again) // who reads the lanes now gets all
+		})
+	}
+	f("backfill", func(t *testing.T, p *place) { p.purge(t, bus.Backfill) })
+	f("live", func(t *testing.T, p *place) { p.purge(t, bus.Live) })
+	f("stream", func(t *testing.T, p *place) {
+		deleteStream(t, p.hub)
+		bustest.EnsureStream(t, p.hub)
+	})
+}
+
+// A lane whose newest message went with its age is none that lost anything: nobody holds that frame any more.
+func TestExpiredLaneIsNoLoss(t *testing.T) {
+	t.Parallel()
+	p := single(t)
+	dir := t.TempDir()
+	s := start(t, p.proxy.URL(), dir)
+	s.sink(3)
+	s.allStored()
+	s.stop()
+	p.purge(t, bus.Live)
+	again := prepare(t, p.proxy.URL(), dir)
+	again.ahead.Store(int64(time.Hour))
+	if err := again.edge.outbox.Expire(again.edge.now()); err != nil {
+		t.Fatal(err)
+	}
+	again.run()
+	again.sink(1)
+	again.allStored()
+	again.noLoss()
+}
