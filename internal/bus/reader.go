@@ -286,16 +286,18 @@ func (r *run) loop(ctx context.Context) error {
 			if err := r.take(ctx, m); err != nil {
 				return err
 			}
+			r.consumer.silence.Reset(silenceMax)
 		case <-look.C:
 			if err := r.look(ctx); err != nil {
 				return err
 			}
 		case <-r.consumer.silence.C:
-			return errSilent
+			if len(r.consumer.messages) == 0 { // what waited for the handler is no silence
+				return errSilent
+			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		r.consumer.silence.Reset(silenceMax)
 		if r.caughtUp && r.options.End == 0 {
 			look.Reset(lookIdle)
 		} else {

@@ -20,6 +20,6 @@
 //   - an inbox has a random name, so that no answer passes for another.
 //
 // It promises that a client's account and permissions are decided in one function (authenticator.decide), that nothing
-// in here ends the process, and that a second server on the same store directory is refused. It leaves out identities
-// other than tokens, and it does not connect anything itself.
+// in here ends the process, that a second server on the same store directory is refused, and that JetStream goes on by
+// itself when a full disk has space again (storage.go). It leaves out identities other than tokens.
 package natsd

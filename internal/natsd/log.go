@@ -18,22 +18,27 @@ import (
 )
 
 // Clients can make the server complain as fast as they can connect and send, so what it says about one of them is
-// passed on once an interval for each host and kind, and of all the rest only so many lines a second.
+// passed on once an interval for each host and kind, a message that it could not store once an interval, and of all the
+// rest only so many lines a second.
 const (
-	clientLinesInterval = time.Minute
-	linesPerSecond      = 10
-	linesBurst          = 100
+	repeatsInterval = time.Minute
+	linesPerSecond  = 10
+	linesBurst      = 100
 )
+
+// notStored begins the line of each message that JetStream could not write.
+const notStored = "JetStream failed to store a msg"
 
 // logger passes the server's lines on. Its notices are news while the server runs, and noise while it starts and
 // stops. What a client does wrong is a warning, however loudly the server says it. A fatal line, after which
 // nats-server would exit, is kept as the reason why it ended.
 type logger struct {
 	log     *slog.Logger
-	clients *telemetry.Repeats
+	repeats *telemetry.Repeats
 	limit   *rate.Limiter
 	dropped prometheus.Counter
 	died    chan struct{} // closed by the first fatal line
+	trouble chan struct{} // has a token after lines that tell of an error
 
 	mu      sync.Mutex
 	running bool
@@ -43,13 +48,14 @@ type logger struct {
 func newLogger(log *slog.Logger) *logger {
 	return &logger{
 		log:     log,
-		clients: telemetry.NewRepeats(log, clientLinesInterval),
+		repeats: telemetry.NewRepeats(log, repeatsInterval),
 		limit:   rate.NewLimiter(linesPerSecond, linesBurst),
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "thalweg_natsd_dropped_log_lines_total",
 			Help: "Lines of the embedded server that were not logged because there were too many.",
 		}),
-		died: make(chan struct{}),
+		died:    make(chan struct{}),
+		trouble: make(chan struct{}, 1),
 	}
 }
 
@@ -75,7 +81,7 @@ func (l *logger) write(level slog.Level, message, format string, v []any) {
 	line := text(format, v)
 	if host, kind, ok := aboutClient(line); ok && level >= slog.LevelInfo {
 		level = min(level, slog.LevelWarn)
-		l.clients.Log(level, host+" "+kind, "server about a client", slog.String("host", host), slog.String("line", line))
+		l.repeats.Log(level, host+" "+kind, "server about a client", slog.String("host", host), slog.String("line", line))
 		return
 	}
 	if !l.limit.Allow() {
@@ -138,8 +144,19 @@ func (l *logger) Warnf(format string, v ...any) {
 }
 
 func (l *logger) Errorf(format string, v ...any) {
-	if strings.Contains(text(format, v), server.ErrAuthentication.Error()) {
+	line := text(format, v)
+	if strings.Contains(line, server.ErrAuthentication.Error()) {
 		return // the authenticator says why, and not at every attempt
+	}
+	if _, _, ok := aboutClient(line); !ok {
+		select {
+		case l.trouble <- struct{}{}:
+		default:
+		}
+	}
+	if strings.HasPrefix(line, notStored) {
+		l.repeats.Log(slog.LevelError, notStored, "server error", slog.String("line", line))
+		return
 	}
 	l.write(slog.LevelError, "server error", format, v)
 }

@@ -36,6 +36,8 @@ type Options struct {
 	Root   bus.Root
 	Stream bus.StreamConfig
 	Logger *slog.Logger
+	// Report, if set, is told while Run runs why JetStream cannot store messages, "" if it can.
+	Report func(problem string)
 }
 
 // Server is a running NATS server.
@@ -47,6 +49,7 @@ type Server struct {
 	log     *slog.Logger
 	logger  *logger
 	clients prometheus.GaugeFunc
+	storage *storage
 	done    chan struct{} // closed when the server has ended
 }
 
@@ -86,6 +89,7 @@ func start(o Options) (*Server, error) {
 		return nil, errors.Join(err, lock.Release())
 	}
 	s.nats.SetLoggerV2(s.logger, false, false, false)
+	s.storage = newStorage(s, &o, options)
 	s.clients = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "thalweg_natsd_clients", Help: "Clients connected to the embedded server, those of this process included.",
 	}, func() float64 { return float64(s.nats.NumClients()) })
@@ -224,10 +228,15 @@ func isLoopback(host string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-// Run blocks until ctx ends, then shuts the server down and returns nil; or until the server cannot go on, which is an
-// error. In both cases the server is down afterwards.
+// Run looks after JetStream and blocks until ctx ends, then shuts the server down and returns nil; or until the server
+// cannot go on, which is an error. In both cases the server is down afterwards.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	var storage sync.WaitGroup
+	defer storage.Wait()
+	defer cancel()
+	storage.Go(func() { s.storage.run(ctx) })
 	select {
 	case <-ctx.Done():
 		return nil
@@ -273,28 +282,36 @@ func (s *Server) Reload() error {
 		return fmt.Errorf("reload NATS server: %w", err)
 	}
 	revoked := s.auth.revoked()
-	// One page, as pages shift while clients come and go. Who connects from now on meets the new tokens.
-	connections, err := s.nats.Connz(&server.ConnzOptions{Username: true, Limit: s.nats.NumClients() + 1024})
+	closed, err := s.disconnect(func(c *server.ConnInfo) bool { return revoked(c.AuthorizedUser) })
 	if err != nil {
-		return fmt.Errorf("reload NATS server: list connections: %w", err)
-	}
-	closed := 0
-	for _, c := range connections.Conns {
-		if !revoked(c.AuthorizedUser) {
-			continue
-		}
-		closed++
-		if err := s.nats.DisconnectClientByID(c.Cid); err != nil {
-			s.log.Debug("close revoked connection", "id", c.Cid, "err", err)
-		}
+		return fmt.Errorf("reload NATS server: %w", err)
 	}
 	s.log.Info("tokens read again", "closed_connections", closed)
 	return nil
 }
 
+// disconnect closes the connections of some clients.
+func (s *Server) disconnect(which func(*server.ConnInfo) bool) (closed int, err error) {
+	// One page, as pages shift while clients come and go. Who connects from now on is another matter.
+	connections, err := s.nats.Connz(&server.ConnzOptions{Username: true, Limit: s.nats.NumClients() + 1024})
+	if err != nil {
+		return 0, fmt.Errorf("list connections: %w", err)
+	}
+	for _, c := range connections.Conns {
+		if !which(c) {
+			continue
+		}
+		closed++
+		if err := s.nats.DisconnectClientByID(c.Cid); err != nil {
+			s.log.Debug("close connection", "id", c.Cid, "err", err)
+		}
+	}
+	return closed, nil
+}
+
 // Metrics to register.
 func (s *Server) Metrics() []prometheus.Collector {
-	return []prometheus.Collector{s.auth.refused, s.clients, s.logger.dropped}
+	return append(s.storage.metrics(), s.auth.refused, s.clients, s.logger.dropped)
 }
 
 // LeadsStream reports whether this server decides about the stream at this moment; without a cluster it always does.

@@ -127,9 +127,17 @@ func (n *Node) startServer() error {
 	if embedded == nil {
 		return nil
 	}
+	condition := n.health.Condition("nats")
 	server, err := natsd.Start(natsd.Options{
 		Config: *embedded, StoreDir: filepath.Join(c.DataDir, "nats"), Root: bus.Root(c.NATS.Client.SubjectRoot),
 		Stream: c.NATS.Client.Stream, Logger: n.log.With("component", "nats"),
+		Report: func(problem string) {
+			if problem == "" {
+				condition.Ready()
+			} else {
+				condition.NotReady(problem)
+			}
+		},
 	})
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package bustest
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -33,7 +34,7 @@ type Server struct {
 	*natsd.Server
 	Options natsd.Options
 	t       testing.TB
-	running bool
+	stop    func() // nil while it does not run
 }
 
 // NewServer starts a server; the functions change its options before.
@@ -93,15 +94,24 @@ func (s *Server) Start() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.Server, s.running = server, true
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	s.stop = func() {
+		cancel()
+		if err := <-ended; err != nil {
+			s.t.Error(err)
+		}
+	}
+	s.Server = server
 	s.Options.Config.Listen = server.Addr().String()
 }
 
 // Stop stops the server if it runs.
 func (s *Server) Stop() {
-	if s.running {
-		s.Close()
-		s.running = false
+	if s.stop != nil {
+		s.stop()
+		s.stop = nil
 	}
 }
 
@@ -209,4 +219,4 @@ func EnsureStream(t testing.TB, c *bus.Conn) {
 }
 
 // LeadsStream reports whether the server runs and leads the stream.
-func (s *Server) LeadsStream(name string) bool { return s.running && s.Server.LeadsStream(name) }
+func (s *Server) LeadsStream(name string) bool { return s.stop != nil && s.Server.LeadsStream(name) }
