@@ -27,7 +27,8 @@ type answer struct {
 	buf    []byte         // not sent yet
 	labels []labels.Label // of the current series
 	points points         // of the current chunk
-	series int            // written
+	lines  *lines
+	series int // written
 
 	writer     http.ResponseWriter
 	controller *http.ResponseController
@@ -47,7 +48,7 @@ type coder interface {
 }
 
 func newAnswer() *answer {
-	return &answer{coders: map[string]coder{}, points: points{byKey: map[string]int{}}}
+	return &answer{coders: map[string]coder{}, points: points{byKey: map[string]int{}}, lines: newLines()}
 }
 
 func (a *answer) reset(w http.ResponseWriter, coding string) {
@@ -83,6 +84,7 @@ func newCoder(coding string) coder {
 func (a *answer) release() {
 	a.writer, a.controller, a.coder = nil, nil, nil
 	a.points.release()
+	a.lines.release()
 	clear(a.labels[:cap(a.labels)])
 	if cap(a.buf) > 4*pieceBytes {
 		a.buf = nil

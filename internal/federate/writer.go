@@ -23,6 +23,7 @@ type writer interface {
 // newWriter returns the writer of a negotiated format.
 func newWriter(a *answer, format expfmt.Format, settings *settings) writer {
 	escaping := format.ToEscapingScheme()
+	a.lines.reset(expo.Text{Escaping: escaping}, settings.extra)
 	switch t := format.FormatType(); {
 	case isProto(t):
 		return &protoWriter{answer: a, extra: settings.extra, proto: expo.Proto{Escaping: escaping}, form: t, floats: settings.untyped}
@@ -40,23 +41,37 @@ type textWriter struct {
 
 func (w *textWriter) family(f *store.Family, head *series.Family) error {
 	w.buf = w.format.AppendFamily(w.buf, head.Name, head.Type, head.Help)
-	for s := range f.Series() {
-		w.labels = appendAbsent(s.AppendLabels(w.labels[:0]), w.extra)
-		switch h, fh := s.Histogram(); {
-		case fh != nil:
-			w.buf = w.format.AppendHistogram(w.buf, s.Name(), w.labels, fh, s.T)
-		case h != nil:
-			w.buf = w.format.AppendHistogram(w.buf, s.Name(), w.labels, h.ToFloat(nil), s.T)
-		default:
-			name, suffix := split(s.Name(), head.Name)
-			w.buf = w.format.AppendSample(w.buf, name, suffix, w.labels, s.V, s.T)
+	w.lines.nextFamily()
+	for chunk := range f.Chunks() {
+		for i := range chunk {
+			w.sample(head, &chunk[i])
+			if err := w.flush(); err != nil {
+				return err
+			}
 		}
-		w.series++
-		if err := w.flush(); err != nil {
-			return err
-		}
+		w.series += len(chunk)
 	}
 	return nil
+}
+
+// sample appends one series.
+func (w *textWriter) sample(head *series.Family, s *store.Series) {
+	h, fh := s.Histogram()
+	if h == nil && fh == nil && s.HasHalves() {
+		w.buf = w.lines.append(w.buf, head.Name, s)
+		w.buf = w.format.AppendSampleEnd(w.buf, s.V, s.T)
+		return
+	}
+	w.labels = appendAbsent(s.AppendLabels(w.labels[:0]), w.extra)
+	switch {
+	case fh != nil:
+		w.buf = w.format.AppendHistogram(w.buf, s.Name(), w.labels, fh, s.T)
+	case h != nil:
+		w.buf = w.format.AppendHistogram(w.buf, s.Name(), w.labels, h.ToFloat(nil), s.T)
+	default:
+		name, suffix := split(s.Name(), head.Name)
+		w.buf = w.format.AppendSample(w.buf, name, suffix, w.labels, s.V, s.T)
+	}
 }
 
 func (w *textWriter) end() {}
@@ -78,25 +93,22 @@ type openMetricsWriter struct {
 
 func (w *openMetricsWriter) family(f *store.Family, head *series.Family) error {
 	w.buf = w.format.AppendFamily(w.buf, head)
+	w.lines.nextFamily()
+	compound := isCompound(head.Type)
 	for chunk := range f.Chunks() {
-		if isCompound(head.Type) {
-			for _, p := range w.points.of(chunk, head.Name, head.Type, w.extra) {
-				for _, s := range p.series {
-					w.sample(head, s)
-				}
-				if start := p.start(); start != 0 {
-					w.buf = w.format.AppendCreated(w.buf, head, p.labels, start)
-				}
-				if err := w.flush(); err != nil {
-					return err
-				}
+		w.series += len(chunk)
+		if compound {
+			if err := w.compound(chunk, head); err != nil {
+				return err
 			}
 			continue
 		}
 		for i := range chunk {
-			w.sample(head, &chunk[i])
-			if start := chunk[i].Start; start != 0 {
-				w.buf = w.format.AppendCreated(w.buf, head, w.labels, start)
+			s := &chunk[i]
+			w.sample(head, s)
+			if s.Start != 0 {
+				w.labels = appendAbsent(s.AppendLabels(w.labels[:0]), w.extra)
+				w.buf = w.format.AppendCreated(w.buf, head, w.labels, s.Start)
 			}
 			if err := w.flush(); err != nil {
 				return err
@@ -106,10 +118,33 @@ func (w *openMetricsWriter) family(f *store.Family, head *series.Family) error {
 	return nil
 }
 
-// sample appends one series, and leaves its labels in the answer.
+// compound appends series of which several make one metric.
+func (w *openMetricsWriter) compound(chunk []store.Series, head *series.Family) error {
+	for _, p := range w.points.of(chunk, head.Name, head.Type, w.extra) {
+		for _, s := range p.series {
+			w.sample(head, s)
+		}
+		if start := p.start(); start != 0 {
+			w.buf = w.format.AppendCreated(w.buf, head, p.labels, start)
+		}
+		if err := w.flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sample appends one series.
 func (w *openMetricsWriter) sample(head *series.Family, s *store.Series) {
+	h, fh := s.Histogram()
+	if h == nil && fh == nil && s.HasHalves() {
+		w.buf = w.lines.append(w.buf, head.Name, s)
+		name, suffix := split(s.Name(), head.Name)
+		w.buf = w.format.AppendSampleEnd(w.buf, name, suffix, s.V, s.T, s.Exemplar())
+		return
+	}
 	w.labels = appendAbsent(s.AppendLabels(w.labels[:0]), w.extra)
-	switch h, fh := s.Histogram(); {
+	switch {
 	case fh != nil:
 		w.buf = w.format.AppendHistogram(w.buf, s.Name(), w.labels, fh, s.T)
 	case h != nil:
@@ -118,7 +153,6 @@ func (w *openMetricsWriter) sample(head *series.Family, s *store.Series) {
 		name, suffix := split(s.Name(), head.Name)
 		w.buf = w.format.AppendSample(w.buf, name, suffix, w.labels, s.V, s.T, s.Exemplar())
 	}
-	w.series++
 }
 
 func (w *openMetricsWriter) end() { w.buf = w.format.AppendEnd(w.buf) }
