@@ -1,0 +1,64 @@
+package main
+
+import (
+	"testing"
+	"testing/fstest"
+)
+
+func TestCgroupMemory(t *testing.T) {
+	for name, c := range map[string]struct {
+		files map[string]string
+		bytes int64
+		file  string
+	}{
+		"no cgroups": {},
+		"version 2": {
+			files: map[string]string{
+				"proc/self/cgroup": "0::/system.slice/thalweg.service\n",
+				"sys/fs/cgroup/system.slice/thalweg.service/memory.max": "67108864\n",
+				"sys/fs/cgroup/system.slice/memory.max":                 "max\n",
+			},
+			bytes: 64 << 20,
+			file:  "/sys/fs/cgroup/system.slice/thalweg.service/memory.max",
+		},
+		"the parent allows less": {
+			files: map[string]string{
+				"proc/self/cgroup":                       "0::/pod/container\n",
+				"sys/fs/cgroup/pod/container/memory.max": "67108864\n",
+				"sys/fs/cgroup/pod/memory.max":           "33554432\n",
+			},
+			bytes: 32 << 20,
+			file:  "/sys/fs/cgroup/pod/memory.max",
+		},
+		"no limit in version 2": {
+			files: map[string]string{"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"},
+		},
+		"version 1 in a container that sees the path of the host": {
+			files: map[string]string{
+				"proc/self/cgroup":                           "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n0::/\n",
+				"sys/fs/cgroup/memory/memory.limit_in_bytes": "134217728\n",
+			},
+			bytes: 128 << 20,
+			file:  "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+		},
+		"no limit in version 1": {
+			files: map[string]string{
+				"proc/self/cgroup":                           "4:memory:/\n",
+				"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+			},
+		},
+		"nonsense": {
+			files: map[string]string{"proc/self/cgroup": "memory\n\n0::/a\n", "sys/fs/cgroup/a/memory.max": "lots\n"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := fstest.MapFS{}
+			for file, content := range c.files {
+				root[file] = &fstest.MapFile{Data: []byte(content)}
+			}
+			if bytes, file := cgroupMemory(root); bytes != c.bytes || file != c.file {
+				t.Errorf("%d bytes by %q, want %d by %q", bytes, file, c.bytes, c.file)
+			}
+		})
+	}
+}
