@@ -102,7 +102,7 @@ func (v *verifier) frame(p *placedFrame) error {
 	l.last = h
 	known := ledger.Has(h.ID)
 	ledger.Place(&h, p.backfill)
-	ledger.Add(&h)
+	ledger.Add(&h, h.Sent)
 	if known {
 		v.again++
 	} else {

@@ -139,7 +139,7 @@ func (c *cursor) replay(x *cursorLine) {
 	case x.Frame != nil:
 		l := c.ledgers[x.Frame.Site]
 		l.Place(&x.Frame.Header, x.Frame.Backfill)
-		l.Add(&x.Frame.Header)
+		l.Add(&x.Frame.Header, x.Frame.Header.Sent)
 		c.ledgers[x.Frame.Site] = l
 	case x.Restart != nil:
 		c.restart = *x.Restart

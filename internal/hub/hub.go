@@ -3,7 +3,6 @@ package hub
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math"
 	"sync"
@@ -34,9 +33,14 @@ const (
 	// which the next keyframe makes anew; what else is known of it goes when nothing of it can be in the stream any more.
 	forgetEvery = 10 * time.Minute
 	siteIdle    = 24 * time.Hour
+	// reportEvery is how often it is looked whether gaps opened or closed, saveEvery how often the ledgers are saved.
+	reportEvery = time.Second
+	saveEvery   = time.Minute
+	// skipBehind is how many messages must wait for a tail reader that is far behind to leave them to history.
+	skipBehind = 1000
 )
 
-// Options of New. All are required but Retention and Now.
+// Options of New. All are required but Dir, Retention and Now.
 type Options struct {
 	Config Config
 	// Name of this hub, for edges and pages.
@@ -45,6 +49,8 @@ type Options struct {
 	Store   *store.Store
 	Catalog *series.Catalog
 	Logger  *slog.Logger
+	// Dir holds what is known of missing rows; "" keeps nothing.
+	Dir string
 	// Retention is how long the stream holds messages: a site that was silent for longer, and for a day at least, is
 	// forgotten.
 	Retention time.Duration
@@ -63,6 +69,9 @@ type Hub struct {
 	now     func() time.Time
 	metrics *metrics
 	control *control
+	ledgers *ledgers
+	history *history
+	dir     string
 	// retention of the stream.
 	retention time.Duration
 
@@ -76,8 +85,10 @@ type Hub struct {
 	receiver   *lane.Receiver
 	guards     *guards
 	lastRow    map[string]int64 // by site: when the last row was applied, by this clock
-	problem    string           // what is wrong with the stream at the moment
-	trouble    error            // why it cannot be read although nothing is wrong with it
+	catchingUp bool             // the tail reader has not reached the head since it began
+	tail       tailPlace
+	problem    string // what is wrong with the stream at the moment
+	trouble    error  // why it cannot be read although nothing is wrong with it
 }
 
 // New returns a hub that has read nothing.
@@ -88,10 +99,18 @@ func New(o Options) (*Hub, error) {
 	h := &Hub{
 		name: o.Name, conn: o.Conn, store: o.Store, catalog: o.Catalog, scratch: &frame.Scratch{}, log: o.Logger, now: o.Now, config: o.Config,
 		repeats: telemetry.NewRepeats(o.Logger, repeatEvery), retention: o.Retention, caughtUp: make(chan struct{}),
-		lastRow: map[string]int64{}, problem: "starting",
+		lastRow: map[string]int64{}, problem: "starting", dir: o.Dir, catchingUp: true,
 	}
-	h.metrics = newMetrics(h.countSites)
+	h.metrics = newMetrics(h)
 	h.control = newControl(h)
+	h.history = newHistory(h)
+	h.ledgers = newLedgers(h.log, h.metrics.lost)
+	if h.dir != "" {
+		if err := h.ledgers.load(h.dir, h.config.Parts); err != nil {
+			// The stream has most of it.
+			h.log.Error("what was known of missing rows cannot be read; beginning anew", "err", err)
+		}
+	}
 	h.receiver = h.newReceiver()
 	h.guards = newGuards(&h.config, h.catalog, h.log, h.metrics.refuse)
 	return h, nil
@@ -208,14 +227,17 @@ func (h *Hub) Run(ctx context.Context) error {
 	})
 	parts.Go(func() { h.control.run(ctx) })
 	parts.Go(func() { h.keepExpiring(ctx) })
+	parts.Go(func() { h.history.run(ctx) })
+	parts.Go(func() { h.keepLedgers(ctx) })
 	var err error
 	select {
 	case <-usable:
-		err = h.tail(ctx)
+		err = h.keepTail(ctx)
 	case <-ctx.Done():
 	}
 	cancel()
 	parts.Wait()
+	h.saveLedgers()
 	if errors.Is(err, context.Canceled) {
 		return nil // the reader ends by itself for no other reason
 	}
@@ -238,15 +260,45 @@ func (h *Hub) keepExpiring(ctx context.Context) {
 	}
 }
 
+// keepLedgers reports and saves what is missing, until ctx ends.
+func (h *Hub) keepLedgers(ctx context.Context) {
+	report, save := time.NewTicker(reportEvery), time.NewTicker(saveEvery)
+	defer report.Stop()
+	defer save.Stop()
+	for {
+		select {
+		case <-report.C:
+			h.ledgers.report(h.now())
+		case <-save.C:
+			h.saveLedgers()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (h *Hub) saveLedgers() {
+	if h.dir == "" {
+		return
+	}
+	config, _ := h.configured()
+	if err := h.ledgers.save(h.dir, config.Parts); err != nil {
+		h.metrics.saveErrors.Inc()
+		h.repeats.Log(slog.LevelError, "save", "what is known of missing rows cannot be saved", slog.Any("err", err))
+	}
+}
+
 // forgetSites drops what is held of sites that were silent for long.
 func (h *Hub) forgetSites() {
 	now := h.now()
 	h.mu.Lock()
-	h.receiver.Expire(now.Add(-siteIdle).UnixMilli(), now.Add(-h.config.siteLife(h.retention)).UnixMilli(), func(site string) {
+	gone := now.Add(-h.config.siteLife(h.retention)).UnixMilli()
+	h.receiver.Expire(now.Add(-siteIdle).UnixMilli(), gone, func(site string) {
 		delete(h.lastRow, site)
 		delete(h.guards.sites, site)
 		h.log.Info("site was silent for long and is forgotten", slog.String("site", site))
 	})
+	h.ledgers.forget(gone, func(site string) bool { return h.receiver.Site(site) != nil })
 	h.mu.Unlock()
 	h.control.forget(now.Add(-siteIdle))
 }
@@ -255,12 +307,6 @@ func (h *Hub) forgetSites() {
 // where ranks that begin anew would take new rows for old ones.
 func (c *Config) siteLife(retention time.Duration) time.Duration {
 	return max(retention, siteIdle, time.Duration(c.Store.Lookback)) + store.FutureBound
-}
-
-func (h *Hub) countSites() float64 {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return float64(h.receiver.Len())
 }
 
 // subjects of the lanes that this hub reads.
@@ -275,111 +321,6 @@ func (c *Config) subjects(root bus.Root) []string {
 		}
 	}
 	return subjects
-}
-
-// errRewound ends a reader whose stream turned out to be another one.
-var errRewound = errors.New("the stream is not the one that was read")
-
-// tail reads the stream from a keyframe and a half back, and goes on at its head. If the stream turns out to be another
-// one, it begins again like that.
-func (h *Hub) tail(ctx context.Context) error {
-	for {
-		err := h.tailOnce(ctx)
-		if !errors.Is(err, errRewound) {
-			return err
-		}
-	}
-}
-
-func (h *Hub) tailOnce(ctx context.Context) error {
-	rewound := false
-	h.mu.Lock()
-	subjects := h.config.subjects(h.conn.Root())
-	h.mu.Unlock()
-	reader, err := h.conn.NewReader(bus.ReaderOptions{
-		Name:     "tail",
-		Subjects: subjects,
-		Start:    bus.Start{Time: h.now().Add(-tailBack)},
-		Handle: func(m bus.Message) error {
-			if rewound {
-				return errRewound // its start was long ago by now
-			}
-			h.step(m)
-			return nil
-		},
-		CaughtUp: func() { h.caughtUpOnce.Do(func() { close(h.caughtUp) }) },
-		Trouble:  h.setTrouble,
-		Reset: func(bus.Reset) {
-			rewound = true
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			h.receiver.Restart()
-		},
-	})
-	if err != nil {
-		return fmt.Errorf("read lanes: %w", err)
-	}
-	h.setTrouble(nil) // that of a reader before this one
-	return reader.Run(ctx)
-}
-
-// step takes one message of the stream.
-func (h *Hub) step(m bus.Message) {
-	site, l, err := h.conn.Root().ParseLane(m.Subject)
-	if err != nil {
-		h.metrics.problems.WithLabelValues("subject").Inc()
-		h.repeats.Log(slog.LevelWarn, "subject "+m.Subject, "message on a subject that is no lane", slog.Any("err", err))
-		return
-	}
-	now := h.now()
-	var problems []lane.Problem
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.metrics.messages.WithLabelValues(string(l)).Inc()
-	h.metrics.bytes.WithLabelValues(string(l)).Add(float64(len(m.Payload)))
-	h.receiver.Step(lane.Message{Site: site, Backfill: l == bus.Backfill, Sequence: m.Sequence, Received: now.UnixMilli(), Payload: m.Payload}, lane.Handler{
-		Row: func(d *lane.Delivery, row *series.Row) { h.row(d, row, now) },
-		Done: func(d *lane.Delivery) {
-			h.metrics.frames.WithLabelValues(string(l)).Inc()
-			if !d.Backfill {
-				h.metrics.delay.Observe(max(float64(now.UnixMilli()-d.Header.Sent)/1000, 0))
-			}
-		},
-		Loss: func(site string, loss frame.Loss) {
-			h.repeats.Log(slog.LevelWarn, "loss "+loss.Cause.String()+" "+site, "site lost rows", slog.String("site", site),
-				slog.String("cause", loss.Cause.String()), slog.String("epoch", loss.Epoch.String()), slog.Uint64("from", loss.From),
-				slog.Uint64("to", loss.To), slog.Uint64("rows", loss.Rows))
-		},
-		Problem: func(p lane.Problem) { problems = append(problems, p) },
-	})
-	for i := range problems {
-		h.complain(&problems[i], l)
-	}
-}
-
-// row applies a row to the store. The caller holds mu.
-func (h *Hub) row(d *lane.Delivery, row *series.Row, now time.Time) {
-	h.metrics.rows.Inc()
-	h.metrics.samples.Add(float64(row.Samples()))
-	err := h.guards.apply(d.Site, row, func(row *series.Row) error {
-		return h.store.Apply(d.Site, store.Rank{Epoch: d.Rank.Epoch, Frame: d.Rank.Number}, row, now.UnixMilli())
-	})
-	if err != nil {
-		h.repeats.Log(slog.LevelWarn, "row "+d.Site, "row was refused", slog.String("site", d.Site),
-			slog.String("source", row.Source.Key), slog.Any("err", err))
-		return
-	}
-	h.lastRow[d.Site] = now.UnixMilli()
-}
-
-// complain counts and logs a problem, and asks for a keyframe where that helps. The caller holds mu.
-func (h *Hub) complain(p *lane.Problem, l bus.Lane) {
-	h.metrics.problems.WithLabelValues(string(p.Reason)).Inc()
-	h.repeats.Log(slog.LevelWarn, string(p.Reason)+" "+p.Message.Site, "frame was not taken", slog.String("site", p.Message.Site),
-		slog.String("lane", string(l)), slog.Uint64("sequence", p.Message.Sequence), slog.String("reason", string(p.Reason)), slog.Any("err", p.Err))
-	if p.WantsKeyframe() {
-		h.control.wantKeyframe(p.Message.Site)
-	}
 }
 
 // Metrics to register: totals.

@@ -237,7 +237,7 @@ func TestHostileFrames(t *testing.T) {
 			if n := c.logs.count("frame was not taken", "site="+good.name); n != 0 {
 				t.Errorf("%d lines about the other site", n)
 			}
-			if s := c.site(good.name); s.RowsMissing != 0 || s.Waiting {
+			if s := c.site(good.name); s.Missing.Total() != 0 || s.Waiting {
 				t.Errorf("the other site: %+v", s)
 			}
 		})
@@ -400,7 +400,7 @@ func TestHubCatchesUp(t *testing.T) {
 	for range 2 {
 		c := startHub(t, conn)
 		<-c.CaughtUp()
-		if s := c.site("ams-1"); s.Rows != 20 || s.RowsMissing != 0 {
+		if s := c.site("ams-1"); s.Rows != 20 || s.Missing.Total() != 0 {
 			t.Errorf("caught up with %+v", s)
 		}
 		if n := c.series(); n != 5 {
@@ -428,7 +428,7 @@ func TestHubFollowsAnotherStream(t *testing.T) {
 	w.encoder.RequestKeyframe()
 	w.live(2)
 	c.rows(t, "ams-1", 5)
-	if s := c.site("ams-1"); s.RowsMissing != 0 || s.Repeated != 1 {
+	if s := c.site("ams-1"); s.Missing.Total() != 0 || s.Repeated != 1 {
 		t.Errorf("%+v, want one repeated frame and no row missing", s)
 	}
 }
@@ -495,8 +495,8 @@ func TestSilentSitesAreForgotten(t *testing.T) {
 			return err == nil && c.site(w.name).LastSequence == last.Sequence
 		})
 		c.forgetSites()
-		if n := testutil.ToFloat64(c.metrics.sites); n != float64(sites) {
-			t.Errorf("the hub remembers %v sites, want %d", n, sites)
+		if n := len(c.Sites()); n != sites || c.receiver.Len() != sites || len(c.ledgers.names()) != sites {
+			t.Errorf("the hub lists %d sites, its reader remembers %d, its ledgers %d, want %d", n, c.receiver.Len(), len(c.ledgers.names()), sites)
 		}
 		if n := o.receiver.Len(); n != sites {
 			t.Errorf("the output remembers %d sites, want %d", n, sites)

@@ -226,5 +226,10 @@ func (o *Output) ledgers() map[string]lane.LedgerState {
 func (o *Output) Gaps(limit int) []SiteGap {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return gapsOf(o.receiver, limit)
+	return gapsOf(func(f func(string, *lane.Ledger)) {
+		o.receiver.Sites(func(s *lane.Site) bool {
+			f(s.Name, &s.Ledger)
+			return true
+		})
+	}, limit)
 }

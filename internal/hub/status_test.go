@@ -2,24 +2,21 @@ package hub
 
 import (
 	"fmt"
+	"log/slog"
 	"testing"
 
-	"github.com/thalweg/thalweg/internal/frame"
 	"github.com/thalweg/thalweg/internal/lane"
-	"github.com/thalweg/thalweg/internal/series"
 )
 
 // A site with as many gaps as it can make hides neither those of another site nor how many there are.
 func TestGapsAreShared(t *testing.T) {
-	r := lane.NewReceiver(lane.ReceiverConfig{Decoder: func(string) (frame.DecoderConfig, bool) {
-		return frame.DecoderConfig{Catalog: series.NewCatalog()}, true
-	}})
+	l := newLedgers(slog.New(slog.DiscardHandler), nil)
 	holed := func(site string, gaps int) {
 		state := lane.EpochState{Epoch: 1, Rank: 1}
 		for n := range uint64(gaps + 1) {
 			state.Spans = append(state.Spans, lane.Span{From: 2 * n, To: 2 * n, RowsBefore: 2 * n, RowsAfter: 2*n + 1})
 		}
-		r.Adopt(site, lane.LedgerFrom(lane.LedgerState{Epochs: []lane.EpochState{state}}), 0)
+		l.sites[site] = &siteLedger{Ledger: lane.LedgerFrom(lane.LedgerState{Epochs: []lane.EpochState{state}})}
 	}
 	holed("a-hostile", 1000)
 	holed("b-whole", 0)
@@ -28,7 +25,7 @@ func TestGapsAreShared(t *testing.T) {
 	f := func(limit int, want string) {
 		t.Helper()
 		count := map[string]int{}
-		for _, g := range gapsOf(r, limit) {
+		for _, g := range l.gaps(limit) {
 			count[g.Site]++
 		}
 		if got := fmt.Sprint(count); got != want {

@@ -40,7 +40,7 @@ func (s *script) add(h *frame.Header, backfill bool) {
 		s.rank = map[frame.ID]lane.Rank{}
 	}
 	s.rank[h.ID] = s.ledger.Place(h, backfill)
-	s.ledger.Add(h)
+	s.ledger.Add(h, 0)
 }
 
 // live and backfill add the frames from first to last of an epoch; framesBefore as in header.
@@ -243,8 +243,8 @@ func TestLedgerAddsUp(t *testing.T) {
 		check := func(when string) {
 			have, lacking := s.ledger.Rows()
 			fresh := lane.LedgerFrom(s.ledger.State())
-			if gaps, rows := s.ledger.Missing(); gaps != len(fresh.Gaps()) || rows != lacking {
-				t.Fatalf("seed %d, %s: %d rows in %d gaps are counted, want %d in %d", seed, when, rows, gaps, lacking, len(fresh.Gaps()))
+			if m := s.ledger.Missing(); m.Gaps != len(fresh.Gaps()) || m.Total() != lacking {
+				t.Fatalf("seed %d, %s: %d rows in %d gaps are counted, want %d in %d", seed, when, m.Total(), m.Gaps, lacking, len(fresh.Gaps()))
 			}
 			if have != come || have+lacking > total || have+lacking < total && !(when == "before the backfill" && !known) {
 				t.Fatalf("seed %d, %s: has %d rows and lacks %d, want %d and %d: %s", seed, when, have, lacking, come, total-come, s.gaps())
@@ -327,8 +327,8 @@ func TestLedgerBounds(t *testing.T) {
 			if spans > 4096 {
 				t.Errorf("%s: %d spans are held", when, spans)
 			}
-			if gaps, rows := s.ledger.Missing(); rows != lacking || gaps != len(s.ledger.Gaps()) || gaps > 4096 {
-				t.Errorf("%s: %d rows are lacking in %d gaps, want %d in %d", when, rows, gaps, lacking, len(s.ledger.Gaps()))
+			if m := s.ledger.Missing(); m.Total() != lacking || m.Gaps != len(s.ledger.Gaps()) || m.Gaps > 4096 {
+				t.Errorf("%s: %d rows are lacking in %d gaps, want %d in %d", when, m.Total(), m.Gaps, lacking, len(s.ledger.Gaps()))
 			}
 		}
 		check("with more holes than a ledger holds")
@@ -363,13 +363,13 @@ func hostile() *script {
 // A look at a site costs nothing while frames come in order, however many holes there are.
 func TestLedgerMissingIsKept(t *testing.T) {
 	s := hostile()
-	before, _ := s.ledger.Missing()
+	before := s.ledger.Missing().Gaps
 	n := uint64(80)
 	allocs := testing.AllocsPerRun(100, func() {
 		n++
-		s.ledger.Add(&frame.Header{Kind: frame.Delta, ID: frame.ID{Epoch: 128, Number: n}, RowsBefore: 10 * (n - 1), Rows: 10})
-		if gaps, _ := s.ledger.Missing(); gaps != before {
-			t.Fatalf("%d gaps, want %d", gaps, before)
+		s.ledger.Add(&frame.Header{Kind: frame.Delta, ID: frame.ID{Epoch: 128, Number: n}, RowsBefore: 10 * (n - 1), Rows: 10}, 0)
+		if m := s.ledger.Missing(); m.Gaps != before {
+			t.Fatalf("%d gaps, want %d", m.Gaps, before)
 		}
 	})
 	if allocs > 0 {

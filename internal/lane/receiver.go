@@ -33,6 +33,8 @@ type Delivery struct {
 	Rank     Rank
 	Backfill bool
 	Header   *frame.Header
+	// Facts of a keyframe, from Done on; nil otherwise.
+	Facts []frame.Fact
 }
 
 // Handler takes what a Receiver finds. Rows are valid until Row returns. Nil functions ignore.
@@ -63,12 +65,23 @@ func Reasons() []Reason {
 	return []Reason{ReasonRefused, ReasonCorrupt, ReasonVersion, ReasonMismatch, ReasonLimit}
 }
 
-// Problem is something wrong with a message.
+// Problem is something wrong with a message, or with one frame of it. It is valid until Problem returns.
 type Problem struct {
 	Message *Message
-	Frame   frame.ID // zero if not known
-	Reason  Reason
-	Err     error
+	// Header of the frame; nil if that could not be verified, or stands for the whole message.
+	Header *frame.Header
+	Reason Reason
+	Err    error
+	// Begun: frames of the lane were decoded before, since the receiver began to read.
+	Begun bool
+}
+
+// Cause is why the rows of the frame are missing.
+func (p *Problem) Cause() Cause {
+	if p.Reason == ReasonRefused || p.Reason == ReasonLimit {
+		return Rejected
+	}
+	return Undecodable
 }
 
 // WantsKeyframe reports whether a keyframe would mend the lane.
@@ -95,7 +108,9 @@ type Site struct {
 
 	backfillKeyframe uint64
 	live, backfill   *frame.Decoder // nil while the site is silent
-	refused          bool           // though it was let in before
+	// frames were decoded since the receiver began to read
+	liveBegun, backfillBegun bool
+	refused                  bool // though it was let in before
 	// limits of decoders that are made from now on; those of the lanes are made anew, with their next keyframe, where
 	// stale is set.
 	limits                   frame.DecoderConfig
@@ -108,10 +123,15 @@ type Traffic struct {
 	// 1970; zero before the first.
 	Last frame.ID
 	Sent int64
+	// Keyframe is when the last keyframe was decoded, as Received; zero before the first.
+	Keyframe int64
 	// Sequence of the last message in the stream.
 	Sequence uint64
 	// Bytes of all messages, and Rows that came for the first time.
 	Bytes, Rows uint64
+	// Problem is the last thing that was wrong, "" if nothing was, and ProblemAt when, as Received.
+	Problem   string
+	ProblemAt int64
 }
 
 // traffic of a lane.
@@ -182,6 +202,7 @@ func (r *Receiver) Restart() {
 			s.backfill.Reset()
 			s.KeyframeSequence, s.backfillKeyframe = 0, 0
 		}
+		s.liveBegun, s.backfillBegun = false, false
 	}
 }
 
@@ -252,18 +273,9 @@ func (s *Site) renew(backfill bool) {
 
 // Step takes one message.
 func (r *Receiver) Step(m Message, h Handler) {
-	problem := func(id frame.ID, reason Reason, err error) {
-		if h.Problem != nil {
-			h.Problem(Problem{Message: &m, Frame: id, Reason: reason, Err: err})
-		}
-	}
 	s, err := r.admit(m.Site)
-	switch {
-	case errors.Is(err, errRefused):
-		problem(frame.ID{}, ReasonRefused, err)
-		return
-	case err != nil:
-		problem(frame.ID{}, ReasonLimit, err)
+	if err != nil {
+		r.turnAway(&m, err, &h)
 		return
 	}
 	if s.live == nil {
@@ -278,33 +290,78 @@ func (r *Receiver) Step(m Message, h Handler) {
 	for rest := m.Payload; len(rest) > 0; {
 		header, one, behind, err := frame.Split(rest)
 		if err != nil {
-			problem(header.ID, classify(err), err)
+			s.trouble(&Problem{Message: &m, Reason: classify(err), Err: err}, &h)
 			return
 		}
 		rest = behind
+		// The header is about to change what is known of the site.
+		if _, err := frame.Verify(one); err != nil {
+			s.trouble(&Problem{Message: &m, Reason: classify(err), Err: err}, &h)
+			continue
+		}
 		if err := s.step(&m, &header, one, &h); err != nil {
-			problem(header.ID, classify(err), err)
+			s.trouble(&Problem{Message: &m, Header: &header, Reason: classify(err), Err: err}, &h)
 		}
 	}
 }
 
-// step takes one frame.
+// trouble notes what is wrong and hands it on.
+func (s *Site) trouble(p *Problem, h *Handler) {
+	p.Begun = s.begun(p.Message.Backfill)
+	t := s.traffic(p.Message.Backfill)
+	t.Problem, t.ProblemAt = p.Err.Error(), p.Message.Received
+	switch {
+	case p.Header == nil:
+		s.Ledger.Damage()
+	case p.Begun:
+		s.Ledger.Miss(p.Header, p.Message.Backfill, p.Cause(), p.Message.Received)
+	}
+	if h.Problem != nil {
+		h.Problem(*p)
+	}
+}
+
+// turnAway says why a message is not taken. The frames of a site that was let in before are known to be missing.
+func (r *Receiver) turnAway(m *Message, err error, h *Handler) {
+	p := Problem{Message: m, Reason: ReasonLimit, Err: err}
+	if errors.Is(err, errRefused) {
+		p.Reason = ReasonRefused
+	}
+	s := r.sites[m.Site]
+	for rest := m.Payload; s != nil && len(rest) > 0; {
+		header, one, behind, err := frame.Split(rest)
+		if err == nil {
+			_, err = frame.Verify(one)
+		}
+		if err != nil {
+			break
+		}
+		rest = behind
+		s.Ledger.Miss(&header, m.Backfill, p.Cause(), m.Received)
+		p.Header, p.Begun = &header, true
+	}
+	if h.Problem != nil {
+		h.Problem(p)
+	}
+}
+
+// begun reports whether frames of a lane were decoded since the receiver began to read.
+func (s *Site) begun(backfill bool) bool {
+	if backfill {
+		return s.backfillBegun
+	}
+	return s.liveBegun
+}
+
+// step takes one frame, whose header is right.
 func (s *Site) step(m *Message, header *frame.Header, b []byte, h *Handler) error {
-	decoder := s.live
-	if m.Backfill {
-		decoder = s.backfill
-	}
-	// The header is about to change what is known of the site.
-	if _, err := frame.Verify(b); err != nil {
-		return err
-	}
 	if header.Kind == frame.Keyframe {
 		s.renew(m.Backfill)
-		if m.Backfill {
-			decoder = s.backfill
-		} else {
-			decoder, s.Waiting = s.live, false
-		}
+		s.Waiting = s.Waiting && m.Backfill
+	}
+	decoder, begun := s.live, &s.liveBegun
+	if m.Backfill {
+		decoder, begun = s.backfill, &s.backfillBegun
 	}
 	had := s.Ledger.Has(header.ID)
 	if had {
@@ -319,7 +376,7 @@ func (s *Site) step(m *Message, header *frame.Header, b []byte, h *Handler) erro
 		return err
 	}
 	d := Delivery{Site: s.Name, Rank: s.Ledger.Place(header, m.Backfill), Backfill: m.Backfill, Header: header}
-	losses := 0
+	losses, facts := 0, []frame.Fact(nil)
 	traffic := s.traffic(m.Backfill)
 	_, err := decoder.Decode(b, frame.Handler{
 		Row: func(row *series.Row) {
@@ -342,18 +399,21 @@ func (s *Site) step(m *Message, header *frame.Header, b []byte, h *Handler) erro
 				h.Loss(s.Name, l)
 			}
 		},
-		Origin: func(facts []frame.Fact) { s.Facts = facts },
+		Origin: func(x []frame.Fact) { s.Facts, facts = x, x },
 	})
 	if err != nil {
 		s.Waiting = s.Waiting || !m.Backfill
 		return err
 	}
+	*begun = true
 	s.Frames++
-	s.Ledger.Add(header)
+	s.Ledger.Add(header, m.Received)
 	if !had {
 		traffic.Last, traffic.Sent = header.ID, header.Sent
 	}
 	if header.Kind == frame.Keyframe {
+		d.Facts = facts
+		s.Ledger.Settle(header, facts)
 		s.noteKeyframe(m)
 	}
 	if h.Done != nil && !had {
@@ -364,6 +424,7 @@ func (s *Site) step(m *Message, header *frame.Header, b []byte, h *Handler) erro
 
 // noteKeyframe notes where decoding could begin again.
 func (s *Site) noteKeyframe(m *Message) {
+	s.traffic(m.Backfill).Keyframe = m.Received
 	if m.Backfill {
 		s.backfillKeyframe = m.Sequence
 	} else {

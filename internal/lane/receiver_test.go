@@ -141,8 +141,9 @@ func TestReceiver(t *testing.T) {
 		if x.receiver.Site("s").Waiting {
 			t.Error("it still waits for a keyframe")
 		}
-		if gaps := x.receiver.Site("s").Ledger.Gaps(); len(gaps) != 1 || gaps[0].From != 2 || gaps[0].To != 3 || gaps[0].Rows != 2 {
-			t.Errorf("gaps %+v", gaps)
+		gaps := x.receiver.Site("s").Ledger.Gaps()
+		if len(gaps) != 2 || gaps[0].To != 2 || gaps[0].Cause != lane.NotArrived || gaps[1].To != 3 || gaps[1].Cause != lane.Undecodable {
+			t.Errorf("gaps %+v, want frame 2 that did not come and frame 3 that cannot be decoded without it", gaps)
 		}
 	})
 	t.Run("a keyframe that was changed mends nothing", func(t *testing.T) {

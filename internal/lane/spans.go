@@ -12,11 +12,13 @@ type Span struct {
 	RowsBefore, RowsAfter uint64
 	// FirstSent and LastSent are the send times of the first and the last frame, in milliseconds since 1970.
 	FirstSent, LastSent int64
+	// Came is when the first frame came, by the clock of the ledger.
+	Came int64
 }
 
-// SpanOf is the span of one frame.
-func SpanOf(h *frame.Header) Span {
-	return Span{h.Number, h.Number, h.RowsBefore, h.RowsAfter(), h.Sent, h.Sent}
+// SpanOf is the span of one frame that came at a time.
+func SpanOf(h *frame.Header, at int64) Span {
+	return Span{h.Number, h.Number, h.RowsBefore, h.RowsAfter(), h.Sent, h.Sent, at}
 }
 
 // Spans is a set of frames of one epoch: sorted, apart, merged where they touch.
@@ -54,7 +56,7 @@ func (s Spans) Add(x Span) Spans {
 	case before:
 		s[i-1].To, s[i-1].RowsAfter, s[i-1].LastSent = x.To, x.RowsAfter, x.LastSent
 	case behind:
-		s[i].From, s[i].RowsBefore, s[i].FirstSent = x.From, x.RowsBefore, x.FirstSent
+		s[i].From, s[i].RowsBefore, s[i].FirstSent, s[i].Came = x.From, x.RowsBefore, x.FirstSent, x.Came
 	default:
 		return slices.Insert(s, i, x)
 	}

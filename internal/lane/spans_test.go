@@ -24,7 +24,7 @@ func TestSpansAgainstMap(t *testing.T) {
 		for _, i := range r.Perm(frames)[:r.IntN(frames)] {
 			n := uint64(i) + 1
 			h := frame.Header{ID: frame.ID{Epoch: 1, Number: n}, RowsBefore: before[n], Rows: uint32(before[n+1] - before[n]), Sent: int64(1000 * n)}
-			spans = spans.Add(lane.SpanOf(&h))
+			spans = spans.Add(lane.SpanOf(&h, 0))
 			has[n] = true
 			rows += uint64(h.Rows)
 			check := func(ok bool, format string, args ...any) {

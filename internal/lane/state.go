@@ -1,12 +1,20 @@
 package lane
 
-import "github.com/thalweg/thalweg/internal/frame"
+import (
+	"slices"
+
+	"github.com/thalweg/thalweg/internal/frame"
+)
 
 // LedgerState is a ledger in a form that can be stored, as JSON for one.
 type LedgerState struct {
-	Epochs  []EpochState `json:"epochs"`
-	Losses  []frame.Loss `json:"losses,omitempty"`
-	Dropped uint64       `json:"dropped,omitempty"`
+	Epochs    []EpochState `json:"epochs"`
+	Losses    []Loss       `json:"losses,omitempty"`
+	Rejected  []Loss       `json:"rejected,omitempty"`
+	Pending   frame.ID     `json:"pending,omitzero"`
+	Said      Rank         `json:"said,omitzero"`
+	Dropped   uint64       `json:"dropped,omitempty"`
+	DroppedAt int64        `json:"droppedAt,omitempty"`
 }
 
 // EpochState is one epoch of a LedgerState.
@@ -17,22 +25,26 @@ type EpochState struct {
 	First  bool              `json:"first,omitempty"`
 	Cut    uint64            `json:"cut,omitempty"`
 	Spans  []Span            `json:"spans"`
+	End    End               `json:"end,omitzero"`
 }
 
 // State returns a copy of all that the ledger knows.
 func (l *Ledger) State() LedgerState {
-	s := LedgerState{Losses: append([]frame.Loss(nil), l.losses...), Dropped: l.dropped}
+	s := LedgerState{
+		Losses: slices.Clone(l.losses), Rejected: slices.Clone(l.rejected), Pending: l.pending, Said: l.said,
+		Dropped: l.dropped, DroppedAt: l.droppedAt,
+	}
 	for _, e := range l.epochs {
-		s.Epochs = append(s.Epochs, EpochState{e.id, e.rank, e.before, e.first, e.cut, append([]Span(nil), e.spans...)})
+		s.Epochs = append(s.Epochs, EpochState{e.id, e.rank, e.before, e.first, e.cut, append([]Span(nil), e.spans...), e.end})
 	}
 	return s
 }
 
 // LedgerFrom is the inverse of State. It takes the slices over.
 func LedgerFrom(s LedgerState) Ledger {
-	l := Ledger{losses: s.Losses, dropped: s.Dropped}
+	l := Ledger{losses: s.Losses, rejected: s.Rejected, pending: s.Pending, said: s.Said, dropped: s.Dropped, droppedAt: s.DroppedAt}
 	for _, e := range s.Epochs {
-		l.epochs = append(l.epochs, &epoch{e.Epoch, e.Rank, e.Before, e.First, e.Cut, e.Spans})
+		l.epochs = append(l.epochs, &epoch{e.Epoch, e.Rank, e.Before, e.First, e.Cut, e.Spans, e.End})
 		l.spans += len(e.Spans)
 	}
 	return l

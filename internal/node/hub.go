@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"net/http"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -38,7 +39,7 @@ func (n *Node) newHub(handlers map[string]http.Handler) (*hubRole, error) {
 	}
 	r.hub, err = hub.New(hub.Options{
 		Config: c.Hub.Config, Name: cmp.Or(c.Hub.Name, c.Site), Conn: r.conn, Store: r.store, Catalog: n.catalog,
-		Logger: n.log.With("component", "hub"), Retention: time.Duration(c.HubClient().Stream.MaxAge),
+		Logger: n.log.With("component", "hub"), Dir: filepath.Join(c.DataDir, "hub"), Retention: time.Duration(c.HubClient().Stream.MaxAge),
 	})
 	if err != nil {
 		return nil, err

@@ -2,12 +2,12 @@ package node
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"time"
 
 	"github.com/thalweg/thalweg/internal/edge"
 	"github.com/thalweg/thalweg/internal/hub"
+	"github.com/thalweg/thalweg/internal/lane"
 	"github.com/thalweg/thalweg/internal/store"
 	"github.com/thalweg/thalweg/internal/web"
 )
@@ -78,7 +78,7 @@ func (n *Node) setConditions() {
 func (n *Node) webStatus() web.Status {
 	s := web.Status{Process: n.process, Sources: n.sources, Lanes: n.lanes}
 	if n.hub != nil {
-		s.Sites, s.Gaps = n.sites, n.gaps
+		s.Sites, s.Gaps, s.Account = n.sites, n.gaps, n.account
 	}
 	if n.edge != nil {
 		s.Targets = n.targets
@@ -99,13 +99,12 @@ func (n *Node) sites() []web.Site {
 	for _, s := range n.hub.store.Sites() {
 		held[s.Name] = s
 	}
-	lookback := time.Duration(n.current().Hub.Store.Lookback)
 	var list []web.Site
 	for _, s := range n.hub.hub.Sites() {
 		x := web.Site{
-			Name: s.Name, Part: uint32(s.Part), Expected: s.Expected, LastRow: s.LastRow, Gaps: s.Gaps, MissingRows: s.RowsMissing,
+			Name: s.Name, Part: uint32(s.Part), Expected: s.Expected, LastRow: s.LastRow, Gaps: s.Missing.Gaps, MissingRows: s.Missing.Total(),
 			Sources: held[s.Name].Sources, Series: held[s.Name].Series, Version: s.Version, SkewSeconds: s.Skew.Seconds(),
-			Samples: s.Samples, Bytes: s.Bytes, State: siteState(&s, lookback),
+			Samples: s.Samples, Bytes: s.Bytes, State: string(s.State),
 		}
 		if s.Newest.Number != 0 {
 			x.Epoch = s.Newest.Epoch.String()
@@ -113,18 +112,6 @@ func (n *Node) sites() []web.Site {
 		list = append(list, x)
 	}
 	return list
-}
-
-func siteState(s *hub.SiteStatus, lookback time.Duration) web.SiteState {
-	switch {
-	case s.Waiting:
-		return web.SiteWaiting
-	case s.LastRow.IsZero() && s.Messages == 0:
-		return web.SiteMissing
-	case time.Since(s.LastRow) > lookback:
-		return web.SiteSilent
-	}
-	return web.SiteLive
 }
 
 func (n *Node) gaps() []web.Gap {
@@ -136,60 +123,19 @@ func (n *Node) gaps() []web.Gap {
 }
 
 func webGap(g hub.SiteGap) web.Gap {
-	x := web.Gap{
+	return web.Gap{
 		Site: g.Site, Epoch: g.Epoch.String(), From: time.UnixMilli(g.First), To: time.UnixMilli(g.Last), Rows: g.Rows,
-		Cause: g.Cause.String(), Fillable: g.Cause == 0,
+		Cause: g.Cause.String(), Fillable: g.Cause == lane.NotArrived, FirstFrame: g.Gap.From, LastFrame: g.Gap.To,
 	}
-	if g.Cause == 0 {
-		x.Cause = "not arrived"
-	}
-	return x
 }
 
-// lanes lists those of the hub's sites, and the process's own as an edge.
-func (n *Node) lanes() []web.Lane {
-	var list []web.Lane
-	if n.hub != nil {
-		for _, s := range n.hub.hub.Sites() {
-			live, backfill := hubLane(s.Name, "live", &s.Live), hubLane(s.Name, "backfill", &s.Backfill)
-			if s.Waiting {
-				live.State = "waits for a keyframe"
-			}
-			list = append(list, live, backfill)
-		}
-	}
-	if n.edge != nil {
-		for _, l := range n.edge.edge.Lanes() {
-			x := web.Lane{
-				Role: "edge", Site: n.options.Config.Site, Lane: l.Lane, Number: l.Last.Number, Sequence: l.Sequence, LastFrame: l.At,
-				State: "publishing",
-			}
-			if l.Last.Number != 0 {
-				x.Epoch = l.Last.Epoch.String()
-			} else {
-				x.State = "nothing published yet"
-			}
-			if l.ReplacedBy != 0 {
-				x.State = fmt.Sprintf("taken over by epoch %s", l.ReplacedBy)
-			}
-			list = append(list, x)
-		}
-	}
-	return list
-}
+func (n *Node) account() web.Account { return n.accountOf(nil) }
 
-func hubLane(site, name string, l *hub.LaneStatus) web.Lane {
-	x := web.Lane{
-		Role: "hub", Site: site, Lane: name, Number: l.Last.Number, Sequence: l.Sequence, Rows: l.Rows, Bytes: l.Bytes,
-		LastFrame: l.Sent, State: "in order",
-	}
-	switch {
-	case l.Last.Number != 0:
-		x.Epoch = l.Last.Epoch.String()
-	case l.Bytes != 0:
-		x.State = "nothing could be decoded yet"
-	default:
-		x.State = "nothing came yet"
+func (n *Node) accountOf(sees func(site string) bool) web.Account {
+	a := n.hub.hub.Account(sees)
+	x := web.Account{Since: a.Since, Complete: a.Complete, MissingRows: map[string]uint64{}}
+	for _, c := range lane.Causes() {
+		x.MissingRows[c.String()] = a.Missing.Rows[c]
 	}
 	return x
 }

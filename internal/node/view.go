@@ -81,6 +81,7 @@ func (n *Node) narrow(req *http.Request, s web.Status) web.Status {
 	s.Gaps = func() []web.Gap {
 		return slices.DeleteFunc(all.Gaps(), func(x web.Gap) bool { return hidden(x.Site) })
 	}
+	s.Account = func() web.Account { return n.accountOf(func(site string) bool { return !hidden(site) }) }
 	s.Sources = func(site string) []web.Source {
 		return slices.DeleteFunc(all.Sources(site), func(x web.Source) bool {
 			b := labels.NewBuilder(labels.FromMap(x.Labels))

@@ -81,9 +81,11 @@ func TestViews(t *testing.T) {
 	}
 	f("carol", everything, 403, "hub.views", "up{")
 	for _, user := range []string{"bob", "carol"} {
-		for _, list := range []string{"sites", "lanes", "gaps", "sources", "sources?site=ams-1"} {
+		for _, list := range []string{"sites", "lanes", "sources", "sources?site=ams-1"} {
 			f(user, api+list, 200, nothing, "ams-1")
 		}
+		f(user, api+"gaps", 200, `"data":[],"account":`, "ams-1")
+		f(user, "/debug/lanes", 200, "LAST ERROR", "ams-1")
 	}
 	f("", everything, 401, "", "up{")
 

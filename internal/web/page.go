@@ -28,6 +28,7 @@ type pageData struct {
 	Hub         bool // there are sites to show, if none yet
 	Sites       []Site
 	MoreSites   int
+	Account     *Account // nil if there is nothing to say yet
 	Gaps        []Gap
 	MoreGaps    int
 	Edge        bool
@@ -53,6 +54,11 @@ func page(o *Options) http.Handler {
 			d.Process = status.Process()
 		}
 		d.Sites, d.MoreSites = first(sitesByNeed(call(status.Sites)))
+		if status.Account != nil {
+			if a := status.Account(); !a.Since.IsZero() {
+				d.Account = &a
+			}
+		}
 		d.Gaps, d.MoreGaps = first(call(status.Gaps))
 		d.Targets, d.MoreTargets = first(targetsByNeed(call(status.Targets)))
 		var b bytes.Buffer

@@ -20,8 +20,8 @@ func TestPage(t *testing.T) {
 			sites := []Site{
 				{Name: "ams-1", State: SiteLive, LastRow: now.Add(-10 * time.Minute), Series: 4711, Samples: 200, Bytes: 150, Epoch: "00000000000000ab"},
 				{Name: "fra-1", State: SiteLive, LastRow: now, Gaps: 2, MissingRows: 99},
-				{Name: "lost-1", State: SiteMissing, Expected: true},
-				{Name: "alb-1", State: SiteSilent, LastRow: now.Add(-time.Hour)},
+				{Name: "lost-1", State: "missing", Expected: true},
+				{Name: "alb-1", State: "silent", LastRow: now.Add(-time.Hour)},
 			}
 			for i := range maxShown {
 				sites = append(sites, Site{Name: fmt.Sprintf("more-%d", i), State: SiteLive, LastRow: now})
@@ -29,6 +29,9 @@ func TestPage(t *testing.T) {
 			return sites
 		},
 		Gaps: func() []Gap { return []Gap{{Site: "fra-1", Rows: 99, Cause: "outbox full"}} },
+		Account: func() Account {
+			return Account{Since: now.Add(-time.Hour), MissingRows: map[string]uint64{"evicted": 90, "corrupt": 3, NotArrived: 6}}
+		},
 		Targets: func() []Target {
 			return []Target{
 				{Job: "node", URL: "http://a:9100/metrics", Health: "up", LastScrape: now, Samples: 500},
@@ -46,6 +49,7 @@ func TestPage(t *testing.T) {
 		"hub tail reader", "reads from 3 min ago", "nats edge", "✓ ready</span>, but", "no answer from the server",
 		"alb-1", "✗ silent", "60 min ago", "lost-1", "✗ missing", "never", "fra-1", "✓ live", "2 (99 rows)",
 		"ams-1", "10 min ago", "4711", "0.75", "and 4 more",
+		"✗ 6 rows have not arrived yet", "✗ 93 rows are lost", "of all that the sites sent since " + clock(now.Add(-time.Hour)), "still being read",
 		"outbox full",
 		"http://b:9100/metrics", "down: &lt;script&gt;", "http://a:9100/metrics", "✓ up",
 	} {
@@ -59,6 +63,17 @@ func TestPage(t *testing.T) {
 		if strings.Contains(body, foreign) {
 			t.Errorf("page holds %q", foreign)
 		}
+	}
+}
+
+func TestPageOfAHubThatMissesNothing(t *testing.T) {
+	o := options()
+	o.Status.Sites = func() []Site { return nil }
+	since := time.Now().Add(-time.Hour)
+	o.Status.Account = func() Account { return Account{Since: since, Complete: true} }
+	_, body := get(t, "http://"+start(t, o)+"/")
+	if want := "✓ no row is missing</strong> of all that the sites sent since " + clock(since); !strings.Contains(body, want) || strings.Contains(body, "still being read") {
+		t.Errorf("%q is not in\n%s", want, body)
 	}
 }
 

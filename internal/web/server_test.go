@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -145,17 +146,23 @@ func TestReload(t *testing.T) {
 func TestAPI(t *testing.T) {
 	o := options()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	skew := -1.5
 	o.Status = Status{
 		Sites: func() []Site {
 			return []Site{{Name: "ams-1", State: SiteLive, Part: 7, LastRow: at, Series: 12, Epoch: "00ab"}}
 		},
 		Lanes: func() []Lane {
 			return []Lane{
-				{Role: "hub", Site: "ams-1", Lane: "live", Epoch: "00ab", Number: 7, Sequence: 12, Rows: 5, Bytes: 900, LastFrame: at, State: "in order"},
-				{Role: "hub", Site: "ams-1", Lane: "backfill", State: "nothing came yet"},
+				{Role: "hub", Site: "ams-1", Lane: "live", Epoch: "00ab", Number: 7, Sequence: 12, Rows: 5, Bytes: 900, LastFrame: at, LastKeyframe: at, State: "in order"},
+				{Role: "hub", Site: "ams-1", Lane: "backfill", State: "nothing came yet", Backlog: 9, SkewSeconds: &skew, LastError: "it is\nbroken", LastErrorAt: at},
 			}
 		},
-		Gaps: func() []Gap { return nil },
+		Gaps: func() []Gap {
+			return []Gap{{Site: "ams-1", Epoch: "00ab", FirstFrame: 3, LastFrame: 4, From: at, To: at, Rows: 20, Cause: "evicted"}}
+		},
+		Account: func() Account {
+			return Account{Since: at, Complete: true, MissingRows: map[string]uint64{"evicted": 20, NotArrived: 0}}
+		},
 		Sources: func(site string) []Source {
 			return []Source{{Site: site, Key: "scrape/node", Labels: map[string]string{"job": "node"}, IntervalSeconds: 15}}
 		},
@@ -181,9 +188,26 @@ func TestAPI(t *testing.T) {
 		"version": "", "lastRow": "2026-01-02T03:04:05Z", "skewSeconds": 0, "samples": 0, "bytes": 0, "sources": 0, "series": 12, "gaps": 0, "missingRows": 0}]}`)
 	f("lanes", `{"status": "success", "data": [
 		{"role": "hub", "site": "ams-1", "lane": "live", "epoch": "00ab", "number": 7, "sequence": 12, "rows": 5, "bytes": 900,
-			"lastFrame": "2026-01-02T03:04:05Z", "state": "in order"},
-		{"role": "hub", "site": "ams-1", "lane": "backfill", "epoch": "", "number": 0, "sequence": 0, "rows": 0, "bytes": 0, "state": "nothing came yet"}]}`)
-	f("gaps", `{"status": "success", "data": []}`)
+			"lastFrame": "2026-01-02T03:04:05Z", "lastKeyframe": "2026-01-02T03:04:05Z", "state": "in order", "backlogRows": 0},
+		{"role": "hub", "site": "ams-1", "lane": "backfill", "epoch": "", "number": 0, "sequence": 0, "rows": 0, "bytes": 0, "state": "nothing came yet",
+			"backlogRows": 9, "skewSeconds": -1.5, "lastError": "it is\nbroken", "lastErrorAt": "2026-01-02T03:04:05Z"}]}`)
+	f("gaps", `{"status": "success", "data": [{"site": "ams-1", "epoch": "00ab", "firstFrame": 3, "lastFrame": 4, "from": "2026-01-02T03:04:05Z",
+		"to": "2026-01-02T03:04:05Z", "rows": 20, "cause": "evicted", "fillable": false}],
+		"account": {"since": "2026-01-02T03:04:05Z", "complete": true, "missingRows": {"evicted": 20, "not_arrived": 0}}}`)
+	code, text := get(t, strings.TrimSuffix(base, "/api/v1/thalweg/")+"/debug/lanes")
+	lines := strings.Split(text, "\n")
+	if code != 200 || len(lines) != 4 {
+		t.Fatalf("/debug/lanes: %d\n%s", code, text)
+	}
+	for i, want := range []string{
+		`^VIEW +SITE +LANE +EPOCH/FRAME +SEQUENCE +LAST FRAME +LAST KEYFRAME +BACKLOG +SKEW +STATE +LAST ERROR$`,
+		`^hub +ams-1 +live +00ab/7 +12 +\d+ days ago +\d+ days ago +0 rows +- +in order +-$`,
+		`^hub +ams-1 +backfill +- +0 +- +- +9 rows +-1\.5 s +nothing came yet +\d+ days ago: it is broken$`,
+	} {
+		if !regexp.MustCompile(want).MatchString(lines[i]) {
+			t.Errorf("/debug/lanes line %d is %q, want %s", i+1, lines[i], want)
+		}
+	}
 	f("sources?site=fra", `{"status": "success", "data": [{"site": "fra", "key": "scrape/node", "labels": {"job": "node"},
 		"series": 0, "intervalSeconds": 15}]}`)
 }

@@ -14,6 +14,7 @@ type Status struct {
 	Sites   func() []Site
 	Lanes   func() []Lane
 	Gaps    func() []Gap
+	Account func() Account             // of all gaps
 	Sources func(site string) []Source // of one site, of all if it is ""
 	Targets func() []Target
 }
@@ -28,20 +29,13 @@ type Process struct {
 	Notes []string `json:"notes,omitempty"`
 }
 
-// SiteState says in one word whether somebody should look at a site.
-type SiteState string
-
-const (
-	SiteLive    SiteState = "live"
-	SiteWaiting SiteState = "waiting" // frames come, but cannot be decoded before the next keyframe
-	SiteSilent  SiteState = "silent"  // no row for longer than the lookback
-	SiteMissing SiteState = "missing" // expected by the configuration, and never seen
-)
+// SiteLive is the state of a site that nobody need look at.
+const SiteLive = "live"
 
 // Site is what a hub knows of a site.
 type Site struct {
 	Name        string    `json:"name"`
-	State       SiteState `json:"state"`
+	State       string    `json:"state"` // live, waiting (for a keyframe), silent or missing
 	Part        uint32    `json:"part"`
 	Expected    bool      `json:"expected"`         // listed in hub.sites, and not as one that may be absent
 	Version     string    `json:"version"`          // of the edge; "" if it did not say
@@ -53,7 +47,7 @@ type Site struct {
 	Samples     uint64    `json:"samples"` // since this process started, as Bytes
 	Bytes       uint64    `json:"bytes"`   // of all messages
 	Gaps        int       `json:"gaps"`
-	MissingRows uint64    `json:"missingRows"`
+	MissingRows uint64    `json:"missingRows"` // in all of them, lost ones included
 }
 
 // BytesPerSample is the cost on the wire, "" before the first sample.
@@ -76,18 +70,58 @@ type Lane struct {
 	Bytes     uint64    `json:"bytes"`
 	LastFrame time.Time `json:"lastFrame,omitzero"` // zero: none yet
 	State     string    `json:"state"`              // in a few words, such as "in order" or "waits for a keyframe"
+	// LastKeyframe is when the last one was decoded; zero: none yet, or an edge.
+	LastKeyframe time.Time `json:"lastKeyframe,omitzero"`
+	// Backlog are rows that are known to exist and have not got through: at an edge those that the server is not known
+	// to have stored, at a hub those that have not arrived. Both stand at the backfill lane.
+	Backlog uint64 `json:"backlogRows"`
+	// SkewSeconds is how far the clock of the site is ahead of the hub's; nil: not known.
+	SkewSeconds *float64 `json:"skewSeconds,omitempty"`
+	// LastError is the last thing that was wrong, and LastErrorAt when; zero: it still is.
+	LastError   string    `json:"lastError,omitempty"`
+	LastErrorAt time.Time `json:"lastErrorAt,omitzero"`
 }
 
-// Gap is a range of rows that a hub does not have.
+// Gap is a range of rows that a hub does not have, or that one of its outputs has not delivered.
 type Gap struct {
-	Site     string    `json:"site"`
-	Epoch    string    `json:"epoch"`
-	From     time.Time `json:"from"`
-	To       time.Time `json:"to"`
-	Rows     uint64    `json:"rows"`
-	Cause    string    `json:"cause"`
-	Fillable bool      `json:"fillable"` // the rows may still come
+	Site   string `json:"site"`
+	Output string `json:"output,omitempty"` // "": the hub itself
+	Epoch  string `json:"epoch"`
+	// The frames that the rows are in, both included, and when they were sent, by the clock of the site.
+	FirstFrame uint64    `json:"firstFrame"`
+	LastFrame  uint64    `json:"lastFrame"`
+	From       time.Time `json:"from"`
+	To         time.Time `json:"to"`
+	Rows       uint64    `json:"rows"`
+	Cause      string    `json:"cause"`
+	Fillable   bool      `json:"fillable"` // the rows may still come
 }
+
+// Account is what a hub says of all its sites together: which rows exist and are not here.
+type Account struct {
+	// Since is from when on every row that the server stored is accounted for; zero before anything was read.
+	Since time.Time `json:"since,omitzero"`
+	// Complete: nothing since then is left to be read. Until it is, gaps may close without anything arriving.
+	Complete bool `json:"complete"`
+	// MissingRows by cause; those of not_arrived may still come.
+	MissingRows map[string]uint64 `json:"missingRows"`
+}
+
+// Lost counts the rows that will not come.
+func (a Account) Lost() (n uint64) {
+	for cause, rows := range a.MissingRows {
+		if cause != NotArrived {
+			n += rows
+		}
+	}
+	return n
+}
+
+// Awaited counts the rows that may still come.
+func (a Account) Awaited() uint64 { return a.MissingRows[NotArrived] }
+
+// NotArrived is the cause of gaps that can still be filled.
+const NotArrived = "not_arrived"
 
 // Source is one origin of samples.
 type Source struct {
@@ -110,19 +144,31 @@ type Target struct {
 	Error      string // of the last scrape
 }
 
-// api adds the JSON API. Answers have the form of Prometheus' own API: {"status": "success", "data": [...]}.
+// api adds the JSON API. Answers have the form of Prometheus' own API: {"status": "success", "data": [...]}; that of gaps
+// has the account beside the list.
 func api(o *Options, handle func(pattern, name string, h http.Handler)) {
-	add := func(name string, list func(*http.Request) any) {
+	serve := func(name string, answer func(*http.Request) answer) {
 		path := "/api/v1/thalweg/" + name
 		handle("GET "+path, path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			w.Header().Set("Cache-Control", "no-store")
-			_ = json.NewEncoder(w).Encode(answer{"success", list(r)}) // an error means that the client is gone
+			_ = json.NewEncoder(w).Encode(answer(r)) // an error means that the client is gone
 		}))
+	}
+	add := func(name string, list func(*http.Request) any) {
+		serve(name, func(r *http.Request) answer { return answer{Status: "success", Data: list(r)} })
 	}
 	add("sites", func(r *http.Request) any { return call(o.status(r).Sites) })
 	add("lanes", func(r *http.Request) any { return call(o.status(r).Lanes) })
-	add("gaps", func(r *http.Request) any { return call(o.status(r).Gaps) })
+	serve("gaps", func(r *http.Request) answer {
+		status := o.status(r)
+		a := answer{Status: "success", Data: call(status.Gaps)}
+		if status.Account != nil {
+			account := status.Account()
+			a.Account = &account
+		}
+		return a
+	})
 	add("sources", func(r *http.Request) any {
 		sources := o.status(r).Sources
 		if sources == nil {
@@ -133,8 +179,9 @@ func api(o *Options, handle func(pattern, name string, h http.Handler)) {
 }
 
 type answer struct {
-	Status string `json:"status"`
-	Data   any    `json:"data"`
+	Status  string   `json:"status"`
+	Data    any      `json:"data"`
+	Account *Account `json:"account,omitempty"`
 }
 
 // call returns an empty list, not null, where there is nothing.

@@ -1,0 +1,271 @@
+package hub
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/thalweg/thalweg/internal/frame"
+	"github.com/thalweg/thalweg/internal/lane"
+	"github.com/thalweg/thalweg/internal/telemetry"
+)
+
+// gapsKept is how long a gap that is final is shown.
+const gapsKept = 7 * 24 * time.Hour
+
+// ledgers say of every site which rows exist and which reached this hub. They know more than what the tail reader needs
+// to tell repeats: they outlive the process (ledgerfile.go), and what the tail reader leaves out, because it begins near
+// the head of the stream, is read for them alone (history.go).
+//
+// Times are in milliseconds since 1970, by the clock of the server that stored the messages. All methods are safe for
+// concurrent use.
+type ledgers struct {
+	log     *slog.Logger
+	repeats *telemetry.Repeats
+	lost    *prometheus.CounterVec // rows, by cause
+
+	mu    sync.Mutex
+	sites map[string]*siteLedger
+	// since is from when on everything was read; 0 as long as nothing was. until is up to when, and whole says that
+	// nothing in between is left to be read.
+	since, until int64
+	whole        bool
+}
+
+type siteLedger struct {
+	lane.Ledger
+	came int64 // the last frame, on either lane
+	// tail is the first epoch that the tail reader saw in this process: older ones that history brings stand before it.
+	tail frame.Epoch
+	told lane.Missing // what log and counters know
+}
+
+func newLedgers(log *slog.Logger, lost *prometheus.CounterVec) *ledgers {
+	return &ledgers{log: log, repeats: telemetry.NewRepeats(log, repeatEvery), lost: lost, sites: map[string]*siteLedger{}}
+}
+
+// site returns the ledger of a site, which is made if need be. The caller holds mu.
+func (l *ledgers) site(name string) *siteLedger {
+	s := l.sites[name]
+	if s == nil {
+		s = &siteLedger{}
+		l.sites[name] = s
+	}
+	return s
+}
+
+// reach notes that the tail reader has read up to a time.
+func (l *ledgers) reach(at int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.whole {
+		l.until = max(l.until, at)
+	}
+}
+
+// view is one of the two readers that feed the ledgers.
+type view struct {
+	*ledgers
+	// history: what is read is older than what the tail reader saw.
+	history bool
+	at      int64 // when the server stored the message at hand
+}
+
+// place makes room for a frame in a ledger. The caller holds mu.
+func (v *view) place(s *siteLedger, h *frame.Header, backfill bool) {
+	s.came = max(s.came, v.at)
+	switch {
+	case v.history && !backfill && s.tail != 0:
+		s.PlaceBefore(h, s.tail)
+	default:
+		s.Place(h, backfill)
+	}
+	if !v.history && !backfill && s.tail == 0 {
+		s.tail = h.Epoch
+	}
+}
+
+// took notes a frame that came.
+func (v *view) took(d *lane.Delivery) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	s := v.site(d.Site)
+	v.place(s, d.Header, d.Backfill)
+	s.Add(d.Header, v.at)
+	if d.Facts != nil {
+		s.Settle(d.Header, d.Facts)
+	}
+}
+
+// lose notes a loss notice.
+func (v *view) lose(site string, loss frame.Loss) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.site(site).Lose(loss)
+}
+
+// reject notes that a row of a frame was not let in, unless that is known from an earlier life of this hub.
+func (v *view) reject(site string, h *frame.Header) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if s := v.site(site); !s.Has(h.ID) {
+		s.Reject(h, 1, v.at)
+	}
+}
+
+// trouble notes a frame that could not be taken. While a reader catches up, frames in front of a lane's first keyframe
+// are none that it needs.
+func (v *view) trouble(p *lane.Problem, catchingUp bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	m := p.Message
+	switch s := v.sites[m.Site]; {
+	case s == nil && !p.Begun && !catchingUp:
+		return // who was never let in, and sends what nobody can read, has no ledger
+	case p.Header == nil:
+		v.site(m.Site).Damage()
+	case catchingUp && !p.Begun:
+		s = v.site(m.Site)
+		v.place(s, p.Header, m.Backfill)
+		s.Add(p.Header, v.at)
+	default:
+		s = v.site(m.Site)
+		v.place(s, p.Header, m.Backfill)
+		s.Miss(p.Header, m.Backfill, p.Cause(), v.at)
+	}
+}
+
+// newest is a site's newest frame that came, with its send time, and when a frame came last.
+func (l *ledgers) newest(site string) (id frame.ID, sent, came int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.sites[site]; s != nil {
+		id, sent = s.Newest()
+		came = s.came
+	}
+	return id, sent, came
+}
+
+// missing of a site.
+func (l *ledgers) missing(site string) lane.Missing {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.sites[site]; s != nil {
+		return s.Missing()
+	}
+	return lane.Missing{}
+}
+
+// names of the sites with a ledger.
+func (l *ledgers) names() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	names := make([]string, 0, len(l.sites))
+	for name := range l.sites {
+		names = append(names, name)
+	}
+	return names
+}
+
+// gaps lists at most limit gaps of all sites.
+func (l *ledgers) gaps(limit int) []SiteGap {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return gapsOf(func(f func(string, *lane.Ledger)) {
+		for name, s := range l.sites {
+			f(name, &s.Ledger)
+		}
+	}, limit)
+}
+
+// Account is what a hub can say about its sites together.
+type Account struct {
+	// Since is from when on every row that the server stored is accounted for; zero as long as nothing was read.
+	Since time.Time
+	// Complete: nothing since then is left to be read. Until it is, gaps may close without anything arriving.
+	Complete bool
+	// Missing of all of them.
+	Missing lane.Missing
+}
+
+func (l *ledgers) account(now time.Time, sees func(site string) bool) Account {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := Account{Complete: l.whole}
+	for name, s := range l.sites {
+		if sees != nil && !sees(name) {
+			continue
+		}
+		m := s.Missing()
+		a.Missing.Gaps += m.Gaps
+		for c, rows := range m.Rows {
+			a.Missing.Rows[c] += rows
+		}
+	}
+	if l.since != 0 {
+		a.Since = time.UnixMilli(max(l.since, now.Add(-gapsKept).UnixMilli()))
+	}
+	return a
+}
+
+// report tells log and counters what has changed, and forgets what is long known. It waits until everything was read:
+// before that, what is missing may be in the stream.
+func (l *ledgers) report(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.whole {
+		return
+	}
+	for name, s := range l.sites {
+		s.Forget(now.Add(-gapsKept).UnixMilli())
+		m := s.Missing()
+		if m == s.told {
+			continue
+		}
+		for c := range m.Rows {
+			l.tell(name, s, lane.Cause(c), s.told.Rows[c], m.Rows[c])
+		}
+		s.told = m
+	}
+}
+
+// tell says how many rows of a site are missing for a cause. The caller holds mu.
+func (l *ledgers) tell(site string, s *siteLedger, c lane.Cause, before, now uint64) {
+	message, level := "site lost rows", slog.LevelWarn
+	switch {
+	case c == lane.NotArrived && before == 0 && now > 0:
+		message = "rows of a site have not arrived"
+	case c == lane.NotArrived && before > 0 && now == 0:
+		l.repeats.Log(slog.LevelInfo, "arrived "+site, "no row of the site is awaited any more", slog.String("site", site))
+		return
+	case c == lane.NotArrived, now <= before:
+		return
+	default:
+		l.lost.WithLabelValues(c.String()).Add(float64(now - before))
+	}
+	attrs := []slog.Attr{slog.String("site", site), slog.String("cause", c.String()), slog.Uint64("rows", now-before)}
+	var newest lane.Gap
+	for _, g := range s.Gaps() {
+		if g.Cause == c {
+			newest = g
+		}
+	}
+	if newest.Rows > 0 {
+		attrs = append(attrs, slog.Time("from", time.UnixMilli(newest.First)), slog.Time("to", time.UnixMilli(newest.Last)),
+			slog.String("epoch", newest.Epoch.String()), slog.Uint64("first_frame", newest.From), slog.Uint64("last_frame", newest.To))
+	}
+	l.repeats.Log(level, "missing "+c.String()+" "+site, message, attrs...)
+}
+
+// forget drops the ledgers of sites of which nothing came since a time, unless they are to be kept.
+func (l *ledgers) forget(before int64, keep func(site string) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name, s := range l.sites {
+		if s.came < before && !keep(name) {
+			delete(l.sites, name)
+		}
+	}
+}

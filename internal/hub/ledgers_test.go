@@ -1,0 +1,276 @@
+package hub
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/bus/bustest"
+	"github.com/thalweg/thalweg/internal/frame"
+	"github.com/thalweg/thalweg/internal/lane"
+)
+
+// gapList writes gaps as site epoch/from-to:rows cause.
+func gapList(gaps []SiteGap) string {
+	var list []string
+	for _, g := range gaps {
+		list = append(list, fmt.Sprintf("%s %d/%d-%d:%d %s", g.Site, g.Epoch, g.From, g.To, g.Rows, g.Cause))
+	}
+	return strings.Join(list, ", ")
+}
+
+// wantGaps waits until the hub lists exactly these gaps, and has nothing left to read.
+func (c *center) wantGaps(t *testing.T, want string) {
+	t.Helper()
+	got := ""
+	defer func() {
+		if t.Failed() {
+			t.Errorf("gaps are %q, want %q", got, want)
+		}
+	}()
+	bustest.WaitFor(t, "gaps "+want, func() bool {
+		got = gapList(c.Gaps(100))
+		return c.Account(nil).Complete && got == want
+	})
+}
+
+// stopped runs a hub and returns what stops it.
+func stopped(t *testing.T, c *center) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	var over bool
+	stop = func() {
+		if over {
+			return
+		}
+		over = true
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+// What is missing, by cause: told on the page, in metrics and in the log, once when it is found and once when it came.
+func TestGaps(t *testing.T) {
+	server := bustest.NewServer(t)
+	c := startHub(t, bustest.Hub(t, server), func(c *Config) { c.Limits.Series = 100 })
+	w := newWriter(t, server.URL(), "ams-1", 1, 5)
+	w.live(2)
+	c.wantGaps(t, "")
+
+	w.frame() // 3 and 4 are lost
+	w.frame()
+	w.encoder.RequestKeyframe()
+	w.live(2) // 5, 6
+	c.wantGaps(t, "ams-1 1/3-4:2 not_arrived")
+	bustest.WaitFor(t, "a line about the gap", func() bool {
+		return c.logs.count("rows of a site have not arrived", "site=ams-1", "rows=2", "first_frame=3", "last_frame=4") == 1
+	})
+	w.encoder.Loss(frame.Loss{Epoch: 1, From: 3, To: 4, Rows: 2, Cause: frame.CauseEvicted})
+	w.live(1) // 7
+	c.wantGaps(t, "ams-1 1/3-4:2 evicted")
+	bustest.WaitFor(t, "a line about the loss", func() bool {
+		return c.logs.count("site lost rows", "site=ams-1", "cause=evicted", "rows=2") == 1 &&
+			c.logs.count("no row of the site is awaited any more", "site=ams-1") == 1
+	})
+	if n := testutil.ToFloat64(c.metrics.lost.WithLabelValues("evicted")); n != 2 {
+		t.Errorf("%v rows are counted as evicted, want 2", n)
+	}
+
+	damaged := w.frame() // 8
+	damaged[len(damaged)-1] ^= 1
+	w.publish(bus.Live, damaged)
+	w.live(1) // 9 applies to 8
+	c.wantGaps(t, "ams-1 1/3-4:2 evicted, ams-1 1/8-9:2 undecodable")
+	account := c.Account(nil)
+	if account.Missing.Gaps != 2 || account.Missing.Rows[lane.Undecodable] != 2 || account.Missing.Total() != 4 || time.Since(account.Since) > time.Hour {
+		t.Errorf("account %+v", account)
+	}
+}
+
+// Rows that the hub does not let in are missing at the hub.
+func TestGapsOfRejectedRows(t *testing.T) {
+	server := bustest.NewServer(t)
+	c := startHub(t, bustest.Hub(t, server))
+	w := newWriter(t, server.URL(), "ams-1", 1, 5)
+	w.live(1)
+	w.tick += time.Hour.Milliseconds() // its clock jumps
+	w.live(4)
+	newWriter(t, server.URL(), "ams-2", 2, 5).live(4)
+	c.wantGaps(t, "ams-1 1/2-5:4 rejected")
+}
+
+// A hub that is stopped, killed or new says the same about what is missing as one that was there all the time.
+func TestGapsOutliveTheHub(t *testing.T) {
+	server := bustest.NewServer(t)
+	conn := bustest.Hub(t, server)
+	w := newWriter(t, server.URL(), "ams-1", 1, 5)
+	dir := t.TempDir()
+	begin := func(dir string) (*center, func()) {
+		c := newHub(t, conn)
+		c.dir = dir
+		if err := c.ledgers.load(dir, AllParts); err != nil {
+			t.Fatal(err)
+		}
+		return c, stopped(t, c)
+	}
+	first, stop := begin(dir)
+	w.live(2)
+	w.frame() // 3 is lost
+	w.encoder.RequestKeyframe()
+	w.live(1)
+	const want = "ams-1 1/3-3:1 not_arrived"
+	first.wantGaps(t, want)
+	since := first.Account(nil).Since
+	killed := t.TempDir() // what is on disk if the process is killed before it saves again
+	if err := first.ledgers.save(killed, AllParts); err != nil {
+		t.Fatal(err)
+	}
+	w.live(1)
+	w.frame() // 6 is lost
+	w.encoder.RequestKeyframe()
+	w.live(1)
+	const more = want + ", ams-1 1/6-6:1 not_arrived"
+	first.wantGaps(t, more)
+	stop()
+	for name, dir := range map[string]string{"stopped": dir, "killed": killed, "new": t.TempDir()} {
+		t.Run(name, func(t *testing.T) {
+			c, stop := begin(dir)
+			c.wantGaps(t, more)
+			if got := c.Account(nil).Since; !got.Equal(since) {
+				t.Errorf("the account begins at %s, want %s", got, since)
+			}
+			if n := c.series(); n != 5 {
+				t.Errorf("the store has %d series, want 5", n)
+			}
+			stop()
+		})
+	}
+}
+
+// A hub that was down for longer than the tail reader reaches back is at the head at once, and reads what was in between
+// behind it. While it does it says so, and does not complain of what it has not read yet.
+func TestHistory(t *testing.T) {
+	server := bustest.NewServer(t)
+	conn := bustest.Hub(t, server)
+	w := newWriter(t, server.URL(), "ams-1", 1, 5)
+	dir := t.TempDir()
+	old := newHub(t, conn)
+	old.dir = dir
+	stop := stopped(t, old)
+	w.live(3)
+	old.wantGaps(t, "")
+	stop()
+	w.live(2) // 4, 5
+	w.frame() // 6 is lost
+	w.encoder.RequestKeyframe()
+	w.live(2) // 7, 8
+	// An edge begins anew, twice; the epoch between the others is known from the stream alone.
+	second := newWriter(t, server.URL(), "ams-1", 2, 5)
+	second.encoder = frame.NewEncoder(frame.EncoderConfig{Epoch: 2, Predecessor: frame.Predecessor{ID: frame.ID{Epoch: 1, Number: 9}, Rows: 9}})
+	second.last = w.last
+	second.live(3)
+	third := newWriter(t, server.URL(), "ams-1", 3, 5)
+	third.encoder = frame.NewEncoder(frame.EncoderConfig{Epoch: 3, Predecessor: frame.Predecessor{ID: frame.ID{Epoch: 2, Number: 3}, Rows: 3}})
+	third.last = second.last
+	third.live(1)
+	third.frame() // 2 is lost
+	third.encoder.RequestKeyframe()
+	stored := time.Now()
+	bustest.WaitFor(t, "another moment", func() bool { return time.Since(stored) > 50*time.Millisecond })
+	third.live(2) // 3, 4
+
+	// To a hub whose clock is fast all but the newest messages are older than its tail reader looks back.
+	last, err := third.conn.Last(t.Context(), third.conn.Root().Lane("ams-1", bus.Live))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ahead := last.Time.Sub(stored)/2 + tailBack - time.Since(stored)
+	const want = "ams-1 1/6-6:1 not_arrived, ams-1 1/9-9:1 not_arrived, ams-1 3/2-2:1 not_arrived"
+	for name, dir := range map[string]string{"knows the past": dir, "knows nothing": t.TempDir()} {
+		t.Run(name, func(t *testing.T) {
+			c := newHub(t, conn)
+			skew := ahead
+			c.now = func() time.Time { return time.Now().Add(skew) }
+			c.dir = dir
+			if err := c.ledgers.load(dir, AllParts); err != nil {
+				t.Fatal(err)
+			}
+			stop := stopped(t, c)
+			<-c.CaughtUp()
+			if s := c.site("ams-1"); s.Rows > 4 {
+				t.Errorf("the tail reader took %d rows, more than stand near the head", s.Rows)
+			}
+			c.wantGaps(t, want)
+			if n := c.logs.count("what the stream holds was read"); n != 1 {
+				t.Errorf("history was read %d times", n)
+			}
+			stop()
+		})
+	}
+}
+
+// Whatever happens to the file, a hub starts, and says what it could not use.
+func TestLedgerFileDamaged(t *testing.T) {
+	dir := t.TempDir()
+	l := newLedgers(bustest.Logger(t), nil)
+	v := view{ledgers: l, at: 1_700_000_000_000}
+	for i := range 3 {
+		h := frame.Header{Kind: frame.Keyframe, ID: frame.ID{Epoch: 3, Number: 5}, RowsBefore: 4, Rows: 1, Sent: v.at}
+		v.took(&lane.Delivery{Site: fmt.Sprintf("site-%d", i), Header: &h})
+	}
+	l.complete(v.at, time.Now())
+	if err := l.save(dir, AllParts); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, ledgerFile)
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	load := func(data []byte, parts Parts) (*ledgers, error) {
+		t.Helper()
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		fresh := newLedgers(bustest.Logger(t), nil)
+		return fresh, fresh.load(dir, parts)
+	}
+	if fresh, err := load(good, AllParts); err != nil || len(fresh.sites) != 3 || fresh.since != v.at {
+		t.Fatalf("%d sites, since %d, %v", len(fresh.sites), fresh.since, err)
+	}
+	if fresh, err := load(good, 1<<bus.PartOf("site-1")); err != nil || len(fresh.sites) != 1 {
+		t.Errorf("of one part: %v, %v", fresh.names(), err)
+	}
+	for at := range good[:len(good)-1] {
+		bad := slices.Clone(good)
+		bad[at] ^= 4
+		if fresh, err := load(bad, AllParts); err == nil || len(fresh.sites) != 0 || !strings.Contains(err.Error(), path) {
+			t.Fatalf("byte %d changed: %d sites, %v", at, len(fresh.sites), err)
+		}
+		if fresh, err := load(good[:at], AllParts); err == nil || len(fresh.sites) != 0 {
+			t.Fatalf("cut to %d bytes: %d sites, %v", at, len(fresh.sites), err)
+		}
+	}
+	part := Parts(1 << bus.PartOf("site-1"))
+	if err := l.save(dir, part); err != nil {
+		t.Fatal(err)
+	}
+	narrow := newLedgers(bustest.Logger(t), nil)
+	if err := narrow.load(dir, AllParts); err != nil || len(narrow.sites) != 0 || narrow.until != 0 {
+		t.Errorf("a file of one part stands for all: %v, %v", narrow.names(), err)
+	}
+}
