@@ -106,6 +106,7 @@ type Parser struct {
 	row    series.Row
 	// Buffers of the current body. values, present, histograms, exemplars and starts become row.
 	values     []float64
+	taken      int // columns that have a value, lead columns included
 	present    []uint64
 	histograms []series.HistogramAt
 	exemplars  []series.ExemplarAt
@@ -194,7 +195,7 @@ func (p *Parser) Parse(body []byte, contentType string, t int64) (*Result, error
 	}
 	known.commit(p.round, p.options.Catalog)
 	p.known = known
-	p.finish(t)
+	p.finish(t, p.round)
 	if len(body) > 0 { // some targets answer with nothing now and then, it is not worth losing all for that
 		if draft != nil {
 			known.script = draft.settled()
@@ -238,19 +239,15 @@ func (p *Parser) fail(t int64) {
 	if p.options.TrackStaleness {
 		p.known.mark(p.round, t)
 	}
-	p.finish(t)
+	p.finish(t, noRound)
 }
 
 // reset clears the buffers for a body.
 func (p *Parser) reset(k *knowledge) {
 	clear(p.result.Stamped)
 	p.result = Result{Stamped: p.result.Stamped[:0]}
-	n := k.whole.len()
-	p.values = append(p.values[:0], make([]float64, n)...)
-	p.present = series.Bitmap(p.present, n)
-	for i := range p.options.Lead {
-		series.SetBit(p.present, i)
-	}
+	p.values = append(p.values[:0], make([]float64, k.whole.len())...)
+	p.taken = k.whole.lead
 	// What a former body left behind must not be kept alive.
 	clear(p.histograms)
 	clear(p.exemplars)
@@ -292,10 +289,10 @@ type media struct {
 type format uint8
 
 const (
-	unknown       format = iota
-	textLines            // the text format, a sample a line
-	metricsLines         // OpenMetrics
-	other                // whatever textparse can read
+	unknown      format = iota
+	textLines           // the text format, a sample a line
+	metricsLines        // OpenMetrics
+	other               // whatever textparse can read
 )
 
 func (p *Parser) textparse(body []byte, contentType string) (textparse.Parser, error) {

@@ -19,11 +19,12 @@ type families struct {
 	round uint64
 
 	// The block of metadata lines that is being read, or was read last.
-	name  []byte
-	typ   model.MetricType
-	help  []byte
-	unit  []byte
-	block *family // for these lines, nil until a sample asks for it
+	name    []byte
+	typ     model.MetricType
+	help    []byte
+	unit    []byte
+	block   *family // for these lines, nil until a sample asks for it
+	resumed bool    // block says what the lines said
 }
 
 type family struct {
@@ -33,21 +34,17 @@ type family struct {
 
 func (f *families) begin(round uint64) {
 	f.round = round
-	f.name, f.block = f.name[:0], nil
+	f.name, f.block, f.resumed = f.name[:0], nil, false
 	f.typ, f.help, f.unit = "", f.help[:0], f.unit[:0]
 }
 
 // resume goes on behind a sample that stood under the metadata at.
 func (f *families) resume(at *family) {
-	if at == f.block && at != nil {
-		return
-	}
-	f.name, f.block = f.name[:0], at
-	f.typ, f.help, f.unit = "", f.help[:0], f.unit[:0]
-	if at != nil {
-		f.name, f.typ = append(f.name, at.Name...), at.Type
-		f.help, f.unit = append(f.help, at.Help...), append(f.unit, at.Unit...)
+	f.block = at
+	if f.resumed = at != nil; f.resumed {
 		at.seen = f.round
+	} else {
+		f.name = f.name[:0]
 	}
 }
 
@@ -67,7 +64,12 @@ func (f *families) setUnit(name, unit []byte) {
 }
 
 func (f *families) about(name []byte) {
-	f.block = nil
+	if f.resumed {
+		at := f.block
+		f.name, f.typ = append(f.name[:0], at.Name...), at.Type
+		f.help, f.unit = append(f.help[:0], at.Help...), append(f.unit[:0], at.Unit...)
+	}
+	f.block, f.resumed = nil, false
 	if !bytes.Equal(name, f.name) {
 		f.name = append(f.name[:0], name...)
 		f.typ, f.help, f.unit = "", f.help[:0], f.unit[:0]

@@ -191,6 +191,15 @@ func (k *knowledge) commit(round uint64, catalog *series.Catalog) {
 	}
 }
 
+// complete reports whether the body had all columns there are, given how many without timestamps it had.
+func (k *knowledge) complete(taken int) bool {
+	if len(k.stamped) > 0 || taken < k.whole.len() {
+		return false
+	}
+	k.present = taken
+	return true
+}
+
 // crowded reports whether there are so many columns that the current body does not have that they cannot wait for their
 // time: a target that makes up new series all the time must not fill the memory. The body before counts too, for the
 // sake of targets that leave most out now and then.

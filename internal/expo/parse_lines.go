@@ -157,7 +157,12 @@ func (r *reader) followPlain(body []byte, from int) int {
 			break
 		}
 		v, end := number(body, from+len(segment))
-		if end == len(body) || body[end] != '\n' || l.repeat || l.seen == round {
+		if end == len(body) || body[end] != '\n' {
+			if v, end = longNumber(body, from+len(segment)); end == len(body) {
+				break
+			}
+		}
+		if l.repeat || l.seen == round {
 			break
 		}
 		place++
@@ -170,7 +175,6 @@ func (r *reader) followPlain(body []byte, from int) int {
 			c := &columns[l.column]
 			c.seen, c.place = round, place
 			values[l.column] = v
-			r.present[l.column>>6] |= 1 << (l.column & 63)
 		}
 		l.seen = round
 		from, begin = end, l.end
@@ -183,6 +187,7 @@ func (r *reader) followPlain(body []byte, from int) int {
 	r.result.Samples += n
 	r.result.Kept += n - dropped
 	r.limited += n - dropped
+	r.taken += n - dropped
 	whole.seen = round
 	if r.draft == nil {
 		r.same = at

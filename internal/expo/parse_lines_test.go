@@ -298,4 +298,3 @@ func TestNumber(t *testing.T) {
 		f(fmt.Sprintf("%d.%0*de%d", rand.IntN(1000), 1+rand.IntN(9), rand.IntN(1000), rand.IntN(60)-30))
 	}
 }
-

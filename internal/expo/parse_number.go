@@ -2,7 +2,9 @@ package expo
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math"
+	"math/bits"
 	"strconv"
 
 	"github.com/prometheus/prometheus/model/value"
@@ -21,33 +23,19 @@ func number(b []byte, i int) (v float64, end int) {
 	if negative {
 		i++
 	}
-	var m uint64
 	first := i
-	for ; i < len(b); i++ {
-		d := b[i] - '0'
-		if d > 9 {
-			break
-		}
-		m = m*10 + uint64(d)
-	}
-	digits, exponent := i-first, 0
+	m, i := digitsAt(b, i, 0)
+	n, exponent := i-first, 0
 	if i < len(b) && b[i] == '.' {
-		i++
-		point := i
-		for ; i < len(b); i++ {
-			d := b[i] - '0'
-			if d > 9 {
-				break
-			}
-			m = m*10 + uint64(d)
-		}
-		digits += i - point
+		point := i + 1
+		m, i = digitsAt(b, point, m)
+		n += i - point
 		exponent = point - i
 	}
-	if digits == 0 || digits > 18 || m > 1<<53 {
+	if n == 0 || n > 18 || m > 1<<53 {
 		return 0, len(b)
 	}
-	if i < len(b) && (b[i] == 'e' || b[i] == 'E') {
+	if i < len(b) && b[i]|0x20 == 'e' {
 		var e int
 		if e, i = exponentAt(b, i+1); i == len(b) {
 			return 0, i
@@ -69,6 +57,30 @@ func number(b []byte, i int) (v float64, end int) {
 	}
 	return v, i
 }
+
+// digitsAt appends the digits that begin at b[i] to those of m, and returns where they end. It takes eight bytes at a
+// time, so that numbers of different lengths take the same way through it; more than 19 digits overflow.
+func digitsAt(b []byte, i int, m uint64) (uint64, int) {
+	const each = 0x0101010101010101
+	for i+8 <= len(b) {
+		w := binary.LittleEndian.Uint64(b[i:]) ^ '0'*each // digits become 0 to 9
+		n := bits.TrailingZeros64(((w+(0x80-10)*each)|w)&(0x80*each)) / 8
+		w <<= 64 - 8*n // behind as many zeros as there is room for
+		w = w*10 + w>>8
+		w = (w&0x000000ff000000ff*(100+1000000<<32) + w>>16&0x000000ff000000ff*(1+10000<<32)) >> 32
+		m = m*wholeTens[n] + w
+		i += n
+		if n < 8 {
+			return m, i
+		}
+	}
+	for ; i < len(b) && b[i]-'0' <= 9; i++ {
+		m = m*10 + uint64(b[i]-'0')
+	}
+	return m, i
+}
+
+var wholeTens = [...]uint64{1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8}
 
 // exponentAt reads an exponent of at most three digits, and returns where it ends; len(b) if it is none.
 func exponentAt(b []byte, i int) (e, end int) {
@@ -106,6 +118,21 @@ func float(text []byte) (float64, bool) {
 		v = math.Float64frombits(value.NormalNaN)
 	}
 	return v, true
+}
+
+// longNumber reads the value that begins at b[i] if nothing but a newline follows, and returns where it ends. If
+// something else follows, or it is no value, it returns len(b).
+func longNumber(b []byte, i int) (v float64, end int) {
+	const most = 32
+	n := bytes.IndexByte(b[i:min(i+most, len(b))], '\n')
+	if n < 0 {
+		return 0, len(b)
+	}
+	v, ok := float(b[i : i+n])
+	if !ok {
+		return 0, len(b)
+	}
+	return v, i + n
 }
 
 // milliseconds reads a timestamp of the text format.

@@ -24,24 +24,23 @@ func staleMarker(column uint32, kind series.Kind, t int64) stamp {
 	return stamp{t: t, column: column, extra: &stampExtra{HistogramAt: series.HistogramAt{Column: column, H: h}}}
 }
 
-// finish makes the rows of the result from what was collected.
-func (p *Parser) finish(t int64) {
-	n := p.known.whole.len()
-	for len(p.present) < (n+63)/64 {
-		p.present = append(p.present, 0)
-	}
+// noRound is the round of a body that is not there.
+const noRound = math.MaxUint64
+
+// finish makes the rows of the result from what was collected in a round.
+func (p *Parser) finish(t int64, round uint64) {
 	p.row = series.Row{
 		Source:     p.options.Source,
 		Schema:     p.known.whole.schema,
 		T:          t,
 		Values:     p.values,
-		Present:    p.present,
 		Histograms: p.histograms,
 		Exemplars:  p.exemplars,
 		Starts:     p.starts,
 	}
-	if series.CountBits(p.present, n) == n {
-		p.row.Present = nil
+	if p.taken < p.known.whole.len() {
+		p.present = p.known.whole.presence(p.present, round)
+		p.row.Present = p.present
 	}
 	slices.SortFunc(p.histograms, func(a, b series.HistogramAt) int { return cmp.Compare(a.Column, b.Column) })
 	slices.SortStableFunc(p.exemplars, func(a, b series.ExemplarAt) int {
@@ -98,6 +97,9 @@ func (p *Parser) finishStamped(t *table) {
 
 // tidy drops what has been absent for too long. The result says which sources ended.
 func (p *Parser) tidy(t int64) {
+	if p.known.complete(p.taken) {
+		return
+	}
 	k, compactAfter, endAfter := p.known, p.options.CompactAfter, p.options.EndAfter
 	if k.crowded(p.round) {
 		compactAfter, endAfter = 1, 1

@@ -212,7 +212,7 @@ func (r *reader) learn(key []byte, s *sample) error {
 	}
 	d := r.draft
 	if d.index == nil {
-		d.index = map[uint64]uint32{}
+		d.index = newIndex(0)
 	}
 	d.enter(len(d.lines) - 1)
 	return r.take(&d.lines[len(d.lines)-1], s, false)
@@ -315,10 +315,7 @@ func (r *reader) advances(l *line, c *column, t int64) bool {
 
 func (r *reader) addWhole(column uint32, s *sample) {
 	r.values[column] = s.v
-	for len(r.present) <= int(column>>6) {
-		r.present = append(r.present, 0)
-	}
-	series.SetBit(r.present, int(column))
+	r.taken++
 	if s.kind != series.Float {
 		r.histograms = append(r.histograms, series.HistogramAt{Column: column, H: s.h, FH: s.fh})
 	}

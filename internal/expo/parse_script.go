@@ -2,9 +2,9 @@ package expo
 
 import (
 	"bytes"
+	"hash/maphash"
 	"math"
-
-	"github.com/cespare/xxhash/v2"
+	"math/bits"
 
 	"github.com/thalweg/thalweg/internal/series"
 )
@@ -14,9 +14,9 @@ import (
 // repeats are copied.
 type script struct {
 	format format
-	text   []byte            // the segments of the lines, then what stands behind the last sample
-	lines  []line            // one for each sample, in the order of the body
-	index  map[uint64]uint32 // hash of a key, or the next free one behind it, to its line; nil until it is asked for
+	text   []byte // the segments of the lines, then what stands behind the last sample
+	lines  []line // one for each sample, in the order of the body
+	index  *index // nil until it is asked for
 }
 
 // line is one sample of a script. In a text format its segment is all between the sample before and its own value:
@@ -55,30 +55,52 @@ func (s *script) tail() []byte { return s.text[s.begin(len(s.lines)):] }
 // find returns the first line of the series that the bytes of key expose.
 func (s *script) find(key []byte) (int, bool) {
 	if s.index == nil {
-		s.index = make(map[uint64]uint32, len(s.lines))
+		s.index = newIndex(len(s.lines))
 		for i := range s.lines {
 			if !s.lines[i].repeat {
 				s.enter(i)
 			}
 		}
 	}
-	_, i, found := s.lookup(key)
-	return int(i), found
-}
-
-func (s *script) lookup(key []byte) (hash uint64, i uint32, found bool) {
-	for hash = xxhash.Sum64(key); ; hash++ {
-		i, taken := s.index[hash]
-		if !taken || bytes.Equal(s.key(int(i)), key) {
-			return hash, i, taken
-		}
-	}
+	i := *s.slot(key)
+	return int(i) - 1, i > 0
 }
 
 // enter puts line i into the index.
 func (s *script) enter(i int) {
-	hash, _, _ := s.lookup(s.key(i))
-	s.index[hash] = uint32(i)
+	x := s.index
+	if x.used++; x.used > len(x.slots)/2 {
+		old := x.slots
+		x.slots = make([]uint32, 2*len(old))
+		for _, i := range old {
+			if i > 0 {
+				*s.slot(s.key(int(i) - 1)) = i
+			}
+		}
+	}
+	*s.slot(s.key(i)) = uint32(i) + 1
+}
+
+// slot is where the line of a series stands in the index, or would.
+func (s *script) slot(key []byte) *uint32 {
+	x := s.index
+	for i := maphash.Bytes(x.seed, key); ; i++ {
+		slot := &x.slots[i&uint64(len(x.slots)-1)]
+		if *slot == 0 || bytes.Equal(s.key(int(*slot)-1), key) {
+			return slot
+		}
+	}
+}
+
+// index finds lines by their keys.
+type index struct {
+	seed  maphash.Seed
+	slots []uint32 // the number of a line plus 1; their count is a power of two
+	used  int
+}
+
+func newIndex(lines int) *index {
+	return &index{seed: maphash.MakeSeed(), slots: make([]uint32, 16<<bits.Len(uint(lines/8)))}
 }
 
 // segment is the segment of a line while it is read.

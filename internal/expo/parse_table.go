@@ -147,6 +147,17 @@ func (t *table) mark(round uint64, now int64) {
 	}
 }
 
+// presence returns the bitmap of the columns that a round has, and of the lead columns.
+func (t *table) presence(b []uint64, round uint64) []uint64 {
+	b = series.Bitmap(b, len(t.columns))
+	for i := range t.columns {
+		if i < t.lead || t.columns[i].seen == round {
+			series.SetBit(b, i)
+		}
+	}
+	return b
+}
+
 func (t *table) rollback(round uint64) {
 	for _, key := range t.hashes {
 		delete(t.byLabels, key)
@@ -163,9 +174,11 @@ func (t *table) rollback(round uint64) {
 
 func (t *table) commit(round uint64, catalog *series.Catalog) {
 	t.schema = catalog.Extend(t.schema, t.added)
-	for i := range t.columns {
-		if c := &t.columns[i]; c.moved == round {
-			c.alive, c.last = true, c.next
+	if t.stamped {
+		for i := range t.columns {
+			if c := &t.columns[i]; c.moved == round {
+				c.alive, c.last = true, c.next
+			}
 		}
 	}
 	t.settle()
