@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -106,6 +107,10 @@ func start(o Options) (*Server, error) {
 	}()
 	if err := s.awaitReady(); err != nil {
 		s.Close()
+		if strings.Contains(err.Error(), "JetStream") {
+			err = fmt.Errorf("%w (if the files are damaged, move %q away: the stream is made anew, and edges send what they still hold)",
+				err, filepath.Join(options.StoreDir, server.JetStreamStoreDir))
+		}
 		return nil, err
 	}
 	s.logger.started()

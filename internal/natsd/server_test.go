@@ -63,6 +63,10 @@ func TestStartRefuses(t *testing.T) {
 		{"port taken", func(o *natsd.Options) { o.Config.Listen = taken.Addr().String() }, []string{taken.Addr().String(), "address already in use"}},
 		{"store in use", func(o *natsd.Options) { o.StoreDir = running.Options.StoreDir }, []string{running.Options.StoreDir, "another server"}},
 		{"store is a file", func(o *natsd.Options) { o.StoreDir = file("store", "") }, []string{"store", "not a directory"}},
+		{"damaged store", func(o *natsd.Options) {
+			write(t, filepath.Join(filepath.Dir(o.StoreDir), "jetstream"), "")
+			o.StoreDir = filepath.Dir(o.StoreDir)
+		}, []string{"storage directory", "move", "jetstream", "edges send"}},
 		{"all interfaces", func(o *natsd.Options) { o.Config.Listen = "0.0.0.0:0" }, []string{`"0.0.0.0:0"`, unsafe}},
 		{"any host", func(o *natsd.Options) { o.Config.Listen = ":0" }, []string{`":0"`, unsafe}},
 		{"open websocket", func(o *natsd.Options) {

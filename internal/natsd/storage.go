@@ -35,8 +35,8 @@ const (
 )
 
 // storage sees to it that JetStream can write. A write that fails, as on a full disk, leaves JetStream in an error that
-// it keeps when there is space again: in a cluster it turns itself off, and a single server goes on without answering
-// publishes. So JetStream is started anew, in the running server, once the disk takes data again.
+// it keeps when there is space again: publishes get no answer, and in a cluster it may turn itself off. So JetStream is
+// started anew, in the running server, once the disk takes data again.
 //
 // Until then a single server refuses publishes in so many words. Without an answer every client would wait for its
 // timeout, give up its connection and make another.
@@ -158,17 +158,18 @@ func (s *storage) problem() string {
 	if !s.nats.JetStreamEnabled() {
 		return "JetStream is off after a failed write"
 	}
-	if s.nats.JetStreamIsClustered() {
-		return "" // a server of a cluster turns JetStream off when it cannot write
-	}
 	health := s.nats.Healthz(&server.HealthzOptions{Details: true})
 	for _, e := range health.Errors {
-		if e.Type == server.HealthzErrorStream {
+		if strings.Contains(e.Error, writeError) {
 			return e.Error
 		}
 	}
 	return ""
 }
+
+// writeError stands in what the server says of a stream, or of its part in a cluster, that cannot be written. For what
+// it says otherwise, such as of a directory that is no stream or of a replica that lags, starting anew is no cure.
+const writeError = " write error: "
 
 // obstacle says why it is too early to start JetStream: the disk does not take data.
 func (s *storage) obstacle() error {

@@ -1,14 +1,9 @@
 package natsd_test
 
 import (
-	"context"
-	"errors"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/bus/bustest"
@@ -31,79 +26,6 @@ func (p *problems) now() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.told[len(p.told)-1]
-}
-
-// lane publishes on one subject as an edge does.
-type lane struct {
-	t       *testing.T
-	conn    *bus.Conn
-	subject string
-	last    uint64
-}
-
-var payload = make([]byte, 64<<10)
-
-// publish tries once, and for a moment.
-func (l *lane) publish() error {
-	ctx, cancel := context.WithTimeout(l.t.Context(), time.Second)
-	defer cancel()
-	sequence, err := l.conn.Publish(ctx, l.subject, payload, l.last)
-	if err == nil {
-		l.last = sequence
-	}
-	return err
-}
-
-func (l *lane) stored() bool { return l.publish() == nil }
-
-// refused reports whether the server refuses to store, in words.
-func (l *lane) refused() bool {
-	var refusal *bus.APIError
-	err := l.publish()
-	return errors.As(err, &refusal) && strings.Contains(refusal.Description, "cannot write to its disk")
-}
-
-// collector reads a stream.
-type collector struct {
-	mu        sync.Mutex
-	sequences []uint64
-}
-
-func (c *collector) handle(m bus.Message) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.sequences = append(c.sequences, m.Sequence)
-	return nil
-}
-
-// complete reports whether everything up to a sequence came, in order.
-func (c *collector) complete(last uint64) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var want []uint64
-	for s := range last {
-		want = append(want, s+1)
-	}
-	return slices.Equal(c.sequences, want)
-}
-
-func readAll(t *testing.T, hub *bus.Conn) *collector {
-	t.Helper()
-	c := &collector{}
-	reader, err := hub.NewReader(bus.ReaderOptions{Name: "test", Subjects: []string{hub.Root().AllLanes()}, Handle: c.handle})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- reader.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; !errors.Is(err, context.Canceled) {
-			t.Errorf("reader: %v", err)
-		}
-	})
-	return c
 }
 
 const diskSize = 16 << 20
@@ -173,5 +95,37 @@ func TestDiskFullAtFirst(t *testing.T) {
 		disk.Free()
 		bustest.EnsureStream(t, hub)
 		bustest.WaitFor(t, "message to be stored", l.stored)
+	})
+}
+
+// TestDiskFullInCluster: a server that turned JetStream off for want of space turns it on again, and is of use.
+func TestDiskFullInCluster(t *testing.T) {
+	bustest.OnSmallDisk(t, diskSize, func(t *testing.T, disk *bustest.Disk) {
+		var told problems
+		servers := bustest.NewCluster(t, func(i int, o *natsd.Options) {
+			if i == 0 {
+				o.StoreDir = filepath.Join(disk.Dir, "nats")
+				o.Report = told.report
+			}
+		})
+		config := bustest.Config(servers[0].URL(), servers[2].URL())
+		config.Stream.Replicas = 3
+		hub := bustest.Connected(t, bus.Options{Config: config})
+		bustest.EnsureStream(t, hub)
+		l := &lane{t: t, conn: hub, subject: hub.Root().Lane("ams-1", bus.Live)}
+		for range 5 {
+			bustest.WaitFor(t, "message to be stored", l.stored)
+		}
+		disk.Fill()
+		bustest.WaitFor(t, "report", func() bool {
+			l.stored() // by the others, if they have space
+			return told.now() != ""
+		})
+		disk.Free()
+		bustest.WaitFor(t, "end of the problem", func() bool { return told.now() == "" })
+		bustest.WaitFor(t, "message to be stored", l.stored)
+		servers[1].Stop() // which leaves two: both are needed
+		before := l.last
+		bustest.WaitFor(t, "message to be stored by two", func() bool { return l.stored() && l.last > before })
 	})
 }

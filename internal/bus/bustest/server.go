@@ -136,8 +136,8 @@ func (s *Server) RestoreStore(dir string) {
 	}
 }
 
-// NewCluster starts three servers that form a cluster.
-func NewCluster(t testing.TB) []*Server {
+// NewCluster starts three servers that form a cluster; the functions change the options of the server with that index.
+func NewCluster(t testing.TB, change ...func(i int, o *natsd.Options)) []*Server {
 	t.Helper()
 	const size = 3
 	routes := ""
@@ -154,6 +154,9 @@ func NewCluster(t testing.TB) []*Server {
 			t.Fatal(err)
 		}
 		s.Options.Config.ConfigFile = file
+		for _, f := range change {
+			f(i, &s.Options)
+		}
 		s.Start()
 		t.Cleanup(s.Stop)
 		servers[i] = s
