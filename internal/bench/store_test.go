@@ -2,67 +2,106 @@ package bench
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/thalweg/thalweg/internal/federate"
 	"github.com/thalweg/thalweg/internal/series"
 	"github.com/thalweg/thalweg/internal/store"
 )
 
-// BenchmarkStoreMemory reports the heap that an active series takes in a hub, names and index included.
+// BenchmarkStoreMemory reports the heap that an active series takes in a hub after an answer with all of them: names,
+// schemas, index, values, and what /federate keeps. B/series is a fleet of node_exporters, all with the same series.
+// unshared-B/series is the worst case, in which no two series have the same labels: what a kubelet or kube-state-metrics
+// exposes has the names of pods in it. Its labels (name, container, namespace, pod) are
+// 104 bytes.
 func BenchmarkStoreMemory(b *testing.B) {
 	for _, size := range []struct {
 		name   string
 		series int
 	}{{"100k", 100_000}, {"1M", 1_000_000}} {
 		b.Run(size.name, func(b *testing.B) {
-			var perSeries float64
+			var shared, unshared float64
+			node := nodeColumns(b)
 			for b.Loop() {
-				perSeries = storeMemory(b, size.series)
+				shared = storeMemory(b, size.series, func(int) []series.Column { return node })
+				unshared = storeMemory(b, size.series, podColumns)
 			}
-			b.ReportMetric(perSeries, "B/series")
+			b.ReportMetric(shared, "B/series")
+			b.ReportMetric(unshared, "unshared-B/series")
 			b.ReportMetric(0, "ns/op")
 		})
 	}
 }
 
-// storeMemory fills a store with node_exporters until it has as many series, and returns the bytes that each takes.
-func storeMemory(b *testing.B, n int) float64 {
-	columns := nodeColumns(b)
+// storeMemory fills a store until it has n series, asks for all of them, and returns the bytes that each takes.
+func storeMemory(b *testing.B, n int, columns func(source int) []series.Column) float64 {
+	before := heap()
+	st, now := filledStore(b, n, columns)
+	answerAll(b, st, now)
+	after := heap()
+	runtime.KeepAlive(st)
+	return float64(after-before) / float64(n)
+}
+
+// heap is what is allocated after everything has been collected that can be, pools included.
+func heap() uint64 {
 	runtime.GC()
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	s, err := store.New(store.Options{Config: store.DefaultConfig()})
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// filledStore has n series of sources with the given columns. All schemas have grown once, as most do sooner or later.
+func filledStore(b *testing.B, n int, columns func(source int) []series.Column) (*store.Store, time.Time) {
+	st, err := store.New(store.Options{Config: store.DefaultConfig()})
 	if err != nil {
 		b.Fatal(err)
 	}
 	catalog := series.NewCatalog()
-	schema := catalog.Extend(catalog.Empty(), columns)
-	values := make([]float64, schema.Len())
-	held := 0
-	for i := 0; held < n; i++ {
-		instance := fmt.Sprintf("host-%05d.example.org:9100", i)
-		row := &series.Row{
-			Source: &series.Source{Key: "scrape/node/" + instance, Labels: labels.FromStrings("instance", instance, "job", "node")},
-			Schema: schema, T: begin, Values: values,
+	for i := 0; n > 0; i++ {
+		cs := columns(i)
+		cs = cs[:min(n, len(cs))]
+		n -= len(cs)
+		schema := catalog.Empty()
+		for half := range slices.Chunk(cs, (len(cs)+1)/2) {
+			schema = catalog.Extend(schema, half)
+			if err := st.Apply("ams-1", store.Rank{}, bareRow(i, schema), begin); err != nil {
+				b.Fatal(err)
+			}
 		}
-		if err := s.Apply("ams-1", store.Rank{}, row, begin); err != nil {
-			b.Fatal(err)
-		}
-		held += schema.Len()
 	}
-	everything := [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".+")}}
-	for range s.Select(store.Query{Matchers: everything, Now: begin}) { // so that the index is there
-		break
+	return st, time.UnixMilli(begin)
+}
+
+func bareRow(source int, schema *series.Schema) *series.Row {
+	instance := fmt.Sprintf("host-%05d.example.org:9100", source)
+	return &series.Row{
+		Source: &series.Source{Key: "scrape/node/" + instance, Labels: labels.FromStrings("instance", instance, "job", "node")},
+		Schema: schema, T: begin, Values: make([]float64, schema.Len()),
 	}
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	runtime.KeepAlive(s)
-	return float64(after.HeapAlloc-before.HeapAlloc) / float64(held)
+}
+
+// answerAll asks for everything and returns the size of the answer. The handler is gone when it returns.
+func answerAll(b *testing.B, st *store.Store, now time.Time) int {
+	h, err := federate.New(federate.Options{Select: st.Select, Config: federate.DefaultConfig(), Now: func() time.Time { return now }})
+	if err != nil {
+		b.Fatal(err)
+	}
+	w := &sized{header: http.Header{}}
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, `/federate?match[]={__name__=~".%2b"}`, nil))
+	if w.bytes == 0 {
+		b.Fatal("no answer")
+	}
+	return w.bytes
 }
 
 // nodeColumns are the series of a node_exporter.
@@ -72,6 +111,24 @@ func nodeColumns(b *testing.B) []series.Column {
 	columns := slices.Clone(row.Schema.Columns())
 	if len(columns) == 0 || columns[0].Family.Name == "" {
 		b.Fatalf("%d columns", len(columns))
+	}
+	return columns
+}
+
+// podColumns are series of 25 pods, which no other source has.
+func podColumns(source int) []series.Column {
+	var columns []series.Column
+	for i := range 40 {
+		family := series.Family{
+			Name: fmt.Sprintf("container_memory_usage_%02d_bytes", i), Type: model.MetricTypeGauge,
+			Help: "Current memory usage of a container in bytes, whatever it was last used for.",
+		}
+		for pod := range 25 {
+			columns = append(columns, series.Column{Family: family, Labels: labels.FromStrings(
+				"__name__", family.Name, "container", "server", "namespace", fmt.Sprint("team-", pod%7),
+				"pod", fmt.Sprintf("checkout-%09d-%05d", source, pod),
+			)})
+		}
 	}
 	return columns
 }

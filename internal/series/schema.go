@@ -3,6 +3,7 @@ package series
 import (
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"weak"
 
 	"github.com/cespare/xxhash/v2"
@@ -14,23 +15,30 @@ import (
 // schema whose first columns are this one's: column numbers are stable along such a chain.
 type Schema struct {
 	parent  *Schema // nil for the empty schema
-	columns []Column
+	columns atomic.Pointer[[]Column]
 	array   *array // holds columns, shared along the chain
 	hash    uint64 // of all columns, by way of the parent's
 	mixed   bool   // some columns are not floats
 }
 
-// array is the memory of a chain of schemas. A schema sees its own prefix of it; only the longest may append.
+// array is the memory of a chain of schemas. A schema sees its own prefix of it; only the longest may append. When that
+// takes other memory the whole chain moves there, or the old one would live as long as the longest schema.
 type array struct{ columns []Column }
 
 // Len is the number of columns.
-func (s *Schema) Len() int { return len(s.columns) }
+func (s *Schema) Len() int { return len(s.Columns()) }
 
 // Column returns column i. It is shared and read-only.
-func (s *Schema) Column(i int) *Column { return &s.columns[i] }
+func (s *Schema) Column(i int) *Column { return &s.Columns()[i] }
 
 // Columns returns all columns. They are shared and read-only.
-func (s *Schema) Columns() []Column { return s.columns }
+func (s *Schema) Columns() []Column { return *s.columns.Load() }
+
+// setColumns makes the first n of the array the columns of the schema.
+func (s *Schema) setColumns(n int) {
+	columns := s.array.columns[:n:n]
+	s.columns.Store(&columns)
+}
 
 // FloatsOnly reports whether no column holds histograms.
 func (s *Schema) FloatsOnly() bool { return !s.mixed }
@@ -59,10 +67,9 @@ type Catalog struct {
 
 // NewCatalog returns a catalog that knows only the empty schema.
 func NewCatalog() *Catalog {
-	return &Catalog{
-		empty:   &Schema{array: &array{}},
-		schemas: map[uint64]weak.Pointer[Schema]{},
-	}
+	empty := &Schema{array: &array{}}
+	empty.setColumns(0)
+	return &Catalog{empty: empty, schemas: map[uint64]weak.Pointer[Schema]{}}
 }
 
 // Empty is the schema without columns from which all others grow.
@@ -85,20 +92,29 @@ func (c *Catalog) Extend(parent *Schema, columns []Column) *Schema {
 	defer c.mu.Unlock()
 	known, taken := c.schemas[hash]
 	if s := known.Value(); s != nil {
-		if s.parent == parent && equalColumns(s.columns[parent.Len():], columns) {
+		if s.parent == parent && equalColumns(s.Columns()[parent.Len():], columns) {
 			return s
 		}
 	} else {
 		taken = false
 	}
 	s := &Schema{parent: parent, hash: hash, mixed: parent.mixed || mixed(columns)}
-	if n := parent.Len(); len(parent.array.columns) == n && parent != c.empty {
+	n := parent.Len()
+	if len(parent.array.columns) == n && parent != c.empty {
 		s.array = parent.array
 	} else {
-		s.array = &array{columns: append(make([]Column, 0, n+len(columns)), parent.columns...)}
+		s.array = &array{columns: append(make([]Column, 0, n+len(columns)), parent.Columns()...)}
+	}
+	total := n + len(columns)
+	moved := total > cap(s.array.columns)
+	if moved {
+		s.array.columns = append(make([]Column, 0, total+total/8), s.array.columns...)
 	}
 	s.array.columns = append(s.array.columns, columns...)
-	s.columns = s.array.columns[:len(s.array.columns):len(s.array.columns)]
+	s.setColumns(total)
+	for p := parent; moved && p.array == s.array; p = p.parent {
+		p.setColumns(p.Len())
+	}
 	if !taken {
 		p := weak.Make(s)
 		c.schemas[hash] = p

@@ -96,6 +96,25 @@ func TestFork(t *testing.T) {
 	f(c.Extend(c.Empty(), columns("a", "b", "c")), ab, false)
 }
 
+// A schema that grows again and again has its columns in memory once, whoever holds the shorter ones.
+func TestGrownSchemasShareMemory(t *testing.T) {
+	c := NewCatalog()
+	chain := []*Schema{c.Extend(c.Empty(), columns("m0"))}
+	for i := range 1000 {
+		chain = append(chain, c.Extend(chain[i], columns(fmt.Sprint("m", i+1))))
+	}
+	longest := chain[len(chain)-1]
+	for i, s := range chain {
+		if s.Len() != i+1 || s.Column(i) != longest.Column(i) {
+			t.Fatalf("the schema of %d columns has memory of its own", s.Len())
+		}
+	}
+	forked := c.Extend(chain[10], columns("other"))
+	if forked.Column(0) == longest.Column(0) || forked.Column(11).Labels.Get("__name__") != "other" || longest.Column(11).Labels.Get("__name__") != "m11" {
+		t.Error("two schemas have grown into one memory")
+	}
+}
+
 func TestFloatsOnly(t *testing.T) {
 	c := NewCatalog()
 	a := c.Extend(c.Empty(), columns("a"))

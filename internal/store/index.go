@@ -15,9 +15,9 @@ import (
 // share an index, which follows the longest; a source on a shorter one ends where its values end.
 type index struct {
 	schema  *series.Schema
-	sources []*source             // each knows its slot
-	hidden  []bool                // columns that no reader can be given; nil if there are none
-	seen    map[identity]struct{} // of all columns; nil if the schema has never grown
+	sources []*source // each knows its slot
+	hidden  []bool    // columns that no reader can be given; nil if there are none
+	seen    columnSet // all columns; empty if the schema has never grown
 	// Columns with the site label or with a name that it may be renamed to, ascending: what a reader sees of them
 	// depends on the source's labels too, and is worked out one by one.
 	contested []uint32
@@ -104,36 +104,24 @@ func (s *Store) grow(x *index, schema *series.Schema) {
 func (s *Store) hide(x *index, first int) {
 	columns := x.schema.Columns()
 	seen := x.seen
-	if seen == nil {
-		seen = make(map[identity]struct{}, len(columns))
-		for i := range columns[:first] {
-			seen[identify(&columns[i])] = struct{}{}
+	if first > 0 && seen.n == 0 {
+		for i := range first {
+			seen.add(columns, i)
 		}
-	}
-	if first > 0 { // will grow again
-		x.seen = seen
 	}
 	for i := first; i < len(columns); i++ {
 		c := &columns[i]
-		id := identify(c)
-		_, twice := seen[id]
-		seen[id] = struct{}{}
-		if !twice && c.Labels.Get(model.MetricNameLabel) != "" && checkLabels(c.Labels) == nil {
+		if isNew := seen.add(columns, i); isNew && c.Labels.Get(model.MetricNameLabel) != "" && checkLabels(c.Labels) == nil {
 			continue
 		}
 		s.metrics.hidden.Inc()
 		x.hidden = resized(x.hidden, len(columns))
 		x.hidden[i] = true
 	}
+	if first > 0 { // will grow again
+		x.seen = seen
+	}
 }
-
-// identity tells the columns of a schema apart.
-type identity struct {
-	labels uint64 // hash
-	kind   series.Kind
-}
-
-func identify(c *series.Column) identity { return identity{c.Labels.Hash(), c.Kind} }
 
 func (x *index) isHidden(column int) bool { return column < len(x.hidden) && x.hidden[column] }
 
