@@ -56,6 +56,9 @@ func (r *reader) search(body []byte, from int) (to int, done bool, err error) {
 			if r.format == metricsLines {
 				return 0, false, errOdd
 			}
+			if r.ahead.at(begin) {
+				r.ahead.advance(end)
+			}
 		case text[0] != '#':
 			return end, false, r.searched(body, from, begin, end)
 		case r.format == metricsLines && string(text) == "# EOF":
@@ -64,7 +67,7 @@ func (r *reader) search(body []byte, from int) (to int, done bool, err error) {
 			}
 			return 0, true, r.finish(body[from:])
 		default:
-			if err := r.comment(text); err != nil {
+			if err := r.comment(body, begin, end); err != nil {
 				return 0, false, err
 			}
 		}
@@ -152,15 +155,14 @@ func (r *reader) followPlain(body []byte, from int) int {
 	)
 	for ; at < len(lines); at++ {
 		l := &lines[at]
-		segment := text[begin:l.end]
-		if len(body)-from <= len(segment) || string(body[from:from+len(segment)]) != string(segment) {
-			break
-		}
-		v, end := number(body, from+len(segment))
-		if end == len(body) || body[end] != '\n' {
-			if v, end = longNumber(body, from+len(segment)); end == len(body) {
+		v, end := l.value, from+int(l.end-begin)+int(l.held)
+		if l.held == 0 || len(body) < end || string(body[from:end]) != string(text[begin:l.end+uint32(l.held)]) {
+			if v, end = valueBehind(body, from, text[begin:l.end]); end == len(body) {
 				break
 			}
+			l.hold(text, body[from+int(l.end-begin):end+1], v)
+		} else {
+			end--
 		}
 		if l.repeat || l.seen == round {
 			break
@@ -177,7 +179,7 @@ func (r *reader) followPlain(body []byte, from int) int {
 			values[l.column] = v
 		}
 		l.seen = round
-		from, begin = end, l.end
+		from, begin = end, l.end+uint32(l.room)
 	}
 	n := at - first
 	if n == 0 {
@@ -195,6 +197,19 @@ func (r *reader) followPlain(body []byte, from int) int {
 		r.repeat(first, at)
 	}
 	return from
+}
+
+// valueBehind returns the value that stands behind segment in the body from from on, if nothing else does, and where its
+// line ends. If the body has another segment, or something else stands behind it, it returns len(body).
+func valueBehind(body []byte, from int, segment []byte) (v float64, end int) {
+	begin := from + len(segment)
+	if len(body) <= begin || string(body[from:begin]) != string(segment) {
+		return 0, len(body)
+	}
+	if v, end = number(body, begin); end == len(body) || body[end] != '\n' {
+		v, end = longNumber(body, begin)
+	}
+	return v, end
 }
 
 // repeated takes a sample that is not plain. Its line is body[begin:end], its segment g.
@@ -216,7 +231,7 @@ func (r *reader) searched(body []byte, from, begin, end int) error {
 	if gap := r.gap(text[len(key):]); gap > 0 {
 		if s, ok := r.valueOf(text[len(key)+gap:]); ok {
 			if l, at := r.find(key); l != nil {
-				r.segment = segment{text: body[from : begin+len(key)+gap], key: begin - from, gap: gap}
+				r.segment = newSegment(body, from, begin, len(key), gap, end)
 				r.in = nil
 				return r.add(l, at, key, &s)
 			}
@@ -225,20 +240,34 @@ func (r *reader) searched(body []byte, from, begin, end int) error {
 	return r.judge(body, from, begin, end)
 }
 
+// newSegment returns the segment that begins at from, with a series of n bytes at begin and a gap behind it, in a line that
+// ends at end.
+func newSegment(body []byte, from, begin, n, gap, end int) segment {
+	value := begin + n + gap
+	g := segment{text: body[from:value], key: begin - from, gap: gap}
+	if size := end - value; size <= longest && bytes.IndexByte(body[value:end], ' ') < 0 {
+		g.room = size + 2 // for the newline, and for one digit more
+	}
+	return g
+}
+
 // judge leaves the line body[begin:end] with a sample to textparse. The segment begins at from.
 func (r *reader) judge(body []byte, from, begin, end int) error {
 	text := body[begin:end]
-	entry, err := r.parseLine(text)
+	entry, err := r.parse(body, begin, end)
 	if err != nil || entry != textparse.EntrySeries {
 		return errOdd
 	}
 	key, _, _ := r.in.Series()
+	if !bytes.HasPrefix(text, key) {
+		return errOdd // there is a newline in a label
+	}
 	gap := r.gap(text[len(key):])
 	if gap == 0 {
 		return errOdd // what comes first belongs to the series or to the value, depending on what follows
 	}
 	if r.item < 0 {
-		r.segment = segment{text: body[from : begin+len(key)+gap], key: begin - from, gap: gap}
+		r.segment = newSegment(body, from, begin, len(key), gap, end)
 	} else if !bytes.Equal(key, r.known.script.key(r.item)) {
 		return errOdd
 	}
@@ -248,14 +277,14 @@ func (r *reader) judge(body []byte, from, begin, end int) error {
 	return r.lineEnds()
 }
 
-// comment takes a line that begins with #.
-func (r *reader) comment(text []byte) error {
+// comment takes the line body[begin:end], which begins with #.
+func (r *reader) comment(body []byte, begin, end int) error {
 	f := &r.known.families
-	if name, help, ok := metadata(text, "# HELP "); ok && r.format == textLines && bytes.IndexByte(help, '\\') < 0 && utf8.Valid(help) {
+	if name, help, ok := helpOf(body[begin:end]); ok && r.format == textLines && !r.ahead.at(begin) {
 		f.setHelp(name, help)
 		return nil
 	}
-	entry, err := r.parseLine(text)
+	entry, err := r.parse(body, begin, end)
 	if err != nil {
 		return errOdd
 	}
@@ -292,27 +321,45 @@ func typOf(t model.MetricType) typ {
 	return anyType
 }
 
-// parseLine gives one line to textparse as the body that it is in the place where it stands, and returns its entry.
-func (r *reader) parseLine(text []byte) (textparse.Entry, error) {
+// ahead is what textparse was given beyond the line that was asked for.
+type ahead struct {
+	in    textparse.Parser
+	given int // lines
+	left  int // of them
+	next  int // where the first of these begins in the body
+}
+
+// at reports whether textparse stands at the line that begins at i.
+func (a *ahead) at(i int) bool { return a.left > 0 && a.next == i }
+
+func (a *ahead) advance(end int) { a.left, a.next = a.left-1, end+1 }
+
+// parse returns what textparse finds in the line body[begin:end], as if it had read all that stands above. To make a
+// parser costs more than to read a line, so that it is given the more lines at once the longer none is known. In
+// OpenMetrics it is given one: some errors show in the next line only.
+func (r *reader) parse(body []byte, begin, end int) (textparse.Entry, error) {
+	const most = 64
+	a := &r.ahead
+	text := body[begin:end]
 	if bytes.IndexByte(text, 0) >= 0 {
 		return 0, errOdd // it ends a body for textparse in some places
 	}
-	b := r.buffer[:0]
-	switch r.typ {
-	case histogramType:
-		b = append(b, "# TYPE x histogram\n"...)
-	case summaryType:
-		b = append(b, "# TYPE x summary\n"...)
+	if text[0] == '#' && bytes.IndexByte(text, '"') >= 0 {
+		*a = ahead{} // there may be a newline in a name
+	} else if a.at(begin) {
+		a.advance(end)
+		r.in = a.in
+		return r.in.Next()
 	}
-	b = append(append(b, text...), '\n')
-	if r.format == metricsLines {
-		b = append(b, "# EOF\n"...)
-		r.in = textparse.NewOpenMetricsParser(b, labels.NewSymbolTable())
-	} else {
-		b = append(b, '\n')
-		r.in = textparse.NewPromParser(b[:len(b)-1], labels.NewSymbolTable(), false)
+	given, to := 1, end
+	if r.format == textLines && a.next == begin && a.given > 0 {
+		for more := min(2*a.given, most); given < more && to+1 < len(body); given++ {
+			to = lineEnd(body, to+1)
+		}
 	}
-	r.buffer = b
+	r.give(body[begin:to])
+	*a = ahead{in: r.in, given: given, left: given}
+	a.advance(end)
 	if r.typ != anyType {
 		if _, err := r.in.Next(); err != nil {
 			return 0, err
@@ -321,25 +368,45 @@ func (r *reader) parseLine(text []byte) (textparse.Entry, error) {
 	return r.in.Next()
 }
 
+// give makes a textparse parser for lines that stand under the current type line.
+func (r *reader) give(lines []byte) {
+	b := r.buffer[:0]
+	switch r.typ {
+	case histogramType:
+		b = append(b, "# TYPE x histogram\n"...)
+	case summaryType:
+		b = append(b, "# TYPE x summary\n"...)
+	}
+	b = append(append(b, lines...), '\n')
+	if r.format == metricsLines {
+		b = append(b, "# EOF\n"...)
+		r.in = textparse.NewOpenMetricsParser(b, labels.NewSymbolTable())
+	} else {
+		r.in = textparse.NewPromParser(b[:len(b)-1], labels.NewSymbolTable(), false)
+	}
+	r.buffer = b
+}
+
 // lineEnds returns an error if textparse has found more in a line than one entry.
 func (r *reader) lineEnds() error {
+	if r.format == textLines {
+		return nil // its parser has read the newline
+	}
 	if _, err := r.in.Next(); !errors.Is(err, io.EOF) {
 		return errOdd
 	}
 	return nil
 }
 
-// metadata splits a comment in the common spelling.
-func metadata(text []byte, prefix string) (name, rest []byte, ok bool) {
-	rest, ok = bytes.CutPrefix(text, []byte(prefix))
-	if !ok || bytes.IndexByte(rest, 0) >= 0 {
+// helpOf splits a help line of the text format in the common spelling.
+func helpOf(text []byte) (name, help []byte, ok bool) {
+	help, ok = bytes.CutPrefix(text, []byte("# HELP "))
+	n := nameLen(help)
+	if !ok || n == 0 || n == len(help) || help[n] != ' ' {
 		return nil, nil, false
 	}
-	n := nameLen(rest)
-	if n == 0 || n == len(rest) || rest[n] != ' ' {
-		return nil, nil, false
-	}
-	return rest[:n], rest[n+1:], true
+	name, help = help[:n], help[n+1:]
+	return name, help, bytes.IndexByte(help, 0) < 0 && bytes.IndexByte(help, '\\') < 0 && utf8.Valid(help)
 }
 
 // nameLen is the length of the name of a metric at the beginning of text.

@@ -120,11 +120,13 @@ func float(text []byte) (float64, bool) {
 	return v, true
 }
 
+// longest is as long as a number is with all digits that a float64 can need.
+const longest = 25
+
 // longNumber reads the value that begins at b[i] if nothing but a newline follows, and returns where it ends. If
 // something else follows, or it is no value, it returns len(b).
 func longNumber(b []byte, i int) (v float64, end int) {
-	const most = 32
-	n := bytes.IndexByte(b[i:min(i+most, len(b))], '\n')
+	n := bytes.IndexByte(b[i:min(i+longest+1, len(b))], '\n')
 	if n < 0 {
 		return 0, len(b)
 	}

@@ -35,6 +35,8 @@ type reader struct {
 	segment segment // if it does not
 	typ     typ     // of the type line above
 
+	ahead ahead
+
 	// Results of interface calls, here because they would escape once per sample.
 	labels  labels.Labels
 	next    exemplar.Exemplar

@@ -20,11 +20,14 @@ type script struct {
 }
 
 // line is one sample of a script. In a text format its segment is all between the sample before and its own value:
-// comments, the series, a space. In others it is the bytes that textparse gives for the series.
+// comments, the series, a space. In others it is the bytes that textparse gives for the series. The newest value of a
+// series is held behind its segment, so that both together are compared when it has not changed.
 type line struct {
-	end     uint32 // of the segment in the text; it begins where that of the line before ends
+	end     uint32 // of the segment in the text
 	key     uint32 // where the bytes that expose the series begin in the text
 	gap     uint8  // length of what stands between them and the value
+	room    uint8  // bytes behind the segment that are free to hold the value; the next segment follows
+	held    uint8  // bytes of them that hold it, with a newline; 0 if they do not
 	typ     typ    // of the type line above, whatever its family
 	kind    series.Kind
 	repeat  bool // the series stands above already; all below is known there
@@ -33,7 +36,15 @@ type line struct {
 	column  uint32
 	table   *table  // nil if dropped
 	family  *family // the metadata under which it stands
+	value   float64 // that is held
 	seen    uint64  // round that had it last
+}
+
+// hold keeps a value and its spelling, with the newline, if there is room for it.
+func (l *line) hold(text, spelling []byte, v float64) {
+	if l.held = 0; len(spelling) <= int(l.room) {
+		l.held, l.value = uint8(copy(text[l.end:], spelling)), v
+	}
 }
 
 // begin is where the segment of line i begins.
@@ -41,7 +52,8 @@ func (s *script) begin(i int) uint32 {
 	if i == 0 {
 		return 0
 	}
-	return s.lines[i-1].end
+	l := &s.lines[i-1]
+	return l.end + uint32(l.room)
 }
 
 func (s *script) key(i int) []byte {
@@ -108,21 +120,24 @@ type segment struct {
 	text []byte
 	key  int // where the series begins in text
 	gap  int // length of what stands behind the series
+	room int // for the value
 }
 
 func (s *script) segment(i int) segment {
 	begin, l := s.begin(i), &s.lines[i]
-	return segment{text: s.text[begin:l.end], key: int(l.key - begin), gap: int(l.gap)}
+	return segment{text: s.text[begin:l.end], key: int(l.key - begin), gap: int(l.gap), room: int(l.room)}
 }
 
 // append adds l with another segment.
 func (s *script) append(l line, g segment) error {
 	begin := len(s.text)
-	if begin+len(g.text) > math.MaxUint32 {
+	if begin+len(g.text)+g.room > math.MaxUint32 {
 		return &LimitError{Limit: "body_size_limit", Max: math.MaxUint32, Detail: "names of all series"}
 	}
 	s.text = append(s.text, g.text...)
 	l.key, l.end, l.gap = uint32(begin+g.key), uint32(len(s.text)), uint8(g.gap)
+	l.room, l.held = uint8(g.room), 0
+	s.text = append(s.text, make([]byte, g.room)...)
 	s.lines = append(s.lines, l)
 	return nil
 }
@@ -134,7 +149,7 @@ func (s *script) copy(from *script, first, last int) {
 	}
 	begin := from.begin(first)
 	shift := uint32(len(s.text)) - begin
-	s.text = append(s.text, from.text[begin:from.lines[last-1].end]...)
+	s.text = append(s.text, from.text[begin:from.begin(last)]...)
 	n := len(s.lines)
 	s.lines = append(s.lines, from.lines[first:last]...)
 	for i := range s.lines[n:] {
