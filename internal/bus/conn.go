@@ -23,8 +23,10 @@ const (
 	connectTimeout    = 3 * time.Second
 	reconnectMin      = 250 * time.Millisecond
 	reconnectMax      = 5 * time.Second
-	publishTimeout    = 5 * time.Second
-	unansweredMax     = 2 // publishes in a row, after which the connection is given up
+	publishTimeout    = 5 * time.Second // and what the message needs at slowestLink
+	slowestLink       = 8 << 10         // bytes per second: 256 kbit/s, of which a long way and lost packets leave a quarter
+	largestFrame      = 512 << 10       // that edges send
+	unansweredMax     = 2               // publishes in a row, after which the connection is given up
 	apiTimeout        = 5 * time.Second
 	repeatedErrorsGap = time.Minute
 )

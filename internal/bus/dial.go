@@ -50,6 +50,9 @@ func (c *Conn) natsOptions() (*nats.Options, error) {
 		if err := ValidSite(site); err != nil {
 			return nil, err
 		}
+		// The answer to a ping waits behind the frame that is on its way, so no frame may take longer than the pings go
+		// on. That nobody is there any more an edge learns from its publishes, and sooner.
+		o.MaxPingsOut = int(publishTime(largestFrame)/pingInterval) + 1
 		o.InboxPrefix = InboxPrefix(site) + "." + rand.Text() // nobody can guess where answers arrive
 	}
 	dialer := &dialer{conn: c, net: net.Dialer{Timeout: connectTimeout, KeepAlive: -1}}
@@ -282,6 +285,9 @@ func (d *dialer) dialProxy(network, address string) (_ net.Conn, err error) {
 	}
 	if response.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("proxy answers %s", response.Status)
+	}
+	if length := response.Header.Get("Content-Length"); length != "" && length != "0" {
+		return nil, fmt.Errorf("proxy answers with a page (%s) instead of a tunnel; it may want a login", response.Header.Get("Content-Type"))
 	}
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return nil, err

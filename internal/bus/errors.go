@@ -21,7 +21,7 @@ var (
 	ErrNotConnected = errors.New("not connected")
 	// ErrNoListener means that nobody listens on the subject: no stream, no hub, no edge.
 	ErrNoListener = errors.New("nobody listens on this subject")
-	// ErrTooLarge means that the payload exceeds what the server takes; see MaxPayload.
+	// ErrTooLarge means that the payload exceeds what the server takes, see MaxPayload, or the stream.
 	ErrTooLarge = errors.New("larger than the server allows")
 	// ErrDenied means that the server refuses this subject to this client.
 	ErrDenied = errors.New("permission denied by the server")
@@ -35,6 +35,7 @@ var (
 const (
 	codeStreamNotFound       = 10059
 	codeMessageNotFound      = 10037
+	codeMessageTooLarge      = 10054 // for the stream's max_msg_size
 	codeWrongSequence        = 10071 // names the actual one
 	codeWrongSequenceUnnamed = 10164 // another message of the subject is in flight inside the server
 )

@@ -23,8 +23,9 @@ type Message struct {
 }
 
 // Publish stores a message on a subject of which the last message has sequence expect, 0 for none, and returns its
-// sequence. It waits at most five seconds. The payload is not kept. See the error variables for what can go wrong:
-// after ErrDoubtful the message should be published again, with the same expectation.
+// sequence. It waits for the answer five seconds, and longer the larger the payload is. The payload is not kept. See the
+// error variables for what can go wrong: after ErrDoubtful the message should be published again, with the same
+// expectation.
 func (c *Conn) Publish(ctx context.Context, subject string, payload []byte, expect uint64) (uint64, error) {
 	started := time.Now()
 	sequence, err := c.publish(ctx, subject, payload, expect)
@@ -36,7 +37,7 @@ func (c *Conn) Publish(ctx context.Context, subject string, payload []byte, expe
 }
 
 func (c *Conn) publish(ctx context.Context, subject string, payload []byte, expect uint64) (uint64, error) {
-	answer, err := c.roundTrip(ctx, publishTimeout, &nats.Msg{
+	answer, err := c.roundTrip(ctx, publishTime(len(payload)), &nats.Msg{
 		Subject: subject,
 		Data:    payload,
 		Header:  nats.Header{"Nats-Expected-Last-Subject-Sequence": {strconv.FormatUint(expect, 10)}},
@@ -49,6 +50,11 @@ func (c *Conn) publish(ctx context.Context, subject string, payload []byte, expe
 		return 0, fmt.Errorf("%w: %w", ErrDoubtful, err)
 	}
 	return parseAck(subject, answer.Data)
+}
+
+// publishTime is how long the answer to a publish may take.
+func publishTime(bytes int) time.Duration {
+	return publishTimeout + time.Duration(bytes)*time.Second/slowestLink
 }
 
 func hadNoEffect(err error) bool {
@@ -96,6 +102,8 @@ func parseAck(subject string, data []byte) (uint64, error) {
 			return 0, fmt.Errorf("%w: %w", ErrDoubtful, e.plain())
 		}
 		return 0, &SequenceError{Subject: subject, Last: last}
+	case e.ErrCode == codeMessageTooLarge:
+		return 0, fmt.Errorf("%w: %w: %s", ErrNotStored, ErrTooLarge, e.Description)
 	default:
 		return 0, e.plain()
 	}
