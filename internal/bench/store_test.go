@@ -41,6 +41,67 @@ func BenchmarkStoreMemory(b *testing.B) {
 	}
 }
 
+// BenchmarkApplyWait reports how long a row of a hub with 1M series has to wait at most while /federate answers with all
+// of them: the longest that storing any row took, beside the first answer, which builds the index, and the median of
+// those beside the others. The pauses of collector, scheduler and machine are in it; idle-wait-ms is the same for equal
+// times in which there is nothing but a goroutine that turns.
+func BenchmarkApplyWait(b *testing.B) {
+	const n = 1_000_000
+	node := nodeColumns(b)
+	for _, c := range []struct {
+		name    string
+		columns func(source int) []series.Column
+	}{
+		{"shared", func(int) []series.Column { return node }},
+		{"unshared", podColumns},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			st, now := filledStore(b, n, c.columns)
+			catalog := series.NewCatalog()
+			row := bareRow(1_000_000, catalog.Extend(catalog.Empty(), node))
+			rank := uint64(0)
+			// longest stores a row again and again while f runs, and returns the longest time that took, in ms.
+			longest := func(f func()) float64 {
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					f()
+				}()
+				for worst := time.Duration(0); ; {
+					rank++
+					start := time.Now()
+					if err := st.Apply("ams-1", store.Rank{Frame: rank}, row, begin); err != nil {
+						b.Fatal(err)
+					}
+					worst = max(worst, time.Since(start))
+					select {
+					case <-done:
+						return float64(worst.Microseconds()) / 1e3
+					default:
+					}
+				}
+			}
+			start := time.Now()
+			first := longest(func() { answerAll(b, st, now) })
+			took := time.Since(start)
+			var waits, idle []float64
+			for b.Loop() {
+				waits = append(waits, longest(func() { answerAll(b, st, now) }))
+				idle = append(idle, longest(func() {
+					for end := time.Now().Add(took); time.Now().Before(end); {
+					}
+				}))
+			}
+			slices.Sort(waits)
+			slices.Sort(idle)
+			b.ReportMetric(first, "first-apply-wait-ms")
+			b.ReportMetric(waits[len(waits)/2], "apply-wait-ms")
+			b.ReportMetric(idle[len(idle)/2], "idle-wait-ms")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
 // storeMemory fills a store until it has n series, asks for all of them, and returns the bytes that each takes.
 func storeMemory(b *testing.B, n int, columns func(source int) []series.Column) float64 {
 	before := heap()
