@@ -14,10 +14,10 @@ RACE     = $(filter-out $(shell $(GO) list $(SINGLE)),$(ALL))
 # Tests that run other programs look for them here first.
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: build check lint test test-integration bench tools clean
+.PHONY: build check lint test test-integration bench bench-process bench-peers tools clean
 
 build:
-	$(GO) build -trimpath -tags '$(TAGS)' -ldflags '-s -w -X main.version=$(VERSION)' -o bin/thalweg ./cmd/thalweg
+	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '-s -w -X main.version=$(VERSION)' -o bin/thalweg ./cmd/thalweg
 
 # Fast: no race detector, short tests. TestImportDirection and its like are in the package at the root.
 check: lint
@@ -38,8 +38,17 @@ test: tools lint
 test-integration: tools
 	$(GO) test -count=1 -timeout=15m -v ./cmd/...
 
+# All promises that hold inside of one process, in less than ten minutes. docs/performance.md says what they mean.
 bench:
-	$(GO) test -run='^$$' -bench=. -benchmem ./internal/...
+	$(GO) test -run='^$$' -bench=. -skip='^Benchmark(Process|Peers)$$' -timeout=30m ./internal/bench
+
+# The real program between real targets and a real server, in about eight minutes.
+bench-process: build
+	$(GO) test -run='^$$' -bench='^BenchmarkProcess$$' -benchtime=1x -timeout=30m ./internal/bench
+
+# Other agents on the same targets: those of prometheus and vmagent that are on PATH.
+bench-peers: tools
+	$(GO) test -run='^$$' -bench='^BenchmarkPeers$$' -benchtime=1x -timeout=30m ./internal/bench
 
 tools:
 	scripts/tools.sh

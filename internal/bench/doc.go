@@ -1,6 +1,10 @@
 // Package bench measures what DESIGN promises, under stable names, with the product's default settings.
 //
-//	go test -run '^$' -bench . ./internal/bench
+//	make bench          # all that runs inside of one process
+//	make bench-process  # the real program between real targets and a real server
+//	make bench-peers    # other agents on the same targets
+//
+// docs/performance.md says what the figures mean.
 //
 // The workload is real: twenty consecutive scrapes of a node_exporter and of a Prometheus server (package frame,
 // testdata/corpus), replayed by twenty targets. Target i begins with scrape i, its values are scaled by a factor of its
