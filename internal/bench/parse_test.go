@@ -76,7 +76,7 @@ func benchmarkParse(b *testing.B, name string, targets int, format expfmt.Format
 }
 
 // convert returns a body of the text format in another one.
-func convert(b *testing.B, body []byte, format expfmt.Format) []byte {
+func convert(b testing.TB, body []byte, format expfmt.Format) []byte {
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(bytes.NewReader(body))
 	if err != nil {
