@@ -10,6 +10,7 @@ import (
 	mathrand "math/rand/v2"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -63,8 +64,12 @@ type Edge struct {
 	settings chan Config // of Apply, for Run
 
 	live, backfill *wire
+	resending      atomic.Bool // a lane found a loss, and all is sent again: the other lane need not find it too
+	broken         bool        // the live lane must go on with a keyframe; of the goroutine that keeps the link
 
-	silence, silenceCheck time.Duration // the constants, but for tests
+	// The constants, but for tests.
+	silence, silenceCheck time.Duration
+	tailBytes             int64
 
 	// mu is held while a row is encoded and while frames are appended to the outbox, so that frames stand there in the
 	// order in which they were made.
@@ -76,6 +81,7 @@ type Edge struct {
 	told     struct{ outbox, own int } // how many of them stand in the frames that are being stored
 	appended chan struct{}
 	maxAge   time.Duration
+	largest  int // bound for frames beside the server's max_payload, in bytes; 0: none
 	welcome  lane.Welcome
 
 	status statusBoard
@@ -93,7 +99,7 @@ func New(o Options) (*Edge, error) {
 	e := &Edge{
 		site: o.Site, log: o.Logger, repeats: telemetry.NewRepeats(o.Logger, repeatEvery), conn: o.Conn, outbox: box, now: o.Now, version: o.Version, epoch: newEpoch(),
 		control: o.Conn.Root().NewControl(o.Site), metrics: newMetrics(), settings: make(chan Config, 1),
-		silence: silence, silenceCheck: silenceCheck,
+		silence: silence, silenceCheck: silenceCheck, tailBytes: tailBytes,
 		config: o.Config, appended: make(chan struct{}), maxAge: o.StreamMaxAge,
 	}
 	e.live = newWire(e, bus.Live)
@@ -206,7 +212,7 @@ func (e *Edge) store() error {
 		close(e.appended)
 		e.appended = make(chan struct{})
 		e.status.clear("outbox")
-		if e.outbox.Crowded() {
+		if e.outbox.Crowded() || e.tailGrows() {
 			e.sender.RequestKeyframe(e.now().UnixMilli(), false)
 		}
 		return nil
@@ -231,6 +237,12 @@ func (e *Edge) store() error {
 	e.repeats.Log(slog.LevelError, "outbox", "outbox refused frames", slog.String("site", e.site),
 		slog.Uint64("rows", loss.Rows), slog.Any("err", err))
 	return fmt.Errorf("store frames: %w", err)
+}
+
+// tailGrows reports whether, during an outage, the newest file should end, so that it is small enough to go first when
+// the link returns. The caller holds mu.
+func (e *Edge) tailGrows() bool {
+	return e.outbox.UnsentBytes() > e.tailBytes/2 && e.sender.SinceKeyframe(e.now().UnixMilli()) > e.keyframeInterval()/3
 }
 
 // lose notes frames that no hub will get, to be announced in a frame that is stored. The caller holds mu.

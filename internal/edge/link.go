@@ -20,6 +20,10 @@ const (
 	silence = 5 * time.Minute
 	// silenceCheck is how often it looks.
 	silenceCheck = 30 * time.Second
+	// smallestLimit is the least that frames are bounded to, however small what the server refused.
+	smallestLimit = 4 << 10
+	// tailBytes is how much of a backlog goes first, on the live lane: what a link of 1 Mbit/s carries in two seconds.
+	tailBytes = 256 << 10
 	// backlogCheck is how often an idle backfill lane looks for something to fill.
 	backlogCheck = 30 * time.Second
 )
@@ -89,9 +93,7 @@ func (e *Edge) whileConnected(ctx context.Context, f func(context.Context) error
 // session is the life of one connection. It reports whether the lanes could be looked at, besides why it ended.
 func (e *Edge) session(ctx context.Context) (resolved bool, err error) {
 	e.mu.Lock()
-	if most := int(e.conn.MaxPayload())/2 - headroom; most > 0 {
-		e.sender.Limit(min(frame.DefaultMaxBody, most))
-	}
+	e.applyLimit()
 	e.mu.Unlock()
 	for {
 		last, err := e.resolve(ctx)
@@ -116,6 +118,7 @@ func (e *Edge) resolve(ctx context.Context) (last frame.ID, err error) {
 	if _, err := e.backfill.resolve(ctx); err != nil {
 		return last, err
 	}
+	e.resending.Store(false)
 	e.serverLost(e.live, e.backfill)
 	if id, ok := e.backfill.publisher.Missing(); ok {
 		e.outbox.Unack(id.Epoch, id.Number, id.Number) // so that there is something to publish
@@ -133,6 +136,7 @@ func (e *Edge) serverLost(lanes ...*wire) bool {
 		w.lost = false
 	}
 	if lost {
+		e.resending.Store(true)
 		e.metrics.serverLosses.Inc()
 		e.log.Warn("the server no longer holds what it had stored; sending again what the outbox holds", "site", e.site)
 	}
@@ -141,18 +145,11 @@ func (e *Edge) serverLost(lanes ...*wire) bool {
 
 // runLanes plans where the live lane goes on and runs both lanes until one fails.
 func (e *Edge) runLanes(ctx context.Context, last frame.ID) error {
-	unacked := e.outbox.Unacked()
-	var oldest lane.Pending
-	if len(unacked) > 0 {
-		u := unacked[0]
-		oldest = lane.Pending{First: frame.ID{Epoch: u.Epoch, Number: u.From}, FirstSent: u.FirstSent}
+	standing := e.standing(last)
+	start := lane.PlanStart(standing, e.now().UnixMilli())
+	if e.broken { // what comes next in the outbox applies to frames that cannot be sent
+		start, e.broken = lane.Start{Keyframe: true}, false
 	}
-	head, _ := e.outbox.Last()
-	group, ok := e.outbox.KeyframeBefore(oldest.First)
-	if !ok {
-		group = oldest.First
-	}
-	start := lane.PlanStart(oldest, len(unacked) > 0, last, head.ID, group, e.now().UnixMilli(), e.inOrder())
 	reader, from := (*outbox.Reader)(nil), start.From
 	if start.Keyframe {
 		var err error
@@ -162,7 +159,7 @@ func (e *Edge) runLanes(ctx context.Context, last frame.ID) error {
 	} else {
 		reader = e.outbox.Reader(start.From)
 	}
-	e.log.Debug("live lane goes on", "site", e.site, "from", from, "keyframe", start.Keyframe, "pending_runs", len(unacked))
+	e.log.Debug("live lane goes on", "site", e.site, "from", from, "keyframe", start.Keyframe, "oldest", standing.Oldest)
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -173,7 +170,7 @@ func (e *Edge) runLanes(ctx context.Context, last frame.ID) error {
 			cancel()
 		}
 	})
-	err := e.runLive(ctx, reader)
+	err := e.runLive(ctx, reader, standing.Head)
 	cancel()
 	backfill.Wait()
 	if err == nil || errors.Is(err, context.Canceled) && backfillErr != nil {
@@ -182,8 +179,31 @@ func (e *Edge) runLanes(ctx context.Context, last frame.ID) error {
 	return err
 }
 
-// runLive publishes what the reader gives, and what comes behind it, on the live lane.
-func (e *Edge) runLive(ctx context.Context, reader *outbox.Reader) error {
+// standing is where the edge stands, with a last frame on the live lane.
+func (e *Edge) standing(last frame.ID) lane.Standing {
+	s := lane.Standing{Last: last, InOrder: e.inOrder()}
+	head, _ := e.outbox.Last()
+	s.Head = head.ID
+	s.Newest, s.NewestSent = e.outbox.NewestKeyframe()
+	unacked := e.outbox.Unacked()
+	if len(unacked) == 0 {
+		return s
+	}
+	oldest := &unacked[0]
+	s.Oldest, s.OldestSent = frame.ID{Epoch: oldest.Epoch, Number: oldest.From}, oldest.FirstSent
+	s.Group = s.Oldest
+	if group, ok := e.outbox.KeyframeBefore(s.Oldest); ok {
+		s.Group = group
+	}
+	if _, missing := e.backfill.publisher.Missing(); !missing { // else that lane must have something to publish
+		s.Tail = e.outbox.TailKeyframe(e.tailBytes)
+	}
+	return s
+}
+
+// runLive publishes what the reader gives, and what comes behind it, on the live lane. Frames up to
+// head, which was the newest when it was planned, may be old.
+func (e *Edge) runLive(ctx context.Context, reader *outbox.Reader, head frame.ID) error {
 	defer reader.Close()
 	for {
 		_, more := e.newestFrame()
@@ -207,20 +227,58 @@ func (e *Edge) runLive(ctx context.Context, reader *outbox.Reader) error {
 			}
 			continue
 		}
-		if age := e.now().UnixMilli() - first.Sent; age > lane.Backlog.Milliseconds() && !e.inOrder() {
-			return fmt.Errorf("%w: frame %s is %s old", errReplan, first.ID, time.Duration(age)*time.Millisecond)
+		behind := !e.outbox.Holds(head) || e.outbox.Before(head, first.ID)
+		if behind && lane.Old(first.Sent, e.now().UnixMilli()) && !e.inOrder() {
+			return fmt.Errorf("%w: frame %s is of %s", errReplan, first.ID, first.SentTime().UTC().Format(time.RFC3339))
 		}
 		if err := e.live.send(ctx, data, &first, &last); err != nil {
-			if !errors.Is(err, bus.ErrTooLarge) {
-				return err
+			if errors.Is(err, bus.ErrTooLarge) {
+				e.tooLarge(e.live, &first, &last, len(data), err)
+				err = fmt.Errorf("%w: %w", errReplan, err)
 			}
-			e.skip(&first, &last, err)
-			return fmt.Errorf("%w: %w", errReplan, err)
+			return err
 		}
 		if e.serverLost(e.live) {
 			return errServerLost
 		}
 	}
+}
+
+// tooLarge deals with a message that the server will never take: it tries smaller ones, or gives a frame up. It reports
+// whether there are smaller ones.
+func (e *Edge) tooLarge(w *wire, first, last *frame.Header, bytes int, cause error) bool {
+	w.largest = bytes / 2
+	e.limitFrames(bytes / 2)
+	if first.Number != last.Number {
+		return true
+	}
+	if !e.outbox.Acked(first.ID) { // else it was given up before
+		e.skip(first, last, cause)
+	}
+	e.broken = e.broken || w == e.live
+	return false
+}
+
+// limitFrames bounds the frames that are made from now on, by what one proved to be too large.
+func (e *Edge) limitFrames(bytes int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.largest == 0 || bytes < e.largest {
+		e.largest = max(bytes, smallestLimit)
+	}
+	e.applyLimit()
+}
+
+// applyLimit tells the sender what the server takes. The caller holds mu.
+func (e *Edge) applyLimit() {
+	limit := frame.DefaultMaxBody
+	if most := int(e.conn.MaxPayload())/2 - headroom; most > 0 {
+		limit = min(limit, most)
+	}
+	if e.largest > 0 {
+		limit = min(limit, e.largest)
+	}
+	e.sender.Limit(limit)
 }
 
 var errNeedsLarger = errors.New("they apply to a frame that was larger than the server allows")
@@ -318,10 +376,13 @@ func (e *Edge) fill(ctx context.Context, r outbox.Range, limit *rate.Limiter) er
 				return err
 			}
 			err := e.backfill.send(ctx, data, &first, &last)
-			switch broken = errors.Is(err, bus.ErrTooLarge); {
-			case broken && first.Number >= r.From: // else it was given up before
-				e.skip(&first, &last, err)
-			case !broken && err != nil:
+			switch {
+			case errors.Is(err, bus.ErrTooLarge):
+				if e.tooLarge(e.backfill, &first, &last, len(data), err) {
+					return nil // found anew
+				}
+				broken = true
+			case err != nil:
 				return err
 			}
 		}

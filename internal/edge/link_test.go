@@ -171,7 +171,6 @@ func TestReplacement(t *testing.T) {
 	a.allStored() // after the silence
 	a.healthy()
 	p.reading.expect(a, b)
-	p.reading.once(bus.Live)
 	a.noLoss()
 	b.noLoss()
 }
@@ -203,7 +202,9 @@ func TestLiveFirst(t *testing.T) {
 	t.Parallel()
 	p := single(t)
 	dir := t.TempDir()
-	s := start(t, p.proxy.URL(), dir, func(o *Options) { o.Config.Outbox.BackfillBytesPerSecond = 1 })
+	s := prepare(t, p.proxy.URL(), dir, func(o *Options) { o.Config.Outbox.BackfillBytesPerSecond = 1 })
+	s.edge.tailBytes = 0
+	s.run()
 	s.sink(1)
 	s.allStored()
 	p.proxy.Refuse(true)

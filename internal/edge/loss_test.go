@@ -32,6 +32,7 @@ func TestServerLossBetweenProcesses(t *testing.T) {
 			p := single(t)
 			dir := t.TempDir()
 			s := prepare(t, p.proxy.URL(), dir)
+			s.edge.tailBytes = 0
 			s.sink(3)
 			s.sink(3)
 			s.ahead.Store(int64(2 * time.Minute))

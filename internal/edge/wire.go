@@ -32,6 +32,7 @@ type wire struct {
 	flight    lane.Span // what is in flight, in epoch flightOf
 	flightOf  frame.Epoch
 	lost      bool    // the server lost frames; who drives the lane has yet to plan anew
+	largest   int     // bound for messages beside the server's max_payload, in bytes; 0: none
 	rate      float64 // measured, in bytes per second
 
 	mu       sync.Mutex
@@ -57,7 +58,7 @@ func newWire(e *Edge, l bus.Lane) *wire {
 // resolve finds out, at the start of a session, what the lane's last frame is (zero: none, or not ours), and whether
 // what was in flight when the last session ended is stored.
 func (w *wire) resolve(ctx context.Context) (last frame.ID, err error) {
-	if newest, _ := w.publisher.Newest(); !w.e.outbox.Holds(newest) {
+	if newest, _ := w.publisher.Newest(); w.e.resending.Load() || !w.e.outbox.Holds(newest) {
 		w.publisher.Moot()
 	}
 	w.publisher.Relook()
@@ -255,6 +256,9 @@ func (w *wire) room() int {
 	most := int(w.e.conn.MaxPayload())/2 - headroom
 	if most <= 0 {
 		most = 512<<10 - headroom
+	}
+	if w.largest > 0 {
+		most = min(most, w.largest)
 	}
 	return min(most, max(int(w.rate/10), 16<<10))
 }

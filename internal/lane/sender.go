@@ -26,10 +26,14 @@ type Sender struct {
 	cfg     SenderConfig
 	encoder *frame.Encoder
 
+	now          int64 // of the newest call
 	keyframeDue  int64 // when the next keyframe must begin
 	lastKeyframe int64
 	lastForget   int64
 }
+
+// maxStep is more than what passes between two calls: when the clock shows more it was set, or the machine slept.
+const maxStep = time.Minute
 
 // NewSender begins an epoch.
 func NewSender(cfg SenderConfig) *Sender {
@@ -39,6 +43,7 @@ func NewSender(cfg SenderConfig) *Sender {
 // Append adds a row, and appends to dst the frames that this closed. now is in milliseconds since 1970, here and below.
 // An error means that the row is not one; the sender goes on.
 func (s *Sender) Append(dst [][]byte, row *series.Row, now int64) ([][]byte, error) {
+	s.observe(now)
 	if s.encoder.Empty() && now >= s.keyframeDue {
 		s.beginKeyframe(now)
 	}
@@ -47,6 +52,7 @@ func (s *Sender) Append(dst [][]byte, row *series.Row, now int64) ([][]byte, err
 
 // Flush closes the frame under construction, if there is anything in it, and does what is due.
 func (s *Sender) Flush(dst [][]byte, now int64) [][]byte {
+	s.observe(now)
 	if now-s.lastForget >= s.cfg.Lookback.Milliseconds()/2 {
 		s.lastForget = now
 		dst = s.encoder.ForgetSilent(dst, func(source *series.Source) int64 {
@@ -60,6 +66,7 @@ func (s *Sender) Flush(dst [][]byte, now int64) [][]byte {
 // RequestKeyframe makes the next frame a keyframe. From outside (a hub asks) it is granted every KeyframeSpacing at
 // most; it reports whether it was granted.
 func (s *Sender) RequestKeyframe(now int64, outside bool) bool {
+	s.observe(now)
 	if outside && now-s.lastKeyframe < KeyframeSpacing.Milliseconds() && s.lastKeyframe != 0 {
 		return false
 	}
@@ -67,11 +74,28 @@ func (s *Sender) RequestKeyframe(now int64, outside bool) bool {
 	return true
 }
 
+// observe takes note of the time. When the clock was set, what is due stays as far away as it was, and no source counts
+// as silent for that.
+func (s *Sender) observe(now int64) {
+	if step := now - s.now; s.now != 0 && (step < 0 || step > maxStep.Milliseconds()) {
+		s.keyframeDue += step
+		s.lastKeyframe += step
+		s.lastForget = now
+	}
+	s.now = now
+}
+
 func (s *Sender) beginKeyframe(now int64) {
 	s.encoder.RequestKeyframe()
 	s.lastKeyframe = now
 	interval := float64(s.cfg.KeyframeInterval.Milliseconds())
 	s.keyframeDue = now + int64(interval*(1-s.cfg.Jitter()/10))
+}
+
+// SinceKeyframe is how long ago the newest keyframe was made or asked for.
+func (s *Sender) SinceKeyframe(now int64) time.Duration {
+	s.observe(now)
+	return time.Duration(now-s.lastKeyframe) * time.Millisecond
 }
 
 // Lost announces frames that will never reach a hub.

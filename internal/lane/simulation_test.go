@@ -270,17 +270,16 @@ func (s *simulation) resolve() {
 }
 
 func (s *simulation) plan(last frame.ID) {
-	var oldest lane.Pending
-	var head, group frame.ID
-	pending := s.box.unacked()
-	if len(s.box) > 0 {
-		head = s.box[len(s.box)-1].header.ID
+	x := lane.Standing{Last: last, InOrder: s.inOrder}
+	if pending := s.box.unacked(); pending < len(s.box) {
+		x.Oldest, x.OldestSent = s.box[pending].header.ID, s.box[pending].header.Sent
+		x.Group = s.box[s.box.group(pending)].header.ID
 	}
-	if pending < len(s.box) {
-		oldest = lane.Pending{First: s.box[pending].header.ID, FirstSent: s.box[pending].header.Sent}
-		group = s.box[s.box.group(pending)].header.ID
+	if n := len(s.box); n > 0 {
+		newest := s.box[s.box.group(n-1)].header
+		x.Head, x.Newest, x.NewestSent = s.box[n-1].header.ID, newest.ID, newest.Sent
 	}
-	start := lane.PlanStart(oldest, pending < len(s.box), last, head, group, s.now, s.inOrder)
+	start := lane.PlanStart(x, s.now)
 	if start.Keyframe {
 		s.store(s.sender.Flush(nil, s.now))
 		s.sender.RequestKeyframe(s.now, false)
@@ -346,7 +345,7 @@ func (s *simulation) begin(w *way) {
 		w.to++
 	}
 	first, last := s.box[w.from].header, s.box[w.to].header
-	if !w.backfill && !s.inOrder && s.now-first.Sent > lane.Backlog.Milliseconds() {
+	if !w.backfill && !s.inOrder && lane.Old(first.Sent, s.now) {
 		s.session = false
 		return
 	}

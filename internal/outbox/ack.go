@@ -32,6 +32,18 @@ func (o *Outbox) Unack(epoch frame.Epoch, from, to uint64) {
 	}
 }
 
+// Acked reports whether a frame is here and acknowledged.
+func (o *Outbox) Acked(id frame.ID) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, g := range o.groups {
+		if g.holds(id) {
+			return g.acked.cover(id.Number, id.Number)
+		}
+	}
+	return false
+}
+
 // Unacked returns what the server is not known to have stored, in the order of writing. Ranges that touch are one.
 // It reads the headers in files that are acknowledged in part.
 func (o *Outbox) Unacked() []Range {

@@ -13,7 +13,8 @@ type Config struct {
 	// The oldest frames are dropped when the outbox grows beyond this; what was not stored by the server yet becomes a
 	// gap that hubs are told of.
 	MaxBytes units.Base2Bytes `yaml:"max_bytes"`
-	// Frames older than this are dropped likewise.
+	// Frames that have been here for longer are dropped likewise. Time in which the edge does not run does not count, nor
+	// does what happens to the clock.
 	MaxAge model.Duration `yaml:"max_age"`
 	// flush: one fsync for every flush of frames, nothing accepted is lost when the machine dies. none: the operating
 	// system decides, the last half minute may be lost then.

@@ -107,7 +107,6 @@ func (o *Outbox) expired(now time.Time) (done, old []*group, behind bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	window := time.Duration(o.config.ResendWindow)
-	oldest := now.Add(-time.Duration(o.config.MaxAge)).UnixMilli()
 	for i, g := range o.groups {
 		if o.tail != nil && i == len(o.groups)-1 {
 			break
@@ -115,10 +114,13 @@ func (o *Outbox) expired(now time.Time) (done, old []*group, behind bool) {
 		if now.Before(g.ackedAt) {
 			g.ackedAt = now // the clock was set back
 		}
+		if now.Before(g.grown) {
+			g.grown = now
+		}
 		switch {
 		case g.done() && now.Sub(g.ackedAt) >= window:
 			done = append(done, g)
-		case g.lastSent < oldest:
+		case now.Sub(g.grown) > time.Duration(o.config.MaxAge):
 			old = append(old, g)
 		}
 	}

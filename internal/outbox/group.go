@@ -27,6 +27,9 @@ type group struct {
 	extent
 	acked   spans
 	ackedAt time.Time // of the newest acknowledgement
+	// grown is when the newest frame came; later, if the outbox was not open all the time since. Frames' own times are of
+	// a clock that may have been set.
+	grown time.Time
 	// cut says that frames behind the last one were lost, so that a reader who comes to the end has missed some.
 	cut bool
 }

@@ -31,6 +31,48 @@ func (o *Outbox) NewestAcked() frame.ID {
 	return frame.ID{}
 }
 
+// NewestKeyframe returns the frame that the newest file begins with and when it was sent, in milliseconds since 1970;
+// zero if there is no file.
+func (o *Outbox) NewestKeyframe() (id frame.ID, sent int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.groups) == 0 {
+		return id, 0
+	}
+	g := o.groups[len(o.groups)-1]
+	return frame.ID{Epoch: g.epoch, Number: g.first}, g.firstSent
+}
+
+// UnsentBytes is how much the newest file holds, if nothing of it is acknowledged; else 0.
+func (o *Outbox) UnsentBytes() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if n := len(o.groups); n > 0 && len(o.groups[n-1].acked) == 0 {
+		return o.groups[n-1].size
+	}
+	return 0
+}
+
+// TailKeyframe returns the oldest keyframe from which to the end there are at most so many bytes, and in front of the
+// first frame that is not acknowledged nothing but its own file's beginning; zero if there is none.
+func (o *Outbox) TailKeyframe(bytes int64) (id frame.ID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i := len(o.groups) - 1; i >= 0; i-- {
+		g := o.groups[i]
+		gaps := g.acked.gaps(g.first, g.last)
+		bytes -= g.size
+		if bytes < 0 || len(gaps) != 1 || gaps[0].to != g.last {
+			break
+		}
+		id = frame.ID{Epoch: g.epoch, Number: g.first}
+		if gaps[0].from != g.first {
+			break
+		}
+	}
+	return id
+}
+
 // Knows reports whether the epoch belongs to this outbox: frames of it are here, or it is the newest one.
 func (o *Outbox) Knows(epoch frame.Epoch) bool { return o.knows(epoch) }
 

@@ -76,3 +76,32 @@ func TestOpenReadsLittle(t *testing.T) {
 		t.Fatalf("read %d frames, want 100", n)
 	}
 }
+
+func TestTailKeyframe(t *testing.T) {
+	f := newFixture(t)
+	f.open()
+	want := func(bytes int64, number uint64) {
+		t.Helper()
+		want := frame.ID{}
+		if number != 0 {
+			want = f.id(number)
+		}
+		if got := f.box.TailKeyframe(bytes); got != want {
+			t.Errorf("tail of %d bytes begins with %s, want %s", bytes, got, want)
+		}
+	}
+	want(1000, 0)
+	for range 3 {
+		f.group(4, 100) // 1 to 4, 5 to 8, 9 to 12
+	}
+	want(399, 0)
+	want(400, 9)
+	want(799, 9)
+	want(1<<20, 1)
+	f.box.Ack(f.epoch(), 1, 2)
+	want(1<<20, 1) // a beginning may be acknowledged
+	f.box.Ack(f.epoch(), 6, 6)
+	want(1<<20, 9) // a hole may not
+	f.box.Ack(f.epoch(), 9, 12)
+	want(1<<20, 0)
+}

@@ -341,17 +341,18 @@ func (o *Outbox) commit(segments []segment) {
 		o.m.appendedFrames.Add(float64(len(s.frames)))
 		o.m.appendedBytes.Add(float64(s.size - s.offset))
 	}
+	now := o.now()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for i := range segments {
 		s := &segments[i]
 		o.bytes += s.size - s.offset
 		if s.grows != nil {
-			s.grows.extent = s.extent
+			s.grows.extent, s.grows.grown = s.extent, now
 		} else {
 			ordinal, _, _ := parseGroupName(s.name)
 			o.seq++
-			o.groups = append(o.groups, &group{name: s.name, ordinal: ordinal, seq: o.seq, extent: s.extent})
+			o.groups = append(o.groups, &group{name: s.name, ordinal: ordinal, seq: o.seq, extent: s.extent, grown: now})
 			o.dirty = true
 		}
 		o.last, o.lastIn = s.last, o.groups[len(o.groups)-1].ordinal

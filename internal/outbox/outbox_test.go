@@ -483,3 +483,43 @@ func TestEvict(t *testing.T) {
 	}
 	f.group(1, 10_000)
 }
+
+// The clock of a machine may be years off until somebody sets it. Neither frames that were stamped with such a clock nor
+// a restart under one make the outbox believe that a week has passed.
+func TestAgeIsNotOfTheClock(t *testing.T) {
+	f := newFixture(t)
+	f.conf.MaxAge = model.Duration(time.Hour)
+	f.open()
+	steady := f.clock
+	box := f.box
+	box.now = func() time.Time { return steady }
+	for _, stamp := range []time.Time{time.UnixMilli(0), steady, time.UnixMilli(4_000_000_000_000), steady} {
+		f.clock = stamp
+		f.group(2, 100)
+	}
+	expire := func(wantFiles int) {
+		t.Helper()
+		if err := box.Expire(steady); err != nil {
+			t.Fatal(err)
+		}
+		if got := box.Stats().Files; got != wantFiles {
+			t.Errorf("%d files, want %d", got, wantFiles)
+		}
+	}
+	expire(4)
+	steady = steady.Add(50 * time.Minute)
+	expire(4)
+	for _, restarted := range []time.Time{time.UnixMilli(1000), steady.AddDate(20, 0, 0)} {
+		f.close()
+		f.clock = restarted
+		f.open()
+		box, steady = f.box, restarted
+		expire(4)
+	}
+	steady = steady.Add(9 * time.Minute)
+	expire(4)
+	steady = steady.Add(-30 * 24 * time.Hour)
+	expire(4)
+	steady = steady.Add(2 * time.Hour)
+	expire(0)
+}

@@ -26,10 +26,10 @@ func (o *Outbox) restore() error {
 		return fmt.Errorf("list files: %w", err)
 	}
 	slices.SortFunc(files, func(a, b FileInfo) int { return cmp.Compare(a.Name, b.Name) })
-	saved := o.loadState(files)
+	saved, now := o.loadState(files), o.now()
 	known := map[string]*group{}
 	for i := range saved.Groups {
-		if g := saved.Groups[i].group(); g != nil {
+		if g := saved.Groups[i].group(now); g != nil {
 			known[g.name] = g
 		}
 	}
@@ -109,7 +109,7 @@ func (o *Outbox) examine(f FileInfo, old *group) *group {
 			o.lose(cause, lost)
 			g.cut = true
 		}
-		g.acked = old.acked.remove(e.last+1, old.last)
+		g.acked, g.grown = old.acked.remove(e.last+1, old.last), old.grown
 	}
 	if d != nil {
 		o.mend(g, f.Size, d)
@@ -255,6 +255,9 @@ func (o *Outbox) adopt(saved *state) {
 		o.seq++
 		g.seq = o.seq
 		g.ackedAt = now
+		if g.grown.IsZero() {
+			g.grown = now
+		}
 		o.bytes += g.size
 	}
 	if g := o.newest(); g != nil {

@@ -64,6 +64,7 @@ type stateGroup struct {
 	RowsAfter  uint64      `json:"rows_after"`
 	FirstSent  int64       `json:"first_sent"`
 	LastSent   int64       `json:"last_sent"`
+	AgeMs      int64       `json:"age_ms"` // how long ago the newest frame came, as far as the outbox was open
 	Acked      [][2]uint64 `json:"acked,omitempty"`
 }
 
@@ -90,7 +91,7 @@ func (e *hexEpoch) UnmarshalText(b []byte) error {
 }
 
 // group rebuilds the group of a file with a valid name, or returns nil if this is not of one.
-func (s *stateGroup) group() *group {
+func (s *stateGroup) group(now time.Time) *group {
 	ordinal, id, ok := parseGroupName(s.File)
 	if !ok || s.Size < frame.HeaderSize || s.Last < id.Number || s.RowsAfter < s.RowsBefore {
 		return nil
@@ -98,7 +99,7 @@ func (s *stateGroup) group() *group {
 	g := &group{name: s.File, ordinal: ordinal, extent: extent{
 		epoch: id.Epoch, first: id.Number, last: s.Last, rowsBefore: s.RowsBefore, rowsAfter: s.RowsAfter,
 		firstSent: s.FirstSent, lastSent: s.LastSent, size: s.Size,
-	}}
+	}, grown: now.Add(-time.Duration(max(0, s.AgeMs)) * time.Millisecond)}
 	for _, a := range s.Acked {
 		if from, to := max(a[0], g.first), min(a[1], g.last); from <= to {
 			g.acked = g.acked.add(from, to)
@@ -118,10 +119,11 @@ func (o *Outbox) snapshot() *state {
 			RowsBefore: h.RowsBefore, Rows: h.Rows, Sent: h.Sent, Size: h.Size,
 		}
 	}
+	now := o.now()
 	for _, g := range o.groups {
 		sg := stateGroup{
 			File: g.name, Size: g.size, Last: g.last, RowsBefore: g.rowsBefore, RowsAfter: g.rowsAfter,
-			FirstSent: g.firstSent, LastSent: g.lastSent,
+			FirstSent: g.firstSent, LastSent: g.lastSent, AgeMs: now.Sub(g.grown).Milliseconds(),
 		}
 		for _, a := range g.acked {
 			sg.Acked = append(sg.Acked, [2]uint64{a.from, a.to})

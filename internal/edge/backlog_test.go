@@ -1,0 +1,83 @@
+package edge
+
+import (
+	"testing"
+	"time"
+
+	"github.com/thalweg/thalweg/internal/bus"
+)
+
+// What little a short outage left goes in order on the live lane: no source waits for its next row to be seen.
+func TestSmallBacklogGoesFirst(t *testing.T) {
+	t.Parallel()
+	p := single(t)
+	s := prepare(t, p.proxy.URL(), t.TempDir())
+	for range 5 {
+		s.sink(3)
+	}
+	s.ahead.Store(int64(2 * time.Minute))
+	s.run()
+	s.allStored()
+	p.reading.expect(s)
+	p.reading.once(bus.Live)
+	if n := p.reading.count(bus.Backfill); n != 0 {
+		t.Errorf("%d messages on the backfill lane, want none", n)
+	}
+}
+
+// Of a large backlog the newest file goes first, the rest beside it.
+func TestEndOfBacklogGoesFirst(t *testing.T) {
+	t.Parallel()
+	p := single(t)
+	s := prepare(t, p.proxy.URL(), t.TempDir())
+	for range 4 {
+		s.edge.mu.Lock()
+		s.edge.sender.RequestKeyframe(time.Now().UnixMilli(), false)
+		s.edge.mu.Unlock()
+		s.sink(3)
+		s.sink(3)
+	}
+	newest, _ := s.edge.outbox.NewestKeyframe()
+	s.edge.tailBytes = s.edge.outbox.Stats().Bytes / 3
+	s.ahead.Store(int64(2 * time.Minute))
+	s.run()
+	s.allStored()
+	p.reading.expect(s)
+	p.reading.once(bus.Live)
+	p.reading.mu.Lock()
+	defer p.reading.mu.Unlock()
+	if p.reading.frames[bus.Live][newest] != 1 || p.reading.frames[bus.Backfill][newest] != 0 {
+		t.Errorf("the newest keyframe of the backlog, %s, did not go on the live lane alone", newest)
+	}
+	if len(p.reading.frames[bus.Backfill]) == 0 {
+		t.Error("nothing on the backfill lane")
+	}
+}
+
+// During an outage files end before they are too large to go first, and not while there is a link.
+func TestFilesEndDuringOutage(t *testing.T) {
+	t.Parallel()
+	p := single(t)
+	s := prepare(t, p.proxy.URL(), t.TempDir())
+	s.edge.tailBytes = 2000
+	for range 60 {
+		s.ahead.Add(int64(10 * time.Second))
+		s.sink(1)
+	}
+	files := s.edge.outbox.Stats().Files
+	if files < 3 || files > 4 { // one for each 200 s
+		t.Errorf("%d files after ten minutes of outage, want 3 or 4", files)
+	}
+	s.run()
+	s.sink(1) // of this the first frame is stored when the next are made
+	s.allStored()
+	for range 25 {
+		s.ahead.Add(int64(10 * time.Second))
+		s.sink(1)
+		s.allStored()
+	}
+	if n := s.edge.outbox.Stats().Files - files; n > 1 {
+		t.Errorf("%d more files in four minutes with a link, want at most 1", n)
+	}
+	p.reading.expect(s)
+}
