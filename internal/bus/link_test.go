@@ -62,7 +62,7 @@ func TestBadLink(t *testing.T) {
 			attempts := link.Accepted()
 			subject := edge.Root().Lane(site, bus.Live)
 			var last uint64
-			for _, size := range []int{100, 4 << 10, 16 << 10, 256 << 10, 100} {
+			for _, size := range []int{100, 4 << 10, 16 << 10, 192 << 10, 100} {
 				sequence, err := edge.Publish(t.Context(), subject, make([]byte, size), last)
 				if err != nil {
 					t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 
 // TestPublish runs every way in which a publish can end against one server and a cluster of three.
 func TestPublish(t *testing.T) {
+	t.Parallel()
 	t.Run("one server", func(t *testing.T) {
 		testPublish(t, []*bustest.Server{bustest.NewServer(t)})
 	})
