@@ -3,6 +3,7 @@ package lane
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math/bits"
 	"slices"
 	"strconv"
@@ -140,7 +141,7 @@ func (l *Ledger) Lose(x frame.Loss) {
 	if x.From > x.To || x.Cause < frame.CauseEvicted || x.Cause > frame.CauseUnwritten {
 		return
 	}
-	l.explain(Loss{Epoch: x.Epoch, From: x.From, To: x.To, Rows: x.Rows, First: x.First, Last: x.Last, Cause: Cause(x.Cause)})
+	l.explain(Loss{Epoch: x.Epoch, From: x.From, To: x.To, Rows: x.Rows, First: x.First, Last: x.Last, Cause: Cause(x.Cause), Known: l.now})
 }
 
 // Miss notes that a frame exists and cannot be taken, for a final cause. Its header must have been verified. The first
@@ -227,7 +228,7 @@ func (l *Ledger) explain(x Loss) {
 			return
 		}
 	}
-	if slices.Contains(l.losses, x) {
+	if slices.ContainsFunc(l.losses, func(y Loss) bool { y.Known = x.Known; return x == y }) {
 		return
 	}
 	l.counted = false
@@ -236,7 +237,7 @@ func (l *Ledger) explain(x Loss) {
 	}
 }
 
-// Gaps lists the holes, oldest first, and behind them what was rejected.
+// Gaps lists what is missing: what the site lost before the horizon, the holes, oldest first, and what was rejected.
 func (l *Ledger) Gaps() (gaps []Gap) {
 	l.eachGap(func(g Gap) { gaps = append(gaps, g) })
 	return gaps
@@ -266,6 +267,12 @@ func (l *Ledger) Forget(before int64) {
 	l.rejected = slices.DeleteFunc(l.rejected, func(x Loss) bool { return old(x.Known) })
 	l.counted = l.counted && n == len(l.rejected)
 	next, lost := l.successors(), l.sortedLosses()
+	l.unseen(lost, func(g Gap) {
+		if old(g.Known) {
+			l.counted = false
+			l.losses = slices.DeleteFunc(l.losses, func(x Loss) bool { return x.Epoch == g.Epoch && x.To <= g.To })
+		}
+	})
 	for i, e := range l.epochs {
 		rest := lost[e.id]
 		var fill []Span
@@ -288,12 +295,33 @@ func (l *Ledger) Forget(before int64) {
 // eachGap calls f for each gap, oldest first. The work is linear in what the ledger holds.
 func (l *Ledger) eachGap(f func(Gap)) {
 	next, lost := l.successors(), l.sortedLosses()
+	l.unseen(lost, f)
 	for i, e := range l.epochs {
 		rest := lost[e.id]
 		l.holes(i, next[e.id], func(g Gap, _ uint64) { rest = l.split(i, g, rest, f) })
 	}
 	for _, x := range l.rejected {
 		f(Gap(x))
+	}
+}
+
+// unseen calls f for what the site announced as lost and what lies before all that is known: where nothing came there is
+// no hole.
+func (l *Ledger) unseen(lost map[frame.Epoch][]Loss, f func(Gap)) {
+	for _, id := range slices.Sorted(maps.Keys(lost)) {
+		e := l.find(id)
+		if e != nil && (e.within || e.cut > 0 || len(e.spans) == 0) {
+			continue
+		}
+		for _, x := range lost[id] {
+			if x.Cause > Unwritten || e != nil && x.From >= e.spans[0].From || x.Rows == 0 {
+				continue
+			}
+			if e != nil && x.To >= e.spans[0].From {
+				x.To, x.Rows = e.spans[0].From-1, min(x.Rows, e.spans[0].RowsBefore)
+			}
+			f(Gap(x))
+		}
 	}
 }
 
@@ -328,10 +356,12 @@ func (l *Ledger) holes(i int, next *epoch, f func(g Gap, rowsBefore uint64)) {
 		}
 	}
 	var last Span // the last thing known to be there
-	if i > 0 && len(e.spans) > 0 && e.cut == 0 {
-		// The start of an epoch is within the horizon if the one before it is.
-		first := e.spans[0]
-		add(Gap{From: 1, To: first.From - 1, Rows: first.RowsBefore, First: l.lastSent(i - 1), Last: first.FirstSent, Known: first.Came}, 0)
+	if e.within && len(e.spans) > 0 && e.cut == 0 {
+		first, before := e.spans[0], int64(0)
+		if i > 0 {
+			before = l.lastSent(i - 1)
+		}
+		add(Gap{From: 1, To: first.From - 1, Rows: first.RowsBefore, First: before, Last: first.FirstSent, Known: first.Came}, 0)
 	}
 	for j, x := range e.spans {
 		if j > 0 {

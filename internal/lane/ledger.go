@@ -41,6 +41,8 @@ type epoch struct {
 	// before is the epoch that this one names, if it is known from its first frame or another hub's knowledge.
 	before frame.Predecessor
 	first  bool // its first frame was seen: before says all
+	// within: it began within the horizon, so that what is missing at its start is a gap.
+	within bool
 	// cut is the last frame of the knowledge that went; what comes of it now is not noted again.
 	cut   uint64
 	spans Spans
@@ -74,13 +76,29 @@ func (l *Ledger) Has(id frame.ID) bool {
 	return e != nil && e.spans.Has(id.Number)
 }
 
-// Place finds the rank of a frame, whether or not it came. On which lane it travels matters where its epoch is new.
+// Place finds the rank of a frame, whether or not it came. On which lane it travels matters where its epoch is new, or
+// seemed to be older than others: a live frame makes it the newest, unless it was sent before what is there, and comes
+// late because the server had lost it.
 func (l *Ledger) Place(h *frame.Header, backfill bool) Rank {
 	e := l.find(h.Epoch)
-	if e == nil {
+	switch last := len(l.epochs) - 1; {
+	case e == nil:
 		e = l.insert(h, backfill)
+	case !backfill && l.epochs[last] != e && h.Sent >= l.lastSent(last) && h.Number > e.last():
+		at := slices.Index(l.epochs, e)
+		copy(l.epochs[at:], l.epochs[at+1:])
+		l.epochs[last] = e
+		e.rank, l.counted = l.epochs[last-1].rank+rankGap, false
 	}
 	return Rank{e.rank, h.Number}
+}
+
+// last is the newest frame of an epoch that came; 0 if none did.
+func (e *epoch) last() uint64 {
+	if len(e.spans) == 0 {
+		return 0
+	}
+	return e.spans[len(e.spans)-1].To
 }
 
 // PlaceBefore is Place for frames of a live lane that are read later than newer ones: a new epoch stands right before a
@@ -143,7 +161,7 @@ func (l *Ledger) trim(e *epoch) {
 	default:
 		return
 	}
-	if e != l.epochs[0] && e.cut == 0 {
+	if e.within && e.cut == 0 {
 		l.drop(e.spans[0].RowsBefore)
 	}
 	l.drop(less(e.spans[1].RowsBefore, e.spans[0].RowsAfter))
@@ -189,7 +207,10 @@ func (l *Ledger) insert(h *frame.Header, backfill bool) *epoch {
 
 // insertAt puts an epoch before the one at an index. If there is no room the oldest other one goes.
 func (l *Ledger) insertAt(at int, id frame.Epoch) *epoch {
-	e := &epoch{id: id}
+	e := &epoch{id: id, within: at > 0}
+	if at == 0 && len(l.epochs) > 0 {
+		l.epochs[0].within = true
+	}
 	switch {
 	case len(l.epochs) == 0:
 		e.rank = 1 << 30
@@ -211,6 +232,7 @@ func (l *Ledger) insertAt(at int, id frame.Epoch) *epoch {
 		next := l.successors()[l.epochs[oldest].id]
 		l.holes(oldest, next, func(g Gap, _ uint64) { l.drop(g.Rows) })
 		l.spans -= len(l.epochs[oldest].spans)
+		l.losses = slices.DeleteFunc(l.losses, func(x Loss) bool { return x.Epoch == l.epochs[oldest].id })
 		l.epochs = slices.Delete(l.epochs, oldest, oldest+1)
 	}
 	return e

@@ -130,12 +130,27 @@ func TestLedgerGaps(t *testing.T) {
 		s.ledger.Lose(loss(1, 2, 4, 10, frame.CauseEvicted))
 		s.ledger.Lose(loss(1, 6, 8, 10, frame.CauseCorrupt))
 	})
-	f("a loss of other frames", "1/4-6:30", func(s *script) {
+	f("a loss of other frames", "2/4-6:10 evicted, 1/4-6:30", func(s *script) {
 		s.live(1, 1, 3, 0)
 		s.live(1, 7, 9, 0)
 		s.ledger.Lose(loss(1, 9, 20, 10, frame.CauseEvicted))
 		s.ledger.Lose(loss(2, 4, 6, 10, frame.CauseEvicted))
 		s.ledger.Lose(loss(1, 6, 4, 10, frame.CauseEvicted))
+	})
+	f("a loss before all that came", "1/1-3:30 evicted, 1/5-5:10", func(s *script) {
+		s.live(1, 4, 4, 0)
+		s.live(1, 6, 9, 0)
+		s.ledger.Lose(loss(1, 1, 3, 30, frame.CauseEvicted))
+	})
+	f("a loss before all that came, which came later in part", "1/1-1:10 evicted", func(s *script) {
+		s.live(1, 4, 9, 0)
+		s.ledger.Lose(loss(1, 1, 3, 30, frame.CauseEvicted))
+		s.backfill(1, 2, 3, 0)
+	})
+	f("a loss in an epoch before all that came", "1/1-30:300 unwritten", func(s *script) {
+		s.live(2, 1, 4, 30)
+		s.ledger.Lose(loss(1, 1, 30, 300, frame.CauseUnwritten))
+		s.ledger.Lose(loss(1, 1, 30, 300, frame.CauseUnwritten))
 	})
 	f("a loss that came nevertheless", "", func(s *script) {
 		s.live(1, 1, 9, 0)
@@ -192,6 +207,22 @@ func TestLedgerRanks(t *testing.T) {
 		if !s.rank[order[i-1]].Less(s.rank[order[i]]) {
 			t.Errorf("%s has rank %v, %s after it %v", order[i-1], s.rank[order[i-1]], order[i], s.rank[order[i]])
 		}
+	}
+}
+
+// Where an epoch stands that the backfill lane brought first is a guess until frames of it come on the live lane.
+func TestLedgerRanksOfLiveFrames(t *testing.T) {
+	s := &script{}
+	s.live(1, 1, 8, 0)
+	s.backfill(2, 10, 11, 0) // nobody knows what is before it
+	s.live(2, 12, 12, 0)
+	if old, live := s.rank[frame.ID{Epoch: 1, Number: 8}], s.rank[frame.ID{Epoch: 2, Number: 12}]; !old.Less(live) {
+		t.Errorf("the live frame has rank %v, the one of the epoch before %v", live, old)
+	}
+	s.live(3, 1, 1, 12)
+	s.live(2, 9, 9, 0) // the server lost it, and it comes again
+	if again, live := s.rank[frame.ID{Epoch: 2, Number: 9}], s.rank[frame.ID{Epoch: 3, Number: 1}]; !again.Less(live) {
+		t.Errorf("a frame that came late has rank %v, one of the next epoch %v", again, live)
 	}
 }
 

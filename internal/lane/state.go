@@ -23,6 +23,7 @@ type EpochState struct {
 	Rank   uint32            `json:"rank"`
 	Before frame.Predecessor `json:"before"`
 	First  bool              `json:"first,omitempty"`
+	Within bool              `json:"within,omitempty"`
 	Cut    uint64            `json:"cut,omitempty"`
 	Spans  []Span            `json:"spans"`
 	End    End               `json:"end,omitzero"`
@@ -35,7 +36,7 @@ func (l *Ledger) State() LedgerState {
 		Dropped: l.dropped, DroppedAt: l.droppedAt,
 	}
 	for _, e := range l.epochs {
-		s.Epochs = append(s.Epochs, EpochState{e.id, e.rank, e.before, e.first, e.cut, append([]Span(nil), e.spans...), e.end})
+		s.Epochs = append(s.Epochs, EpochState{e.id, e.rank, e.before, e.first, e.within, e.cut, append([]Span(nil), e.spans...), e.end})
 	}
 	return s
 }
@@ -44,7 +45,7 @@ func (l *Ledger) State() LedgerState {
 func LedgerFrom(s LedgerState) Ledger {
 	l := Ledger{losses: s.Losses, rejected: s.Rejected, pending: s.Pending, said: s.Said, dropped: s.Dropped, droppedAt: s.DroppedAt}
 	for _, e := range s.Epochs {
-		l.epochs = append(l.epochs, &epoch{e.Epoch, e.Rank, e.Before, e.First, e.Cut, e.Spans, e.End})
+		l.epochs = append(l.epochs, &epoch{e.Epoch, e.Rank, e.Before, e.First, e.Within, e.Cut, e.Spans, e.End})
 		l.spans += len(e.Spans)
 	}
 	return l
