@@ -81,3 +81,36 @@ func TestFilesEndDuringOutage(t *testing.T) {
 	}
 	p.reading.expect(s)
 }
+
+// The log says during an outage how long the outbox lasts, and afterwards that nothing waits any more.
+func TestBacklogIsLogged(t *testing.T) {
+	t.Parallel()
+	p := single(t)
+	s := prepare(t, p.proxy.URL(), t.TempDir())
+	var watch backlogWatch
+	said := func(text string, want int) {
+		t.Helper()
+		watch.look(s.edge)
+		if got := s.logs.count(text); got != want {
+			t.Errorf("the log says %d times %q, want %d", got, text, want)
+		}
+	}
+	const waits, over = `msg="rows wait in the outbox"`, `msg="the server has all rows again"`
+	said(waits, 0)
+	s.sink(3)
+	said(waits, 0)
+	s.ahead.Store(int64(61 * time.Second))
+	said(waits+" site=ams-1 since=", 1)
+	said("rows=3 ", 1)
+	said("left=", 1)
+	s.ahead.Add(int64(9 * time.Minute))
+	said(waits, 1)
+	s.ahead.Add(int64(2 * time.Minute))
+	said(waits, 2)
+	said(over, 0)
+	s.run()
+	s.allStored()
+	said(over, 1)
+	said(over, 1)
+	said(waits, 2)
+}

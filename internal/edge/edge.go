@@ -29,6 +29,8 @@ const drainTimeout = 5 * time.Second
 const (
 	// maxLosses bounds the losses that wait to be announced while the outbox takes no frames.
 	maxLosses = 256
+	// expireEvery is how often the outbox deletes and writes down what it knows.
+	expireEvery = 5 * time.Second
 	// repeatEvery bounds how often the same failure is logged.
 	repeatEvery = time.Minute
 )
@@ -298,8 +300,9 @@ func (e *Edge) keepFlushing(ctx context.Context) {
 	flush := time.NewTicker(time.Duration(e.config.FlushInterval))
 	e.mu.Unlock()
 	defer flush.Stop()
-	expire := time.NewTicker(10 * time.Second)
+	expire := time.NewTicker(expireEvery)
 	defer expire.Stop()
+	var backlog backlogWatch
 	for {
 		select {
 		case <-flush.C:
@@ -308,6 +311,7 @@ func (e *Edge) keepFlushing(ctx context.Context) {
 			if err := e.outbox.Expire(e.now()); err != nil {
 				e.log.Warn("expire outbox files", "site", e.site, "err", err)
 			}
+			backlog.look(e)
 		case c := <-e.settings:
 			flush.Reset(time.Duration(c.FlushInterval))
 		case <-ctx.Done():

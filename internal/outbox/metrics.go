@@ -1,6 +1,8 @@
 package outbox
 
 import (
+	"math"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -9,6 +11,7 @@ import (
 // Stats is what the outbox holds.
 type Stats struct {
 	Bytes  int64
+	Limit  int64 // of Bytes
 	Files  int
 	Frames uint64
 	// Oldest is the send time of the oldest frame; zero if there is none.
@@ -19,17 +22,26 @@ type Stats struct {
 	OldestUnacked              time.Time
 	// Losses that have not been announced.
 	Losses int
+	// Left is how long it takes, at the rate of the last hour (of a younger process: since its start), until the oldest
+	// frames that the server does not have are dropped, if it gets none from now on. Negative in the first minute.
+	Left time.Duration
 }
 
 // Stats reads headers as Unacked does.
 func (o *Outbox) Stats() Stats {
 	o.mu.Lock()
-	s := Stats{Bytes: o.bytes, Files: len(o.groups), Losses: len(o.losses)}
+	s := Stats{Bytes: o.bytes, Limit: int64(o.config.MaxBytes), Left: -1, Files: len(o.groups), Losses: len(o.losses)}
 	for i, g := range o.groups {
 		s.Frames += g.frames()
 		if i == 0 {
 			s.Oldest = time.UnixMilli(g.firstSent)
 		}
+	}
+	now := o.now()
+	rate, known := o.history.rate(now.Sub(o.opened))
+	dropped := time.Duration(o.config.MaxAge)
+	if i := slices.IndexFunc(o.groups, func(g *group) bool { return !g.done() }); i >= 0 {
+		dropped -= now.Sub(o.groups[i].grown)
 	}
 	o.mu.Unlock()
 	for i, r := range o.Unacked() {
@@ -38,6 +50,13 @@ func (o *Outbox) Stats() Stats {
 		s.UnackedBytes += r.Bytes
 		if i == 0 {
 			s.OldestUnacked = time.UnixMilli(r.FirstSent)
+		}
+	}
+	if known {
+		s.Left = max(0, dropped)
+		// What the server has goes first.
+		if full := float64(s.Limit-s.UnackedBytes) / rate; full < s.Left.Seconds() {
+			s.Left = time.Duration(max(0, full) * float64(time.Second))
 		}
 	}
 	return s
@@ -97,6 +116,7 @@ var (
 	unackedRowsDesc   = prometheus.NewDesc("thalweg_outbox_unacked_rows", "Rows that the server is not known to have stored.", nil, nil)
 	unackedBytesDesc  = prometheus.NewDesc("thalweg_outbox_unacked_bytes", "Bytes that the server is not known to have stored.", nil, nil)
 	oldestUnackedDesc = prometheus.NewDesc("thalweg_outbox_oldest_unacked_timestamp_seconds", "Send time of the oldest frame that the server is not known to have stored; absent if there is none.", nil, nil)
+	leftDesc          = prometheus.NewDesc("thalweg_outbox_left_seconds", "Time until the oldest rows that the server does not have are dropped, if it gets none from now on, at the rate of the last hour (of a younger process: since its start); NaN in its first minute.", nil, nil)
 	lossesDesc        = prometheus.NewDesc("thalweg_outbox_unannounced_losses", "Losses that hubs have not been told of.", nil, nil)
 )
 
@@ -106,7 +126,7 @@ type gauges struct{ o *Outbox }
 func (g gauges) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		bytesDesc, limitDesc, filesDesc, framesDesc, oldestDesc,
-		unackedFramesDesc, unackedRowsDesc, unackedBytesDesc, oldestUnackedDesc, lossesDesc,
+		unackedFramesDesc, unackedRowsDesc, unackedBytesDesc, oldestUnackedDesc, leftDesc, lossesDesc,
 	} {
 		ch <- d
 	}
@@ -116,13 +136,18 @@ func (g gauges) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
 	s := g.o.Stats()
 	gauge(bytesDesc, float64(s.Bytes))
-	gauge(limitDesc, float64(g.o.config.MaxBytes))
+	gauge(limitDesc, float64(s.Limit))
 	gauge(filesDesc, float64(s.Files))
 	gauge(framesDesc, float64(s.Frames))
 	gauge(unackedFramesDesc, float64(s.UnackedFrames))
 	gauge(unackedRowsDesc, float64(s.UnackedRows))
 	gauge(unackedBytesDesc, float64(s.UnackedBytes))
 	gauge(lossesDesc, float64(s.Losses))
+	left := math.NaN()
+	if s.Left >= 0 {
+		left = s.Left.Seconds()
+	}
+	gauge(leftDesc, left)
 	if !s.Oldest.IsZero() {
 		gauge(oldestDesc, float64(s.Oldest.UnixMilli())/1000)
 	}

@@ -56,7 +56,10 @@ type Outbox struct {
 	losses []Loss // not yet announced
 	shown  int    // how many of them Losses has returned
 	tips   map[string]Tip
-	dirty  bool // the state file is behind in what no file of frames says
+
+	opened  time.Time
+	history history // of what was appended since
+	dirty   bool    // the state file is behind in what no file of frames says
 }
 
 // Range is an inclusive range of frame numbers of one epoch, and what it holds.
@@ -89,6 +92,7 @@ func Open(opts Options) (*Outbox, error) {
 	if o.now == nil {
 		o.now = time.Now
 	}
+	o.opened = o.now()
 	if o.fs == nil {
 		if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
 			return nil, fmt.Errorf("open outbox: %w", err)
@@ -347,6 +351,7 @@ func (o *Outbox) commit(segments []segment) {
 	for i := range segments {
 		s := &segments[i]
 		o.bytes += s.size - s.offset
+		o.history.add(now.Sub(o.opened), s.size-s.offset)
 		if s.grows != nil {
 			s.grows.extent, s.grows.grown = s.extent, now
 		} else {
