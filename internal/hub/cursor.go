@@ -204,6 +204,9 @@ func (c *cursor) compact(sites map[string]lane.LedgerState) error {
 	if err == nil {
 		err = os.Rename(f.Name(), c.path)
 	}
+	if err == nil {
+		err = syncDir(filepath.Dir(c.path))
+	}
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}

@@ -1,0 +1,167 @@
+package hub
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/bus/bustest"
+	"github.com/thalweg/thalweg/internal/frame"
+	"github.com/thalweg/thalweg/internal/lane"
+)
+
+// A kill at any write of a cursor: before it, in the middle of it, and after it, without the process knowing. What was
+// delivered before the write is known afterwards, and nothing that was not.
+func TestCursorKilledAtEachWrite(t *testing.T) {
+	dir := t.TempDir()
+	c, err := openCursor(dir, "out", 42)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.close() }()
+	path := filepath.Join(dir, "out.cursor")
+	read := func() []byte {
+		t.Helper()
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	var ledger lane.Ledger
+	states := func() map[string]lane.LedgerState {
+		return map[string]lane.LedgerState{"ams-1": ledger.State()}
+	}
+	known := func() string { return fmt.Sprintf("%+v", spansOf(ledger.State())) }
+	restart := func(n uint64) bus.Position {
+		return bus.Position{Created: time.Unix(0, 1_700_000_000_000_000_000).UTC(), Sequence: n, Checksum: 7}
+	}
+	// reopen is the next process: journal and what a compaction had begun are as the killed one left them.
+	reopen := func(what string, journal, begun []byte, want ...string) {
+		t.Helper()
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "out.cursor"), journal, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if begun != nil {
+			if err := os.WriteFile(filepath.Join(dir, "out.cursor.new"), begun, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		next, err := openCursor(dir, "out", 99)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		defer next.close()
+		l := next.ledgers["ams-1"]
+		got := fmt.Sprintf("%+v", spansOf(l.State()))
+		ok := false
+		for _, w := range want {
+			ok = ok || got == w
+		}
+		if !ok || next.since != 42 || next.damage != nil {
+			t.Fatalf("%s: the next process knows of %s, since %d, damage %v; want one of %q", what, got, next.since, next.damage, want)
+		}
+		if left, err := filepath.Glob(filepath.Join(dir, "*.new")); err != nil || len(left) > 0 {
+			t.Fatalf("%s: %q is left behind", what, left)
+		}
+	}
+	// appended compares the journal before and after a write that appends to it.
+	appended := func(what string, before, after []byte, old, new string) {
+		t.Helper()
+		if !bytes.HasPrefix(after, before) || len(after) == len(before) {
+			t.Fatalf("%s: nothing was appended", what)
+		}
+		for _, size := range []int{len(before), len(before) + 1, (len(before) + len(after)) / 2, len(after) - 1} {
+			reopen(fmt.Sprintf("%s, %d of %d bytes", what, size-len(before), len(after)-len(before)), after[:size], nil, old)
+		}
+		reopen(what+", done", after, nil, new)
+	}
+	for n := uint64(1); n <= 12; n++ {
+		if n == 5 {
+			continue // a gap
+		}
+		before, old := read(), known()
+		h := frame.Header{Kind: frame.Delta, ID: frame.ID{Epoch: 3, Number: n}, Base: n - 1, RowsBefore: n - 1, Rows: 1, Sent: int64(n)}
+		ledger.Place(&h, false)
+		ledger.Add(&h, h.Sent)
+		if err := c.add([]delivered{{"ams-1", false, h}}); err != nil {
+			t.Fatal(err)
+		}
+		after := read()
+		appended(fmt.Sprintf("frame %d", n), before, after, old, known())
+
+		c.saved = time.Time{} // it is time for a restart line
+		if n == 8 {
+			c.size = compactAfter
+		}
+		if err := c.save(restart(n), states); err != nil {
+			t.Fatal(err)
+		}
+		saved := read()
+		if n != 8 {
+			appended(fmt.Sprintf("restart behind %d", n), after, saved, known(), known())
+			continue
+		}
+		for _, size := range []int{0, 1, len(saved) / 2, len(saved) - 1, len(saved)} {
+			reopen(fmt.Sprintf("compaction, %d of %d bytes", size, len(saved)), after, saved[:size], known())
+		}
+		reopen("compaction, done", saved, nil, known())
+	}
+}
+
+func spansOf(s lane.LedgerState) (spans [][2]uint64) {
+	for _, e := range s.Epochs {
+		for _, x := range e.Spans {
+			spans = append(spans, [2]uint64{x.From, x.To})
+		}
+	}
+	return spans
+}
+
+// The destination took the rows, and the write that says so fails or never happens: they are delivered once more, the
+// same, and no others are.
+func TestOutputThatCannotWriteItsCursor(t *testing.T) {
+	server := bustest.NewServer(t)
+	c := newHub(t, bustest.Hub(t, server))
+	w := newWriter(t, server.URL(), "ams-1", 1, 5)
+	dir, d := t.TempDir(), newCollector()
+	o, err := NewOutput(OutputOptions{Name: "out", Dir: dir, Hub: c.Hub, Destination: d, Oldest: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.live(3)
+	done := make(chan error, 1)
+	go func() { done <- o.Run(t.Context()) }()
+	d.wait(t, 3)
+	bustest.WaitFor(t, "the cursor", func() bool {
+		journal, err := os.ReadFile(o.cursor.path)
+		return err == nil && bytes.Count(journal, []byte(`"frame"`)) == 3
+	})
+	if err := o.cursor.close(); err != nil { // as a disk that is gone
+		t.Fatal(err)
+	}
+	w.live(1)
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "write cursor") {
+		t.Fatalf("Run returned %v", err)
+	}
+	d.wait(t, 4)
+	again := newCollector()
+	startOutput(t, c, dir, again, true)
+	w.live(1)
+	again.wait(t, 2)
+	for key := range again.rows {
+		if d.rows[key] == 0 {
+			continue // the new one
+		}
+		if d.rows[key] != 1 || !reflect.DeepEqual(d.series["ams-1"], again.series["ams-1"]) {
+			t.Errorf("row %s was delivered %d times before, with series %v, and then with %v", key, d.rows[key], d.series, again.series)
+		}
+	}
+}
