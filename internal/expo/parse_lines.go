@@ -101,7 +101,9 @@ func (r *reader) follow(body []byte, from int) (int, error) {
 	}
 	for r.at < len(s.lines) {
 		first := r.at
-		from = r.followPlain(body, from)
+		if t := s.lines[first].table; t == nil || !t.stamped {
+			from = r.followPlain(body, from)
+		}
 		if r.at > first {
 			l := &s.lines[r.at-1]
 			k.families.resume(l.family)
@@ -157,7 +159,7 @@ func (r *reader) followPlain(body []byte, from int) int {
 		l := &lines[at]
 		v, end := l.value, from+int(l.end-begin)+int(l.held)
 		if l.held == 0 || len(body) < end || string(body[from:end]) != string(text[begin:l.end+uint32(l.held)]) {
-			if v, end = valueBehind(body, from, text[begin:l.end]); end == len(body) {
+			if v, end = valueBehind(body, from, text[begin:l.end]); end == 0 {
 				break
 			}
 			l.hold(text, body[from+int(l.end-begin):end+1], v)
@@ -200,14 +202,17 @@ func (r *reader) followPlain(body []byte, from int) int {
 }
 
 // valueBehind returns the value that stands behind segment in the body from from on, if nothing else does, and where its
-// line ends. If the body has another segment, or something else stands behind it, it returns len(body).
+// line ends. If the body has another segment, or something else stands behind it, it returns 0 as the end.
 func valueBehind(body []byte, from int, segment []byte) (v float64, end int) {
 	begin := from + len(segment)
 	if len(body) <= begin || string(body[from:begin]) != string(segment) {
-		return 0, len(body)
+		return 0, 0
 	}
-	if v, end = number(body, begin); end == len(body) || body[end] != '\n' {
-		v, end = longNumber(body, begin)
+	if v, end = number(body, begin); end == 0 {
+		return longNumber(body, begin)
+	}
+	if end == len(body) || body[end] != '\n' {
+		return 0, 0
 	}
 	return v, end
 }
@@ -456,15 +461,21 @@ func (r *reader) gap(text []byte) int {
 // valueOf reads what stands behind a series in the common spelling: a value, and after a space maybe a timestamp.
 func (r *reader) valueOf(text []byte) (sample, bool) {
 	s := sample{t: r.t}
-	digits, stamp, stamped := bytes.Cut(text, []byte{' '})
-	v, ok := float(digits)
-	if !ok {
-		return s, false
+	var ok bool
+	v, end := number(text, 0)
+	if end > 0 {
+		ok = end == len(text) || text[end] == ' '
+	} else {
+		if end = bytes.IndexByte(text, ' '); end < 0 {
+			end = len(text)
+		}
+		v, ok = float(text[:end])
 	}
 	s.v = v
-	if !stamped {
-		return s, true
+	if !ok || end == len(text) {
+		return s, ok
 	}
+	stamp := text[end+1:]
 	var t int64
 	if r.format == textLines {
 		t, ok = milliseconds(stamp)

@@ -17,7 +17,7 @@ var tens = [...]float64{
 
 // number reads the decimal number that begins at b[i], and returns where it ends. It reads only those of which the
 // result is exact by one operation on two exact numbers: at most 18 digits that are at most 2^53, times a power of ten
-// of at most 22. For anything else it returns len(b).
+// of at most 22. For anything else it returns 0 as the end.
 func number(b []byte, i int) (v float64, end int) {
 	negative := i < len(b) && b[i] == '-'
 	if negative {
@@ -33,12 +33,12 @@ func number(b []byte, i int) (v float64, end int) {
 		exponent = point - i
 	}
 	if n == 0 || n > 18 || m > 1<<53 {
-		return 0, len(b)
+		return 0, 0
 	}
 	if i < len(b) && b[i]|0x20 == 'e' {
 		var e int
-		if e, i = exponentAt(b, i+1); i == len(b) {
-			return 0, i
+		if e, i = exponentAt(b, i+1); i == 0 {
+			return 0, 0
 		}
 		exponent += e
 	}
@@ -50,7 +50,7 @@ func number(b []byte, i int) (v float64, end int) {
 	case exponent < 0 && -exponent < len(tens):
 		v /= tens[-exponent]
 	default:
-		return 0, len(b)
+		return 0, 0
 	}
 	if negative {
 		v = -v
@@ -82,7 +82,7 @@ func digitsAt(b []byte, i int, m uint64) (uint64, int) {
 
 var wholeTens = [...]uint64{1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8}
 
-// exponentAt reads an exponent of at most three digits, and returns where it ends; len(b) if it is none.
+// exponentAt reads an exponent of at most three digits, and returns where it ends; 0 if it is none.
 func exponentAt(b []byte, i int) (e, end int) {
 	negative := false
 	if i < len(b) && (b[i] == '-' || b[i] == '+') {
@@ -92,12 +92,12 @@ func exponentAt(b []byte, i int) (e, end int) {
 	first := i
 	for ; i < len(b) && b[i] >= '0' && b[i] <= '9'; i++ {
 		if i-first == 3 {
-			return 0, len(b)
+			return 0, 0
 		}
 		e = e*10 + int(b[i]-'0')
 	}
 	if i == first {
-		return 0, len(b)
+		return 0, 0
 	}
 	if negative {
 		e = -e
@@ -124,15 +124,15 @@ func float(text []byte) (float64, bool) {
 const longest = 25
 
 // longNumber reads the value that begins at b[i] if nothing but a newline follows, and returns where it ends. If
-// something else follows, or it is no value, it returns len(b).
+// something else follows, or it is no value, it returns 0 as the end.
 func longNumber(b []byte, i int) (v float64, end int) {
 	n := bytes.IndexByte(b[i:min(i+longest+1, len(b))], '\n')
-	if n < 0 {
-		return 0, len(b)
+	if n < 0 || bytes.IndexByte(b[i:i+n], ' ') >= 0 {
+		return 0, 0
 	}
 	v, ok := float(b[i : i+n])
 	if !ok {
-		return 0, len(b)
+		return 0, 0
 	}
 	return v, i + n
 }
