@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"iter"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 
 	"github.com/thalweg/thalweg/internal/federate"
+	"github.com/thalweg/thalweg/internal/series"
 	"github.com/thalweg/thalweg/internal/store"
 )
 
@@ -28,17 +30,16 @@ type federation struct {
 	hub, prometheus http.Handler
 }
 
-func newFederation(b testing.TB) *federation {
+// newFederation gives both the same rows, with 20 samples of each series in the database.
+func newFederation(b testing.TB, rows iter.Seq[*series.Row]) *federation {
 	st, err := store.New(store.Options{Config: store.DefaultConfig()})
 	if err != nil {
 		b.Fatal(err)
 	}
-	w := newWorkload(b, "node", federated)
 	last := time.UnixMilli(begin).Add(scrapesInWindow * scrapeInterval)
 	now := last.Add(time.Second)
 	p := newPrometheus(b, now)
-	for i := range w.targets {
-		row := w.parse(b, i, w.targets[i].next())
+	for row := range rows {
 		row.T = last.UnixMilli()
 		if err := st.Apply("ams-1", store.Rank{Frame: 1}, row, row.T); err != nil {
 			b.Fatal(err)
@@ -63,10 +64,37 @@ func newFederation(b testing.TB) *federation {
 	return &federation{hub: hub, prometheus: p.handler()}
 }
 
+// nodeRows are rows of a fleet of node_exporters.
+func nodeRows(b testing.TB) iter.Seq[*series.Row] {
+	return func(yield func(*series.Row) bool) {
+		w := newWorkload(b, "node", federated)
+		for i := range w.targets {
+			if !yield(w.parse(b, i, w.targets[i].next())) {
+				return
+			}
+		}
+	}
+}
+
+// podRows are as many series, of which no two sources have the same.
+func podRows(yield func(*series.Row) bool) {
+	catalog := series.NewCatalog()
+	for i := range 100 {
+		row := bareRow(i, catalog.Extend(catalog.Empty(), podColumns(i)))
+		for c := range row.Values {
+			row.Values[c] = float64(i*1_000_000 + c*4096)
+		}
+		if !yield(row) {
+			return
+		}
+	}
+}
+
 // BenchmarkFederate reports what an answer costs a hub and how large it is, and how many times the time that is what
 // Prometheus needs for the same selection: its handler over its database, with 20 samples of each series (see prometheus).
 // The hub's answers have types and help, which those of Prometheus have not; OpenMetrics is compared with its text,
-// since it knows no other there, and zstd with its gzip. Both write into nothing. Beside the time to the first byte
+// since it knows no other there, and zstd with its gzip. In unshared no two
+// sources have the same series, so that nothing can be rendered once for several. Both write into nothing. Beside the time to the first byte
 // stands what an answer allocates, which does not depend on how large it is.
 func BenchmarkFederate(b *testing.B) {
 	const (
@@ -74,7 +102,7 @@ func BenchmarkFederate(b *testing.B) {
 		om    = "application/openmetrics-text;version=1.0.0"
 		proto = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
 	)
-	f := newFederation(b)
+	fleet, pods := newFederation(b, nodeRows(b)), newFederation(b, podRows)
 	for _, c := range []struct{ name, match, format, accept, coding string }{
 		{"all", `{__name__=~".+"}`, "text", text, ""},
 		{"all", `{__name__=~".+"}`, "gzip", text, "gzip"},
@@ -83,7 +111,13 @@ func BenchmarkFederate(b *testing.B) {
 		{"all", `{__name__=~".+"}`, "protobuf", proto, ""},
 		{"selective", `{__name__=~"node_cpu_.+"}`, "text", text, ""},
 		{"selective", `{__name__=~"node_cpu_.+"}`, "gzip", text, "gzip"},
+		{"unshared", `{__name__=~".+"}`, "text", text, ""},
+		{"unshared", `{__name__=~".+"}`, "gzip", text, "gzip"},
 	} {
+		f := fleet
+		if c.name == "unshared" {
+			f = pods
+		}
 		b.Run(c.name+"/"+c.format, func(b *testing.B) {
 			r := httptest.NewRequest(http.MethodGet, "/federate?match[]="+url.QueryEscape(c.match), nil)
 			r.Header.Set("Accept", c.accept)
@@ -143,7 +177,11 @@ func (s *sized) Write(p []byte) (int, error) {
 
 // Both have to have the same samples, or the comparison means nothing.
 func TestFederationsAgree(t *testing.T) {
-	f := newFederation(t)
+	t.Run("fleet", func(t *testing.T) { compareFederations(t, newFederation(t, nodeRows(t))) })
+	t.Run("unshared", func(t *testing.T) { compareFederations(t, newFederation(t, podRows)) })
+}
+
+func compareFederations(t *testing.T, f *federation) {
 	lines := func(h http.Handler) []string {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, `/federate?match[]={__name__=~".%2b"}`, nil))

@@ -122,14 +122,14 @@ func (t Text) appendLabel(dst []byte, l labels.Label) []byte {
 
 // outside reports whether a metric's name stands before the braces, as it always did.
 func (t Text) outside(name string) bool {
-	return t.Escaping != model.NoEscaping || model.LegacyValidation.IsValidMetricName(name)
+	return t.Escaping != model.NoEscaping || isLegacyName(name)
 }
 
 // appendName appends the name of a metric or label. The format has one rule for both, though a label never could have
 // a colon.
 func (t Text) appendName(dst []byte, name, suffix string) []byte {
 	switch {
-	case model.LegacyValidation.IsValidMetricName(name):
+	case isLegacyName(name):
 		return append(append(dst, name...), suffix...)
 	case t.Escaping != model.NoEscaping:
 		return append(append(dst, model.EscapeName(name, t.Escaping)...), suffix...)
@@ -138,6 +138,18 @@ func (t Text) appendName(dst []byte, name, suffix string) []byte {
 	dst = appendEscaped(dst, name, true)
 	dst = append(dst, suffix...)
 	return append(dst, '"')
+}
+
+// isLegacyName is model.LegacyValidation.IsValidMetricName without looking at runes.
+func isLegacyName(name string) bool {
+	for i := 0; i < len(name); i++ {
+		switch c := name[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c == '_', c == ':', c >= '0' && c <= '9' && i > 0:
+		default:
+			return false
+		}
+	}
+	return name != ""
 }
 
 // appendEscaped appends s with backslashes, newlines and, if quoted, double quotes escaped.

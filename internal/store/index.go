@@ -17,6 +17,9 @@ type index struct {
 	sources []*source // each knows its slot
 	hidden  []bool    // columns that no reader can be given; nil if there are none
 	seen    columnSet // all columns; empty if the schema has never grown
+	// Label names of all columns, and whether any of the labels is empty: what may be taken for a source's label.
+	names map[string]struct{}
+	empty bool
 	// Columns with the site label or with a name that it may be renamed to, ascending: what a reader sees of them
 	// depends on the source's labels too, and is worked out one by one.
 	contested []uint32
@@ -47,7 +50,7 @@ func (s *Store) setSchema(src *source, row *series.Row) {
 		s.indexes[schema] = x
 		s.grow(x, schema)
 	default:
-		x = &index{schema: schema}
+		x = &index{schema: schema, names: map[string]struct{}{}}
 		s.indexes[schema] = x
 		s.grow(x, schema)
 	}
@@ -90,6 +93,7 @@ func (s *Store) grow(x *index, schema *series.Schema) {
 	}
 	x.schema = schema
 	s.hide(x, first)
+	x.findNames(first)
 	x.findContested(s.config.SiteLabel, first)
 	for _, c := range s.catalogues {
 		if c != nil && !c.pending[x] {
@@ -124,9 +128,25 @@ func (s *Store) hide(x *index, first int) {
 
 func (x *index) isHidden(column int) bool { return column < len(x.hidden) && x.hidden[column] }
 
+// findNames notes the label names of the columns from first on.
+func (x *index) findNames(first int) {
+	for _, c := range x.schema.Columns()[first:] {
+		c.Labels.Range(func(l labels.Label) {
+			x.empty = x.empty || l.Value == ""
+			if _, known := x.names[l.Name]; !known {
+				x.names[l.Name] = struct{}{}
+			}
+		})
+	}
+}
+
 // findContested looks for contested columns from first on.
 func (x *index) findContested(siteLabel string, first int) {
-	if siteLabel == "" {
+	possible := false
+	for name := range x.names {
+		possible = possible || isContested(name, siteLabel)
+	}
+	if siteLabel == "" || !possible {
 		return
 	}
 	for i := first; i < x.schema.Len(); i++ {

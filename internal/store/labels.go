@@ -36,7 +36,9 @@ func (s *Store) setBase(src *source) {
 	b.set = hashLabels("", b.labels)
 	s.baseSets[b.set]++
 	for _, l := range b.labels {
-		s.baseNames[l.Name]++
+		if s.baseNames[l.Name]++; s.baseNames[l.Name] == 1 {
+			s.baseVersion++
+		}
 	}
 	src.base = b
 }

@@ -53,6 +53,7 @@ type view struct {
 	sources   []viewed
 	has       []uint64 // matching.words of each source
 	contested bool     // the site label of one of the sources is
+	roaming   roaming
 	twins     twins
 }
 
@@ -62,6 +63,13 @@ type viewed struct {
 	base    *base
 	key     string
 	ordinal int // in the selection
+}
+
+// roaming says whether columns of a view have label names that sources have too, as far as it was looked at.
+type roaming struct {
+	possible bool
+	names    int // of the index
+	version  int // of Store.baseNames
 }
 
 // twins says whether sources of a view have the same base labels as other sources, which lets their series be equal.
@@ -236,8 +244,10 @@ func (sel *selection) appendPicks(v *view, columns []uint32, family string, kind
 	s := sel.store
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	all := v.index.schema.Columns()
+	mayRoam := v.mayRoam(s)
 	for _, number := range columns {
-		c := v.index.schema.Column(int(number))
+		c := &all[number]
 		if c.Kind != kind {
 			continue
 		}
@@ -258,9 +268,20 @@ func (sel *selection) appendPicks(v *view, columns []uint32, family string, kind
 			typ:       familyType(c, name, family),
 			needs:     sel.needs[first:len(sel.needs):len(sel.needs)],
 		})
-		clash = clash || contested || v.contested || s.roams(c)
+		clash = clash || contested || v.contested || mayRoam && s.roams(c)
 	}
 	return clash
+}
+
+// mayRoam reports whether roams may be true for any column of the view. The store is locked.
+func (v *view) mayRoam(s *Store) bool {
+	if r := &v.roaming; r.names != len(v.index.names) || r.version != s.baseVersion {
+		*r = roaming{names: len(v.index.names), version: s.baseVersion}
+		for name := range v.index.names {
+			r.possible = r.possible || s.baseNames[name] > 0
+		}
+	}
+	return v.roaming.possible || v.index.empty
 }
 
 // roams reports whether the labels of a column may make its series equal to one of another source.

@@ -59,8 +59,9 @@ type Store struct {
 	catalogues [groupings]*catalogue     // built when first asked for
 	// Of the base labels of all sources: how many sources have a name, and how many the same set. Selections learn
 	// from it where series of different sources may have identical labels.
-	baseNames map[string]int
-	baseSets  map[uint64]int
+	baseNames   map[string]int
+	baseVersion int // counts the names that were new
+	baseSets    map[uint64]int
 }
 
 type site struct {

@@ -386,3 +386,21 @@ func TestIdenticalSeriesAppearOnce(t *testing.T) {
 	f.apply("a", &series.Row{Source: source("3"), Schema: f.schema(`m{job="j"}`, "n"), T: now - 4, Values: []float64{3, 4}})
 	f.want(`{site="a"}`, "# m unknown\nm{job=\"j\", site=\"a\"} 2 -3\n# n unknown\nn{site=\"a\"} 4 -4\n")
 }
+
+// The same when the other one comes while they are read.
+func TestIdenticalSeriesThatComeLaterAppearOnce(t *testing.T) {
+	f := newFixture(t, nil)
+	f.apply("a", &series.Row{Source: source("1"), Schema: f.schema("m", `n{pod="x"}`), T: now - 5, Values: []float64{1, 2}})
+	var got []string
+	for family := range f.store.Select(store.Query{Matchers: selectors(t, `{site="a"}`), Now: now}) {
+		for r := range family.Series() {
+			got = append(got, fmt.Sprint(r.Name(), r.AppendLabels(nil), " ", r.V))
+		}
+		if family.Name == "m" {
+			f.apply("a", &series.Row{Source: source("2", "pod", "x"), Schema: f.schema("n", "o"), T: now, Values: []float64{3, 4}})
+		}
+	}
+	if want := []string{`m[{site a}] 1`, `n[{pod x} {site a}] 3`}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
