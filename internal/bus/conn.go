@@ -22,7 +22,9 @@ const (
 	pingsOutstanding  = 2
 	connectTimeout    = 3 * time.Second
 	reconnectMin      = 250 * time.Millisecond
-	reconnectMax      = 5 * time.Second
+	reconnectQuick    = 750 * time.Millisecond // at most, as long as nothing answers; an attempt is a packet then
+	reconnectMax      = 5 * time.Second        // at most, when a server answers and there is no connection all the same
+	dialEvery         = time.Second
 	publishTimeout    = 5 * time.Second // and what the message needs at slowestLink
 	slowestLink       = 8 << 10         // bytes per second: 256 kbit/s, of which a long way and lost packets leave a quarter
 	largestFrame      = 512 << 10       // that edges send
@@ -86,6 +88,7 @@ type Conn struct {
 	waiting map[*waiter]struct{}
 	// dialable is false while nats.Connect runs, which must not block; dialed is true from the first attempt on.
 	dialable, dialed bool
+	reached          bool // something answered the last attempt to dial
 }
 
 // Connect returns at once; connections are made and made again in the background until Close. A server that is down

@@ -181,10 +181,13 @@ func signWithSeed(file string, nonce []byte) (public string, signature []byte, e
 }
 
 // reconnectDelay is asked for a pause each time that all servers have been tried. Its jitter keeps a fleet from coming
-// back at once.
+// back at once. It grows only where an attempt is work for a server: a link that returns is to be found within a second.
 func (c *Conn) reconnectDelay(rounds int) time.Duration {
 	c.mu.Lock()
-	dialed := c.dialed
+	dialed, limit := c.dialed, reconnectQuick
+	if c.reached {
+		limit = reconnectMax
+	}
 	c.mu.Unlock()
 	if !dialed {
 		return time.Millisecond
@@ -192,7 +195,7 @@ func (c *Conn) reconnectDelay(rounds int) time.Duration {
 	if err := c.nc.LastError(); err != nil { // a refused login, for which the library has no callback
 		c.onAttempt(c.nc, err)
 	}
-	limit := min(reconnectMin<<min(rounds, 10), reconnectMax)
+	limit = min(reconnectMin<<min(rounds, 10), limit)
 	return reconnectMin + mathrand.N(limit-reconnectMin)
 }
 
@@ -232,7 +235,7 @@ func (d *dialer) Dial(network, address string) (net.Conn, error) {
 		return nil, err
 	}
 	if d.proxy == nil {
-		return d.net.Dial(network, address)
+		return d.dial(network, address)
 	}
 	conn, err := d.dialProxy(network, address)
 	if err != nil {
@@ -241,13 +244,57 @@ func (d *dialer) Dial(network, address string) (net.Conn, error) {
 	return conn, nil
 }
 
+// dial makes a connection. It begins anew every dialEvery, and the first attempt that succeeds counts: the system itself
+// repeats a lost packet after 1, 3 and 7 seconds, in which a link may have returned long since.
+func (d *dialer) dial(network, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	defer cancel()
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	results := make(chan result)
+	attempt := func() {
+		conn, err := d.net.DialContext(ctx, network, address)
+		select {
+		case results <- result{conn, err}:
+		case <-ctx.Done():
+			if conn != nil {
+				conn.Close()
+			}
+		}
+	}
+	anew := time.NewTicker(dialEvery)
+	defer anew.Stop()
+	go attempt() // ends with ctx at the latest, as the others do
+	for {
+		select {
+		case r := <-results:
+			d.reached(r.err == nil)
+			return r.conn, r.err
+		case <-anew.C:
+			go attempt()
+		case <-ctx.Done():
+			d.reached(false)
+			return nil, fmt.Errorf("dial %s %s: %w", network, address, os.ErrDeadlineExceeded)
+		}
+	}
+}
+
+// reached notes whether something answered.
+func (d *dialer) reached(yes bool) {
+	d.conn.mu.Lock()
+	defer d.conn.mu.Unlock()
+	d.conn.reached = yes
+}
+
 // dialProxy asks an HTTP proxy for a tunnel.
 func (d *dialer) dialProxy(network, address string) (_ net.Conn, err error) {
 	host := d.proxy.Host
 	if d.proxy.Port() == "" {
 		host = net.JoinHostPort(d.proxy.Hostname(), map[string]string{"http": "80", "https": "443"}[d.proxy.Scheme])
 	}
-	conn, err := d.net.Dial(network, host)
+	conn, err := d.dial(network, host)
 	if err != nil {
 		return nil, err
 	}
