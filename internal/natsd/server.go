@@ -114,6 +114,7 @@ func start(o Options) (*Server, error) {
 		return nil, err
 	}
 	s.logger.started()
+	s.storage.warnSmall(float64(o.Stream.MaxBytes))
 	o.Logger.Info("NATS server is ready", "url", s.URL(), "store", options.StoreDir)
 	return s, nil
 }

@@ -220,7 +220,7 @@ func collect(t *testing.T, collectors []prometheus.Collector, name string) float
 	for _, f := range families {
 		for _, m := range f.Metric {
 			if f.GetName() == name {
-				sum += m.GetCounter().GetValue()
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
 			}
 		}
 	}
@@ -398,22 +398,4 @@ func (l *lines) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
-}
-
-// value is that of a metric of the server without labels.
-func value(t *testing.T, s *bustest.Server, name string) float64 {
-	t.Helper()
-	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(s.Metrics()...)
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range families {
-		if m := f.GetMetric()[0]; f.GetName() == name {
-			return m.GetCounter().GetValue() + m.GetGauge().GetValue()
-		}
-	}
-	t.Fatalf("no metric %s", name)
-	return 0
 }

@@ -137,6 +137,18 @@ func (s *storage) wait(ctx context.Context, d time.Duration, hint <-chan struct{
 	}
 }
 
+// warnSmall says so if the disk will be full before the stream is.
+func (s *storage) warnSmall(maxBytes float64) {
+	used, err := s.nats.Jsz(nil)
+	if err != nil {
+		return
+	}
+	if free, _ := diskSpace(s.config.StoreDir); free < maxBytes-float64(used.Store) {
+		s.log.Warn("disk will be full before the stream is: set nats.stream.max_bytes lower, or make room", "dir", s.config.StoreDir,
+			"free_bytes", int64(free), "stored_bytes", used.Store, "max_bytes", int64(maxBytes))
+	}
+}
+
 // tell passes on what is wrong, "" for nothing.
 func (s *storage) tell(problem string) {
 	if problem == s.lastProblem {
@@ -234,7 +246,7 @@ func (s *storage) refuse(problem string) {
 func (s *storage) startRefusing(problem string) (_ *nats.Conn, err error) {
 	text, err := json.Marshal(server.JSPubAckResponse{Error: &server.ApiError{
 		Code: http.StatusServiceUnavailable, ErrCode: uint16(server.JSStorageResourcesExceededErr),
-		Description: "the NATS server cannot write to its disk: " + problem[strings.LastIndexByte(problem, ':')+1:],
+		Description: "the NATS server cannot write to its disk: " + strings.TrimSpace(problem[strings.LastIndexByte(problem, ':')+1:]),
 	}})
 	if err != nil {
 		return nil, err

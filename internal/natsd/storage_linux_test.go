@@ -1,7 +1,9 @@
 package natsd_test
 
 import (
+	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -70,23 +72,31 @@ func TestDiskFull(t *testing.T) {
 		if n := link.Accepted(); n != 2 {
 			t.Errorf("edge connected %d times, want once for each server", n)
 		}
-		if n := value(t, s, "thalweg_natsd_refused_publishes_total"); n == 0 {
+		if n := collect(t, s.Metrics(), "thalweg_natsd_refused_publishes_total"); n == 0 {
 			t.Error("refused publishes are not counted")
 		}
-		if n := value(t, s, "thalweg_natsd_jetstream_restarts_total"); n == 0 {
+		if n := collect(t, s.Metrics(), "thalweg_natsd_jetstream_restarts_total"); n == 0 {
 			t.Error("restarts of JetStream are not counted")
 		}
-		if n := value(t, s, "thalweg_natsd_jetstream_up"); n != 1 {
+		if n := collect(t, s.Metrics(), "thalweg_natsd_jetstream_up"); n != 1 {
 			t.Error("JetStream is not up")
 		}
 	})
 }
 
-// TestDiskFullAtFirst: the stream is made when there is space.
+// TestDiskFullAtFirst: the server starts and says what is coming, and the stream is made when there is space.
 func TestDiskFullAtFirst(t *testing.T) {
 	bustest.OnSmallDisk(t, diskSize, func(t *testing.T, disk *bustest.Disk) {
 		disk.Fill()
-		s := bustest.NewServer(t, func(o *natsd.Options) { o.StoreDir = filepath.Join(disk.Dir, "nats") })
+		log := &lines{}
+		s := bustest.NewServer(t, func(o *natsd.Options) {
+			o.StoreDir = filepath.Join(disk.Dir, "nats")
+			o.Stream.MaxBytes = 1 << 60
+			o.Logger = slog.New(slog.NewTextHandler(log, nil))
+		})
+		if !strings.Contains(log.String(), "disk will be full before the stream is") {
+			t.Error("nothing is said about a disk that is too small")
+		}
 		hub := bustest.Connected(t, bus.Options{Config: bustest.Config(s.URL())})
 		l := &lane{t: t, conn: hub, subject: hub.Root().Lane("ams-1", bus.Live)}
 		if _, err := hub.EnsureStream(t.Context()); err == nil && l.stored() {
