@@ -230,8 +230,9 @@ func (e *simEdge) store(frames [][]byte) bool {
 func (e *simEdge) forgetNewest(n int) {
 	for ; n > 0 && len(e.box.frames) > 0; n-- {
 		k := len(e.box.frames) - 1
-		e.s.unordered = true
-		for _, r := range e.s.frames[e.box.frames[k].header.ID].rows {
+		f := e.s.frames[e.box.frames[k].header.ID]
+		e.s.forked = e.s.forked || f.sent
+		for _, r := range f.rows {
 			r.accepted = false
 		}
 		e.box.frames = e.box.frames[:k]
@@ -486,7 +487,7 @@ func (e *simEdge) publish(w *way) {
 		return
 	}
 	e.expectNoDuel(w)
-	stored := s.stream.publish(p)
+	stored := s.publish(p)
 	s.trace("edge %d publishes frames %d to %d with %d, backfill %t, stored %t", e.line, w.from, w.to, p.expect, w.backfill, stored)
 	switch last := s.stream.last(w.backfill); {
 	case s.unlucky(5):

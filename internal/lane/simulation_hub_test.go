@@ -121,7 +121,7 @@ func (h *simHub) row(d *lane.Delivery, row *series.Row) {
 // done checks the order in which the store sees frames: one that came on the live lane, and is the newest made of all
 // that came, must rank above all older ones, whenever those come. Nobody can tell where an outbox forgot what it had sent.
 func (h *simHub) done(d *lane.Delivery) {
-	if h.s.unordered {
+	if h.s.forked {
 		return
 	}
 	f := h.s.frames[d.Header.ID]

@@ -41,25 +41,27 @@ func (s *simStream) last(backfill bool) uint64 {
 }
 
 // publish compares and stores.
-func (s *simStream) publish(p simPublish) bool {
-	if s.last(p.backfill) != p.expect {
+func (s *simulation) publish(p simPublish) bool {
+	x := &s.stream
+	if x.last(p.backfill) != p.expect {
 		return false
 	}
-	s.stamp++
-	p.sequence, p.stamp = s.next, s.stamp
-	s.messages = append(s.messages, p.simMessage)
-	s.next++
+	for _, id := range frameIDs(p.payload) {
+		s.frames[id].sent = true
+	}
+	x.stamp++
+	p.sequence, p.stamp = x.next, x.stamp
+	x.messages = append(x.messages, p.simMessage)
+	x.next++
 	return true
 }
 
 // arrive lets late publishes arrive.
-func (s *simStream) arrive(sim *simulation) {
-	if len(s.late) == 0 || sim.IntN(2) == 0 {
-		return
+func (s *simulation) arrive() {
+	if late := s.stream.late; len(late) > 0 && s.IntN(2) == 0 {
+		s.stream.late = late[1:]
+		s.trace("late publish with %d arrives, stored %t", late[0].expect, s.publish(late[0]))
 	}
-	p := s.late[0]
-	s.late = s.late[1:]
-	sim.trace("late publish with %d arrives, stored %t", p.expect, s.publish(p))
 }
 
 // truncate loses some of the newest messages, of all sites.
