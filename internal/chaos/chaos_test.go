@@ -12,8 +12,9 @@ import (
 
 var (
 	seedFlag      = flag.Uint64("chaos.seed", 0, "seed of the only schedule; 0: the usual ones and a new one")
-	durationFlag  = flag.Duration("chaos.duration", 12*time.Second, "how long things go wrong in each run")
+	durationFlag  = flag.Duration("chaos.duration", 15*time.Second, "how long things go wrong in each run")
 	serversFlag   = flag.Int("chaos.servers", 0, "1: only runs with one server; 3: only those with a cluster")
+	withoutFlag   = flag.String("chaos.without", "", "faults of the schedule that are left out, separated by commas: to find those that matter")
 	keepFlag      = flag.Bool("chaos.keep", false, "keep the directories, with the logs of all processes")
 	fileLimitFlag = flag.Bool("chaos.filelimit", false, "full disks by RLIMIT_FSIZE, as where mounting is not allowed")
 )

@@ -83,6 +83,7 @@ func (g *gap) holds(r *row) bool {
 // record is what a hub's output delivered, and what it says that it lacks.
 type record struct {
 	mu      sync.Mutex
+	sites   map[string]bool
 	rows    map[string]batch // where they came last
 	again   []repeat
 	last    map[int]batch // of each life
@@ -103,7 +104,7 @@ type repeat struct {
 }
 
 func newRecord() *record {
-	return &record{rows: map[string]batch{}, last: map[int]batch{}, ended: map[int]bool{}}
+	return &record{sites: map[string]bool{}, rows: map[string]batch{}, last: map[int]batch{}, ended: map[int]bool{}}
 }
 
 func (r *record) take(life int, f []string) {
@@ -115,6 +116,7 @@ func (r *record) take(life int, f []string) {
 		if err != nil {
 			r.bad = append(r.bad, fmt.Sprint(f))
 		}
+		r.sites[f[2]] = true
 		key := f[2] + " " + f[3] + " " + f[4] + " " + f[5]
 		if before, ok := r.rows[key]; ok {
 			r.again = append(r.again, repeat{key, before})
@@ -135,6 +137,12 @@ func (r *record) take(life int, f []string) {
 	default:
 		r.bad = append(r.bad, fmt.Sprint(f))
 	}
+}
+
+func (r *record) knows(site string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.sites[site]
 }
 
 // lacks returns those of the rows that were not recorded and, if a gap with a named cause counts, stand in none.
@@ -164,7 +172,7 @@ func (r *record) gapOf(x *row, named bool) *gap {
 }
 
 // unnamed is the cause of a gap that can still be filled, for all that the hub knows.
-const unnamed = "unknown"
+const unnamed = "not_arrived"
 
 // illegal returns the repeats that no kill explains: a row may come again if its batch was the last of a process that
 // was killed.
@@ -311,14 +319,15 @@ func (s *storm) legitimateCauses() map[string]map[string]bool {
 		causes[site.name] = map[string]bool{}
 	}
 	for _, x := range s.steps {
-		if c := causes[x.Actor]; c != nil {
-			switch x.Fault {
-			case fullDisk, fullRestart:
-				c["evicted"], c["unwritten"] = true, true
-				c["corrupt"] = true // the file is not where the state says, which could not be written either
-			case damage:
-				c["corrupt"] = true
-			}
+		c := causes[x.Actor]
+		switch {
+		case c == nil:
+		case x.Fault == fullDisk, x.Fault == fullRestart:
+			c["evicted"], c["unwritten"] = true, true
+			c["corrupt"] = true // the file is not where the state says, which could not be written either
+			c["expired"] = true // it was stored, evicted, and lost by the server
+		case x.Fault == damage:
+			c["corrupt"], c["expired"] = true, true
 		}
 	}
 	return causes
