@@ -106,7 +106,6 @@ type Parser struct {
 	row    series.Row
 	// Buffers of the current body. values, present, histograms, exemplars and starts become row.
 	values     []float64
-	taken      int // columns that have a value, lead columns included
 	present    []uint64
 	histograms []series.HistogramAt
 	exemplars  []series.ExemplarAt
@@ -247,7 +246,6 @@ func (p *Parser) reset(k *knowledge) {
 	clear(p.result.Stamped)
 	p.result = Result{Stamped: p.result.Stamped[:0]}
 	p.values = append(p.values[:0], make([]float64, k.whole.len())...)
-	p.taken = k.whole.lead
 	// What a former body left behind must not be kept alive.
 	clear(p.histograms)
 	clear(p.exemplars)

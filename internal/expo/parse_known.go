@@ -191,40 +191,21 @@ func (k *knowledge) commit(round uint64, catalog *series.Catalog) {
 	}
 }
 
-// complete reports whether the body had all columns there are, given how many without timestamps it had.
-func (k *knowledge) complete(taken int) bool {
-	if len(k.stamped) > 0 || taken < k.whole.len() {
-		return false
-	}
-	k.present = taken
-	return true
-}
-
 // crowded reports whether there are so many columns that the current body does not have that they cannot wait for their
 // time: a target that makes up new series all the time must not fill the memory. The body before counts too, for the
 // sake of targets that leave most out now and then.
-func (k *knowledge) crowded(round uint64) bool {
-	total, absent := 0, 0
+func (k *knowledge) crowded() bool {
+	total, present, before := 0, 0, k.present
 	for t := range k.tables {
 		total += t.len()
-		absent += t.missing(round)
+		present += t.present
 	}
-	present, before := total-absent, k.present
 	k.present = present
-	return absent > present+before+1000
+	return total-present > present+before+1000
 }
 
-func (t *table) missing(round uint64) int {
-	n := 0
-	for i := range t.columns {
-		if t.columns[i].seen != round {
-			n++
-		}
-	}
-	return n
-}
-
-// expire drops the origins that were not in the last n bodies, and calls ended for each. It comes after the script is replaced.
+// expire drops the origins that were not in the last n bodies, and calls ended for each. It comes after the script is
+// replaced.
 func (k *knowledge) expire(round uint64, n int, ended func(*table)) {
 	k.stamped = slices.DeleteFunc(k.stamped, func(t *table) bool {
 		if t.seen+uint64(n) > round {

@@ -191,8 +191,8 @@ func (r *reader) followPlain(body []byte, from int) int {
 	r.result.Samples += n
 	r.result.Kept += n - dropped
 	r.limited += n - dropped
-	r.taken += n - dropped
 	whole.seen = round
+	whole.present += n - dropped
 	if r.draft == nil {
 		r.same = at
 	} else {

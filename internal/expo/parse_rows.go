@@ -38,8 +38,8 @@ func (p *Parser) finish(t int64, round uint64) {
 		Exemplars:  p.exemplars,
 		Starts:     p.starts,
 	}
-	if p.taken < p.known.whole.len() {
-		p.present = p.known.whole.presence(p.present, round)
+	if w := p.known.whole; w.present < w.len() {
+		p.present = w.presence(p.present, round)
 		p.row.Present = p.present
 	}
 	slices.SortFunc(p.histograms, func(a, b series.HistogramAt) int { return cmp.Compare(a.Column, b.Column) })
@@ -97,11 +97,8 @@ func (p *Parser) finishStamped(t *table) {
 
 // tidy drops what has been absent for too long. The result says which sources ended.
 func (p *Parser) tidy(t int64) {
-	if p.known.complete(p.taken) {
-		return
-	}
 	k, compactAfter, endAfter := p.known, p.options.CompactAfter, p.options.EndAfter
-	if k.crowded(p.round) {
+	if k.crowded() {
 		compactAfter, endAfter = 1, 1
 	}
 	k.expire(p.round, endAfter, func(gone *table) {

@@ -156,8 +156,8 @@ func (r *reader) deviate() {
 	s := r.known.script
 	r.draft = &script{
 		format: r.format,
-		text:   make([]byte, 0, len(s.text)+len(s.text)/32),
-		lines:  make([]line, 0, len(s.lines)+len(s.lines)/32),
+		text:   make([]byte, 0, len(s.text)+len(s.text)/16+2048),
+		lines:  make([]line, 0, len(s.lines)+len(s.lines)/16+16),
 	}
 	r.repeat(0, r.same)
 }
@@ -249,7 +249,11 @@ func (r *reader) take(l *line, s *sample, again bool) error {
 		r.count(l)
 		return nil
 	}
-	column.seen, column.place = r.round, uint32(r.result.Samples)
+	if column.seen != r.round {
+		column.seen = r.round
+		l.table.present++
+	}
+	column.place = uint32(r.result.Samples)
 	if s.stamped && !r.advances(l, column, s.t) {
 		return nil
 	}
@@ -317,7 +321,6 @@ func (r *reader) advances(l *line, c *column, t int64) bool {
 
 func (r *reader) addWhole(column uint32, s *sample) {
 	r.values[column] = s.v
-	r.taken++
 	if s.kind != series.Float {
 		r.histograms = append(r.histograms, series.HistogramAt{Column: column, H: s.h, FH: s.fh})
 	}

@@ -158,13 +158,13 @@ func (s *script) copy(from *script, first, last int) {
 	}
 }
 
-// settled returns s as it is kept: without an index, in no more memory than it needs.
+// settled returns s as it is kept: without an index, in little more memory than it needs.
 func (s *script) settled() *script {
 	s.index = nil
-	if len(s.text)+len(s.text)/16 < cap(s.text) {
-		s.text = bytes.Clone(s.text)[:len(s.text):len(s.text)]
+	if n := len(s.text); n+n/8+512 < cap(s.text) {
+		s.text = append(make([]byte, 0, n), s.text...)
 	}
-	if n := len(s.lines); n+n/16 < cap(s.lines) {
+	if n := len(s.lines); n+n/8+8 < cap(s.lines) {
 		s.lines = append(make([]line, 0, n), s.lines...)
 	}
 	return s

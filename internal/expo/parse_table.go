@@ -24,6 +24,7 @@ type table struct {
 	previous *table            // while the table is made anew: what it replaces
 	moves    []uint32          // while the table is compacted: where its columns went
 	seen     uint64            // round that had one of its series last
+	present  int               // columns that the current body has, lead columns included
 	stamps   []stamp           // samples of the current body with timestamps of their own
 }
 
@@ -79,6 +80,7 @@ func (t *table) column(i uint32) *series.Column {
 // begin marks the lead columns as seen, so that a target cannot speak for them.
 func (t *table) begin(round uint64) {
 	t.clearStamps()
+	t.present = t.lead
 	for i := range t.columns[:t.lead] {
 		t.columns[i].seen = round
 	}
@@ -194,6 +196,9 @@ func (c *column) absent(round uint64, n int) bool { return c.seen+uint64(n) <= r
 
 // sparse reports whether a quarter of the columns was not in the last n bodies.
 func (t *table) sparse(round uint64, n int) bool {
+	if (len(t.columns)-t.present)*4 < len(t.columns)-t.lead {
+		return false
+	}
 	dead := 0
 	for i := t.lead; i < len(t.columns); i++ {
 		if t.columns[i].absent(round, n) {

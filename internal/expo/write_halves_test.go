@@ -56,7 +56,7 @@ func TestHalves(t *testing.T) {
 
 		text.RenderBase(&base, source)
 		text.RenderOwn(&own, family, suffix, labels.New(append(mine, labels.Label{Name: "__name__", Value: family + suffix})...), source, extra)
-		if got := text.AppendSampleEnd(own.Append(nil, &base), 1.5, 1000); string(got) != string(want) {
+		if got := text.AppendSampleEnd(own.Append(nil, &base), 1.5, text.AppendTime(nil, 1000)); string(got) != string(want) {
 			t.Fatalf("own labels %v, base %v, extra %v:\n got %s\nwant %s", mine, source, extra, got, want)
 		}
 	}

@@ -79,11 +79,15 @@ func (o OpenMetrics) family(f *series.Family) (name string, typ model.MetricType
 // allows none: everywhere but at counters and buckets.
 func (o OpenMetrics) AppendSample(dst []byte, family, suffix string, ls []labels.Label, v float64, ms int64, e *exemplar.Exemplar) []byte {
 	dst = o.appendSeries(dst, family, suffix, ls)
-	return o.AppendSampleEnd(dst, family, suffix, v, ms, e)
+	var time [32]byte
+	return o.AppendSampleEnd(dst, family, suffix, v, o.AppendTime(time[:0], ms), e)
 }
 
-// AppendSampleEnd appends what stands behind name and labels in a line.
-func (o OpenMetrics) AppendSampleEnd(dst []byte, family, suffix string, v float64, ms int64, e *exemplar.Exemplar) []byte {
+// AppendTime appends a time in ms.
+func (o OpenMetrics) AppendTime(dst []byte, ms int64) []byte { return appendSeconds(dst, ms) }
+
+// AppendSampleEnd appends what stands behind name and labels in a line. The time is one of AppendTime.
+func (o OpenMetrics) AppendSampleEnd(dst []byte, family, suffix string, v float64, time []byte, e *exemplar.Exemplar) []byte {
 	dst = append(dst, ' ')
 	if count := suffix == "_bucket" || suffix == "_count" || suffix == "_gcount"; count && IsCount(v) {
 		dst = strconv.AppendUint(dst, uint64(v), 10)
@@ -91,7 +95,7 @@ func (o OpenMetrics) AppendSampleEnd(dst []byte, family, suffix string, v float6
 		dst = appendOpenMetricsFloat(dst, v)
 	}
 	dst = append(dst, ' ')
-	dst = appendSeconds(dst, ms)
+	dst = append(dst, time...)
 	if e != nil && mayHaveExemplar(family, suffix) {
 		dst = o.appendExemplar(dst, e)
 	}

@@ -42,7 +42,7 @@ func (t Text) AppendSample(dst []byte, family, suffix string, ls []labels.Label,
 	if dst[len(dst)-1] == ',' {
 		dst[len(dst)-1] = '}'
 	}
-	return t.AppendSampleEnd(dst, v, ms)
+	return t.appendSampleEnd(dst, v, ms)
 }
 
 // AppendHistogram appends a native histogram with custom buckets as the classic histogram that it stands for. The
@@ -59,7 +59,7 @@ func (t Text) AppendHistogram(dst []byte, family string, ls []labels.Label, h *h
 		dst = append(dst, model.BucketLabel+`="`...)
 		dst = AppendFloat(dst, le)
 		dst = append(dst, `"}`...)
-		dst = t.AppendSampleEnd(dst, count, ms)
+		dst = t.appendSampleEnd(dst, count, ms)
 	}
 	for le, count := range classicBuckets(h) {
 		bucket(le, count)
@@ -169,13 +169,22 @@ func appendEscaped(dst []byte, s string, quoted bool) []byte {
 	return append(dst, s[first:]...)
 }
 
-// AppendSampleEnd appends what stands behind name and labels in a line.
-func (t Text) AppendSampleEnd(dst []byte, v float64, ms int64) []byte {
+// AppendSampleEnd appends what stands behind name and labels in a line. The time is one of AppendTime.
+func (t Text) AppendSampleEnd(dst []byte, v float64, time []byte) []byte {
 	dst = append(dst, ' ')
 	dst = AppendFloat(dst, v)
 	dst = append(dst, ' ')
-	dst = strconv.AppendInt(dst, ms, 10)
+	dst = append(dst, time...)
 	return append(dst, '\n')
+}
+
+// AppendTime appends a time in ms.
+func (t Text) AppendTime(dst []byte, ms int64) []byte { return strconv.AppendInt(dst, ms, 10) }
+
+// appendSampleEnd is AppendSampleEnd for a time that comes once.
+func (t Text) appendSampleEnd(dst []byte, v float64, ms int64) []byte {
+	var time [20]byte
+	return t.AppendSampleEnd(dst, v, t.AppendTime(time[:0], ms))
 }
 
 // textType is the word of the format that comes closest to a type.
