@@ -18,8 +18,9 @@ const (
 // lines renders name and labels of the series of an answer: the labels of a source once for all of its series, and what
 // a series has of its own once for all sources of the same series. It is used again for other answers.
 type lines struct {
-	text  expo.Text
-	extra []labels.Label
+	text       expo.Text
+	appendTime func(dst []byte, ms int64) []byte // of the format
+	extra      []labels.Label
 
 	// By number, of those that share a place the one that came last.
 	sources []sourceLine
@@ -33,6 +34,8 @@ type sourceLine struct {
 	source int // -1: none
 	shape  int // of the names of its labels
 	base   expo.Base
+	ms     int64 // the last time, which is that of a whole row
+	time   []byte
 }
 
 type columnLine struct {
@@ -43,8 +46,8 @@ type columnLine struct {
 func newLines() *lines { return &lines{shapes: map[string]int{}} }
 
 // reset begins an answer, in whose series the labels of extra stand where they are absent.
-func (l *lines) reset(text expo.Text, extra []labels.Label) {
-	l.text, l.extra = text, extra
+func (l *lines) reset(text expo.Text, appendTime func([]byte, int64) []byte, extra []labels.Label) {
+	l.text, l.appendTime, l.extra = text, appendTime, extra
 	for i := range l.sources {
 		l.sources[i].source = -1
 	}
@@ -60,11 +63,11 @@ func (l *lines) release() {
 	if len(l.sources) > idleSources {
 		l.sources = nil
 	}
-	l.extra = nil
+	l.extra, l.appendTime = nil, nil
 }
 
-// append appends name and labels of a series of a family that has halves.
-func (l *lines) append(dst []byte, family string, s *store.Series) []byte {
+// append appends name and labels of a series of a family that has halves. It returns its time beside them.
+func (l *lines) append(dst []byte, family string, s *store.Series) (line, time []byte) {
 	source := l.source(s)
 	n := s.Column() & (maxColumnLines - 1)
 	if n >= len(l.columns) {
@@ -76,7 +79,10 @@ func (l *lines) append(dst []byte, family string, s *store.Series) []byte {
 		l.text.RenderOwn(&c.own, name, suffix, s.Own(), s.Base(), l.extra)
 		c.family, c.column, c.shape = l.family, s.Column(), source.shape
 	}
-	return c.own.Append(dst, &source.base)
+	if source.ms != s.T || len(source.time) == 0 {
+		source.ms, source.time = s.T, l.appendTime(source.time[:0], s.T)
+	}
+	return c.own.Append(dst, &source.base), source.time
 }
 
 // source returns the labels of a series' source.
@@ -103,7 +109,7 @@ func (l *lines) source(s *store.Series) *sourceLine {
 		shape = len(l.shapes)
 		l.shapes[string(l.key)] = shape
 	}
-	source.source, source.shape = s.Source(), shape
+	source.source, source.shape, source.time = s.Source(), shape, source.time[:0]
 	return source
 }
 

@@ -23,14 +23,18 @@ type writer interface {
 // newWriter returns the writer of a negotiated format.
 func newWriter(a *answer, format expfmt.Format, settings *settings) writer {
 	escaping := format.ToEscapingScheme()
-	a.lines.reset(expo.Text{Escaping: escaping}, settings.extra)
 	switch t := format.FormatType(); {
 	case isProto(t):
 		return &protoWriter{answer: a, extra: settings.extra, proto: expo.Proto{Escaping: escaping}, form: t, floats: settings.untyped}
 	case t == expfmt.TypeOpenMetrics:
-		return &openMetricsWriter{answer: a, extra: settings.extra, format: expo.OpenMetrics{Escaping: escaping}}
+		format := expo.OpenMetrics{Escaping: escaping}
+		a.lines.reset(expo.Text(format), format.AppendTime, settings.extra)
+		return &openMetricsWriter{answer: a, extra: settings.extra, format: format}
+	default:
+		format := expo.Text{Escaping: escaping}
+		a.lines.reset(format, format.AppendTime, settings.extra)
+		return &textWriter{answer: a, extra: settings.extra, format: format}
 	}
-	return &textWriter{answer: a, extra: settings.extra, format: expo.Text{Escaping: escaping}}
 }
 
 type textWriter struct {
@@ -58,8 +62,8 @@ func (w *textWriter) family(f *store.Family, head *series.Family) error {
 func (w *textWriter) sample(head *series.Family, s *store.Series) {
 	h, fh := s.Histogram()
 	if h == nil && fh == nil && s.HasHalves() {
-		w.buf = w.lines.append(w.buf, head.Name, s)
-		w.buf = w.format.AppendSampleEnd(w.buf, s.V, s.T)
+		line, time := w.lines.append(w.buf, head.Name, s)
+		w.buf = w.format.AppendSampleEnd(line, s.V, time)
 		return
 	}
 	w.labels = appendAbsent(s.AppendLabels(w.labels[:0]), w.extra)
@@ -138,9 +142,9 @@ func (w *openMetricsWriter) compound(chunk []store.Series, head *series.Family) 
 func (w *openMetricsWriter) sample(head *series.Family, s *store.Series) {
 	h, fh := s.Histogram()
 	if h == nil && fh == nil && s.HasHalves() {
-		w.buf = w.lines.append(w.buf, head.Name, s)
+		line, time := w.lines.append(w.buf, head.Name, s)
 		name, suffix := split(s.Name(), head.Name)
-		w.buf = w.format.AppendSampleEnd(w.buf, name, suffix, s.V, s.T, s.Exemplar())
+		w.buf = w.format.AppendSampleEnd(line, name, suffix, s.V, time, s.Exemplar())
 		return
 	}
 	w.labels = appendAbsent(s.AppendLabels(w.labels[:0]), w.extra)
