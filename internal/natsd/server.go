@@ -57,14 +57,19 @@ type Server struct {
 // Start starts a server and returns when it accepts clients. A port that is taken, a store directory in use or not
 // writable, and a configuration that would let strangers in are errors.
 func Start(o Options) (*Server, error) {
-	s, err := start(o)
+	s, err := start(o, true)
+	if err != nil && diskFull(err) {
+		o.Logger.Error("NATS server starts without JetStream, which follows when there is space", "err", err)
+		s, err = start(o, false)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("start NATS server: %w", err)
 	}
 	return s, nil
 }
 
-func start(o Options) (*Server, error) {
+// start starts a server, and JetStream with it or not; Run starts it otherwise.
+func start(o Options, jetStream bool) (*Server, error) {
 	options, err := natsOptions(&o)
 	if err != nil {
 		return nil, err
@@ -100,7 +105,11 @@ func start(o Options) (*Server, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("set up accounts: %w", err), lock.Release())
 	}
+	// Its options are asked whether JetStream is to be started, but the server must know that it has it: others of its
+	// cluster count on it, and its health has to be watched.
+	options.JetStream = jetStream
 	s.nats.Start()
+	options.JetStream = true
 	go func() {
 		defer close(s.done)
 		s.nats.WaitForShutdown()

@@ -168,7 +168,7 @@ func (s *storage) tell(problem string) {
 // problem is why JetStream cannot store messages, "" if it can as far as is known.
 func (s *storage) problem() string {
 	if !s.nats.JetStreamEnabled() {
-		return "JetStream is off after a failed write"
+		return "JetStream is off: it could not write"
 	}
 	health := s.nats.Healthz(&server.HealthzOptions{Details: true})
 	for _, e := range health.Errors {

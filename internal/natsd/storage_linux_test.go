@@ -134,6 +134,13 @@ func TestDiskFullInCluster(t *testing.T) {
 		disk.Free()
 		bustest.WaitFor(t, "end of the problem", func() bool { return told.now() == "" })
 		bustest.WaitFor(t, "message to be stored", l.stored)
+
+		disk.Fill()
+		servers[0].Stop()
+		servers[0].Start()
+		bustest.WaitFor(t, "report of the restarted server", func() bool { return told.now() != "" })
+		disk.Free()
+		bustest.WaitFor(t, "end of the problem", func() bool { return told.now() == "" })
 		servers[1].Stop() // which leaves two: both are needed
 		before := l.last
 		bustest.WaitFor(t, "message to be stored by two", func() bool { return l.stored() && l.last > before })
