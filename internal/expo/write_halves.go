@@ -21,6 +21,12 @@ type Own struct {
 	gaps []gap
 }
 
+// Len is the length of the text.
+func (b *Base) Len() int { return len(b.text) }
+
+// Len is the length of the text.
+func (o *Own) Len() int { return len(o.text) }
+
 // gap is where labels of the source stand in the text of a series.
 type gap struct {
 	at          int32 // the end of the text before it

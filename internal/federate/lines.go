@@ -7,11 +7,11 @@ import (
 	"github.com/thalweg/thalweg/internal/store"
 )
 
-// Bounds of what is kept rendered, which is a few hundred bytes each: beyond, it is rendered again. Families with more
-// columns rarely have several sources.
+// Bounds of what is kept rendered: beyond, it is rendered again. Families with more columns rarely have several sources.
 const (
 	maxSourceLines = 1 << 16
 	maxColumnLines = 1 << 11
+	maxRendered    = 1 << 10 // bytes of one; most have a hundred
 	idleSources    = 1 << 12 // kept between answers
 )
 
@@ -61,7 +61,7 @@ func (l *lines) nextFamily() { l.family++ }
 // release lets go of what is too large to keep.
 func (l *lines) release() {
 	if len(l.sources) > idleSources {
-		l.sources = nil
+		l.sources, l.shapes = nil, map[string]int{}
 	}
 	l.extra, l.appendTime = nil, nil
 }
@@ -82,7 +82,14 @@ func (l *lines) append(dst []byte, family string, s *store.Series) (line, time [
 	if source.ms != s.T || len(source.time) == 0 {
 		source.ms, source.time = s.T, l.appendTime(source.time[:0], s.T)
 	}
-	return c.own.Append(dst, &source.base), source.time
+	dst, time = c.own.Append(dst, &source.base), source.time
+	if c.own.Len() > maxRendered {
+		*c = columnLine{}
+	}
+	if source.base.Len() > maxRendered {
+		*source = sourceLine{source: -1}
+	}
+	return dst, time
 }
 
 // source returns the labels of a series' source.

@@ -13,25 +13,25 @@ import (
 	"github.com/thalweg/thalweg/internal/series"
 )
 
-// What is rendered once is not taken for something else: with more columns and more sources than are kept, and sources
-// whose labels have other names.
+// What is rendered once is not taken for something else: with more columns and more sources than are kept, labels that
+// are too long to be, and sources whose labels have other names.
 func TestRenderedOnce(t *testing.T) {
-	f := func(sources, columns int, accept string) {
+	f := func(sources, columns int, padding, accept string) {
 		t.Helper()
 		h := newHub(t, nil)
 		var cs []series.Column
 		for c := range columns {
-			cs = append(cs, series.Column{Labels: labels.FromStrings("__name__", fmt.Sprint("m", c%2), "i", fmt.Sprint(c))})
+			cs = append(cs, series.Column{Labels: labels.FromStrings("__name__", fmt.Sprint("m", c%2), "i", padding+fmt.Sprint(c))})
 		}
 		row := &series.Row{Schema: h.catalog.Extend(h.catalog.Empty(), cs), T: now.UnixMilli(), Values: make([]float64, columns)}
 		want := map[string]bool{}
 		for s := range sources {
-			own := [][]string{{"a", fmt.Sprint(s)}, {"z", fmt.Sprint(s)}, {"a", fmt.Sprint(s), "instance", "x"}}[s%3]
+			own := [][]string{{"a", padding + fmt.Sprint(s)}, {"z", padding + fmt.Sprint(s)}, {"a", padding + fmt.Sprint(s), "instance", "x"}}[s%3]
 			row.Source = &series.Source{Key: fmt.Sprint(s), Labels: labels.FromStrings(own...)}
 			for c := range columns {
 				row.Values[c] = float64(s*columns + c)
-				pattern := [...]string{`m%d{a="%[2]d",i="%d",instance=""} %v `, `m%d{i="%[3]d",z="%[2]d",instance=""} %[4]v `, `m%d{a="%[2]d",i="%d",instance="x"} %v `}[s%3]
-				want[fmt.Sprintf(pattern, c%2, s, c, row.Values[c])] = true
+				pattern := [...]string{`m%d{a="%s",i="%s",instance=""} %v `, `m%d{i="%[3]s",z="%[2]s",instance=""} %[4]v `, `m%d{a="%s",i="%s",instance="x"} %v `}[s%3]
+				want[fmt.Sprintf(pattern, c%2, padding+fmt.Sprint(s), padding+fmt.Sprint(c), row.Values[c])] = true
 			}
 			h.apply(row)
 		}
@@ -50,9 +50,10 @@ func TestRenderedOnce(t *testing.T) {
 			t.Errorf("%d lines are missing", len(want))
 		}
 	}
-	f(7, 5000, acceptText)
-	f(7, 5000, acceptOpenMetrics)
-	f(70_000, 2, acceptText)
+	f(7, 5000, "", acceptText)
+	f(7, 5000, "", acceptOpenMetrics)
+	f(70_000, 2, "", acceptText)
+	f(5, 10, strings.Repeat("x", 2000), acceptText)
 }
 
 // The text formats allocate nothing for a series. What an answer allocates beside that, and what the race detector keeps
