@@ -59,7 +59,7 @@ type Edge struct {
 	conn     *bus.Conn
 	outbox   *outbox.Outbox
 	now      func() time.Time
-	version  string
+	release  string
 	epoch    frame.Epoch
 	control  string // the subject this edge listens on
 	metrics  *metrics
@@ -71,6 +71,8 @@ type Edge struct {
 
 	// The constants, but for tests.
 	silence, silenceCheck time.Duration
+	helloInterval         time.Duration
+	otherHubs             time.Duration
 	tailBytes             int64
 
 	// mu is held while a row is encoded and while frames are appended to the outbox, so that frames stand there in the
@@ -83,8 +85,9 @@ type Edge struct {
 	told     struct{ outbox, own int } // how many of them stand in the frames that are being stored
 	appended chan struct{}
 	maxAge   time.Duration
-	largest  int // bound for frames beside the server's max_payload, in bytes; 0: none
-	welcome  lane.Welcome
+	largest  int            // bound for frames beside the server's max_payload, in bytes; 0: none
+	welcomes []lane.Welcome // of the last hello that was answered
+	version  lane.VersionChoice
 
 	status statusBoard
 }
@@ -99,9 +102,9 @@ func New(o Options) (*Edge, error) {
 		return nil, err
 	}
 	e := &Edge{
-		site: o.Site, log: o.Logger, repeats: telemetry.NewRepeats(o.Logger, repeatEvery), conn: o.Conn, outbox: box, now: o.Now, version: o.Version, epoch: newEpoch(),
+		site: o.Site, log: o.Logger, repeats: telemetry.NewRepeats(o.Logger, repeatEvery), conn: o.Conn, outbox: box, now: o.Now, release: o.Version, epoch: newEpoch(),
 		control: o.Conn.Root().NewControl(o.Site), metrics: newMetrics(), settings: make(chan Config, 1),
-		silence: silence, silenceCheck: silenceCheck, tailBytes: tailBytes,
+		silence: silence, silenceCheck: silenceCheck, tailBytes: tailBytes, helloInterval: helloInterval, otherHubs: otherHubs,
 		config: o.Config, appended: make(chan struct{}), maxAge: o.StreamMaxAge,
 	}
 	e.live = newWire(e, bus.Live)
@@ -111,7 +114,7 @@ func New(o Options) (*Edge, error) {
 		before = frame.Predecessor{ID: last.ID, Rows: last.RowsAfter()}
 	}
 	e.sender = lane.NewSender(lane.SenderConfig{
-		Encoder: frame.EncoderConfig{Epoch: e.epoch, Predecessor: before, Facts: []frame.Fact{
+		Encoder: frame.EncoderConfig{Version: e.version.Version(), Epoch: e.epoch, Predecessor: before, Facts: []frame.Fact{
 			{Name: "version", Value: o.Version},
 			{Name: "keyframe_interval_ms", Value: strconv.FormatInt(e.keyframeInterval().Milliseconds(), 10)},
 		}},
@@ -119,6 +122,7 @@ func New(o Options) (*Edge, error) {
 		Lookback:         o.Lookback,
 		Jitter:           mathrand.Float64,
 	})
+	e.metrics.frameVersion.Set(float64(e.version.Version()))
 	e.log.Info("edge begins an epoch", "site", e.site, "epoch", e.epoch, "predecessor", before.ID, "outbox", o.Dir)
 	return e, nil
 }
@@ -139,8 +143,10 @@ func (e *Edge) keyframeInterval() time.Duration {
 	if e.maxAge > 0 {
 		d = min(d, e.maxAge/4)
 	}
-	if ms := e.welcome.KeyframeIntervalMs; ms > 0 {
-		d = min(d, time.Duration(ms)*time.Millisecond)
+	for _, w := range e.welcomes {
+		if ms := w.KeyframeIntervalMs; ms > 0 {
+			d = min(d, time.Duration(ms)*time.Millisecond)
+		}
 	}
 	return d
 }

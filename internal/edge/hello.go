@@ -3,7 +3,9 @@ package edge
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/thalweg/thalweg/internal/lane"
@@ -15,6 +17,9 @@ import (
 const (
 	helloInterval = 30 * time.Second
 	helloRetry    = time.Second
+	// otherHubs is how long an edge waits for other hubs than the first that answered, of which there may be maxHubs.
+	otherHubs = 2 * time.Second
+	maxHubs   = 16
 )
 
 // keepHello answers control requests and says hello at each connect and now and then, until ctx ends.
@@ -26,15 +31,19 @@ func (e *Edge) keepHello(ctx context.Context) {
 		defer stop()
 	}
 	for unanswered := 0; ctx.Err() == nil; {
-		wait := helloInterval
+		wait := e.helloInterval
 		state, changed := e.conn.Watch()
+		answered, again := false, false
+		if state.Connected {
+			answered, again = e.sayHello(ctx)
+		}
 		switch {
-		case !state.Connected:
-			unanswered = 0
-		case e.sayHello(ctx):
+		case again:
+			wait, unanswered = min(helloRetry, e.helloInterval), 0
+		case answered || !state.Connected:
 			unanswered = 0
 		default:
-			wait = min(helloRetry<<min(unanswered, 10), helloInterval)
+			wait = min(helloRetry<<min(unanswered, 10), e.helloInterval)
 			unanswered++
 		}
 		t := time.NewTimer(wait - time.Duration(rand.Int64N(int64(wait/5))))
@@ -47,35 +56,82 @@ func (e *Edge) keepHello(ctx context.Context) {
 	}
 }
 
-// sayHello reports whether a hub answered. An edge goes on without: no hub may be there at the moment.
-func (e *Edge) sayHello(ctx context.Context) bool {
+// sayHello reports whether a hub answered, and whether they should be asked again soon. An edge goes on without: no hub
+// may be there at the moment.
+func (e *Edge) sayHello(ctx context.Context) (answered, again bool) {
+	welcomes, err := e.greet(ctx)
+	if len(welcomes) == 0 {
+		e.status.set(PartHello, err.Error())
+		return false, false
+	}
+	e.status.clear(PartHello)
+	var offers []int
+	for _, w := range welcomes {
+		offers = append(offers, w.FrameVersion)
+		if oldest := slices.Min(lane.FrameVersions()); w.FrameVersion < oldest {
+			e.status.set(PartHello, fmt.Sprintf("hub %q reads frames up to version %d, this edge writes %d at least: upgrade the hub",
+				w.Hub, w.FrameVersion, oldest))
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.welcomes = welcomes
+	e.sender.SetKeyframeInterval(e.keyframeInterval())
+	before := e.version.Version()
+	again = e.version.Round(offers)
+	if now := e.version.Version(); now != before {
+		e.sender.SetVersion(now)
+		e.metrics.frameVersion.Set(float64(now))
+		e.log.Info("frames are of another version from now on", "site", e.site, "version", now, "before", before, "hubs", len(welcomes))
+	}
+	return true, again
+}
+
+// greet says hello until no other hub answers. Without any answer it returns why.
+func (e *Edge) greet(ctx context.Context) (welcomes []lane.Welcome, err error) {
+	e.mu.Lock()
+	hello := lane.Hello{
+		Site: e.site, Version: e.release, Epoch: e.epoch.String(), FrameVersions: lane.FrameVersions(), Control: e.control,
+	}
+	e.mu.Unlock()
+	for len(welcomes) < maxHubs {
+		welcome, err := e.greetOne(ctx, &hello)
+		if err != nil {
+			return welcomes, err
+		}
+		if len(welcomes) == 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, e.otherHubs)
+			defer cancel()
+		}
+		welcomes = append(welcomes, welcome)
+		if welcome.Instance == "" || slices.Contains(hello.Heard, welcome.Instance) {
+			return welcomes, nil // of a release that does not know how to stay silent
+		}
+		hello.Heard = append(hello.Heard, welcome.Instance)
+	}
+	return welcomes, nil
+}
+
+// greetOne says hello once, and measures the skew of the clocks.
+func (e *Edge) greetOne(ctx context.Context, hello *lane.Hello) (welcome lane.Welcome, err error) {
 	sent := e.now()
-	hello, err := json.Marshal(lane.Hello{
-		Site: e.site, Version: e.version, Epoch: e.epoch.String(), FrameVersions: lane.FrameVersions(), Control: e.control,
-		NowMs: sent.UnixMilli(),
-	})
+	hello.NowMs = sent.UnixMilli()
+	data, err := json.Marshal(hello)
 	if err != nil {
 		panic("BUG: edge: encode hello: " + err.Error())
 	}
-	answer, err := e.conn.Request(ctx, e.conn.Root().Hello(e.site), hello)
+	answer, err := e.conn.Request(ctx, e.conn.Root().Hello(e.site), data)
 	if err != nil {
-		e.status.set(PartHello, err.Error())
-		return false
+		return welcome, err
 	}
-	var welcome lane.Welcome
 	if err := json.Unmarshal(answer, &welcome); err != nil {
-		e.log.Warn("hub answered hello with something else", "site", e.site, "err", err)
-		return false
+		return welcome, fmt.Errorf("parse answer to hello: %w", err)
 	}
-	e.status.clear(PartHello)
 	// The hub's clock was read about half way between sending and now.
 	middle := sent.Add(e.now().Sub(sent) / 2)
 	e.metrics.skew.Set(float64(middle.UnixMilli()-welcome.NowMs) / 1000)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.welcome = welcome
-	e.sender.SetKeyframeInterval(e.keyframeInterval())
-	return true
+	return welcome, nil
 }
 
 // answerControl does what a hub asks for.

@@ -7,7 +7,7 @@ type metrics struct {
 	frames, frameBytes                         prometheus.Counter
 	ackedFrames, refusedPublishes              *prometheus.CounterVec
 	serverLosses, keyframeRequests, readErrors prometheus.Counter
-	skew                                       prometheus.Gauge
+	skew, frameVersion                         prometheus.Gauge
 }
 
 func newMetrics() *metrics {
@@ -32,6 +32,8 @@ func newMetrics() *metrics {
 		serverLosses:     counter("server_losses_total", "Times the server turned out to have lost stored frames, which were sent again."),
 		readErrors:       counter("outbox_read_errors_total", "Attempts to read the outbox that failed and were repeated."),
 		keyframeRequests: counter("keyframe_requests_total", "Keyframes that hubs asked for."),
+		frameVersion: prometheus.NewGauge(prometheus.GaugeOpts{Name: "thalweg_edge_frame_version",
+			Help: "Version of the frames that are written: the newest that all hubs read."}),
 		skew: prometheus.NewGauge(prometheus.GaugeOpts{Name: "thalweg_edge_clock_skew_seconds",
 			Help: "How far this clock is ahead of the hub's, at the last hello."}),
 	}
@@ -40,6 +42,6 @@ func newMetrics() *metrics {
 func (m *metrics) all() []prometheus.Collector {
 	return []prometheus.Collector{
 		m.rows, m.samples, m.refusedRows, m.unwrittenRows, m.frames, m.frameBytes, m.ackedFrames, m.refusedPublishes,
-		m.serverLosses, m.keyframeRequests, m.readErrors, m.skew,
+		m.serverLosses, m.keyframeRequests, m.readErrors, m.skew, m.frameVersion,
 	}
 }

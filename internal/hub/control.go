@@ -2,9 +2,11 @@ package hub
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,9 +29,10 @@ const (
 
 // control answers hellos and asks edges for keyframes.
 type control struct {
-	hub     *Hub
-	queue   chan string
-	timeout time.Duration // of a request to an edge
+	hub      *Hub
+	instance string // tells this process from other hubs
+	queue    chan string
+	timeout  time.Duration // of a request to an edge
 
 	mu    sync.Mutex
 	edges map[string]*greeted // by site
@@ -45,7 +48,7 @@ type greeted struct {
 }
 
 func newControl(h *Hub) *control {
-	return &control{hub: h, queue: make(chan string, controlQueue), timeout: askTimeout, edges: map[string]*greeted{}}
+	return &control{hub: h, instance: rand.Text(), queue: make(chan string, controlQueue), timeout: askTimeout, edges: map[string]*greeted{}}
 }
 
 // run serves until ctx ends.
@@ -113,8 +116,11 @@ func (c *control) welcome(subject string, data []byte) []byte {
 	if c.hub.waits(site) {
 		c.wantKeyframe(site)
 	}
+	if slices.Contains(hello.Heard, c.instance) {
+		return nil
+	}
 	answer, err := json.Marshal(lane.Welcome{
-		Hub: c.hub.name, NowMs: now.UnixMilli(), FrameVersion: lane.FrameVersions()[0], KeyframeIntervalMs: keyframeBound.Milliseconds(),
+		Hub: c.hub.name, Instance: c.instance, NowMs: now.UnixMilli(), FrameVersion: lane.FrameVersions()[0], KeyframeIntervalMs: keyframeBound.Milliseconds(),
 	})
 	if err != nil {
 		panic("BUG: hub: encode welcome: " + err.Error())

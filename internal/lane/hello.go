@@ -1,6 +1,10 @@
 package lane
 
-import "github.com/thalweg/thalweg/internal/frame"
+import (
+	"slices"
+
+	"github.com/thalweg/thalweg/internal/frame"
+)
 
 // Hello is what an edge says at each connect and every HelloInterval after, as JSON, on its hello subject.
 type Hello struct {
@@ -13,13 +17,18 @@ type Hello struct {
 	Control string `json:"control"`
 	// NowMs is the edge's clock, in milliseconds since 1970.
 	NowMs int64 `json:"now_ms"`
+	// Heard are the instances of hubs that answered already; they stay silent. Only the first answer to a request passes
+	// from one account to another, so an edge asks until nobody else answers.
+	Heard []string `json:"heard,omitempty"`
 }
 
 // Welcome is a hub's answer to a Hello. An edge goes on without.
 type Welcome struct {
-	Hub   string `json:"hub"`
-	NowMs int64  `json:"now_ms"`
-	// FrameVersion that the edge should write.
+	Hub string `json:"hub"`
+	// Instance tells the processes of hubs apart, whatever their names.
+	Instance string `json:"instance,omitempty"`
+	NowMs    int64  `json:"now_ms"`
+	// FrameVersion is the newest that the hub reads.
 	FrameVersion int `json:"frame_version"`
 	// KeyframeIntervalMs is the longest keyframe interval that suits the hub; 0: any.
 	KeyframeIntervalMs int64 `json:"keyframe_interval_ms,omitempty"`
@@ -40,5 +49,39 @@ type ControlAnswer struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// FrameVersions that this release writes and reads.
-func FrameVersions() []int { return []int{frame.Version} }
+// FrameVersions that this release writes and reads, best first.
+func FrameVersions() []int { return frame.Versions() }
+
+// VersionChoice is the version of the frames that an edge writes: the newest that all hubs read which answer its hellos,
+// but no newer than the one before the newest until they were asked twice, since an answer may get lost. Hubs that can
+// read nothing that this release writes change nothing.
+type VersionChoice struct {
+	version, raise int
+}
+
+// Version to write.
+func (c *VersionChoice) Version() int {
+	if c.version == 0 {
+		return slices.Min(FrameVersions())
+	}
+	return c.version
+}
+
+// Round takes what the hubs offered that answered; it reports whether they should be asked again soon.
+func (c *VersionChoice) Round(offers []int) (again bool) {
+	if len(offers) == 0 {
+		return false
+	}
+	want, lowest := slices.Min(FrameVersions()), slices.Min(offers)
+	for _, v := range FrameVersions() {
+		if v <= lowest {
+			want = max(want, v)
+		}
+	}
+	if want > c.Version() && c.raise != want {
+		c.raise = want
+		return true
+	}
+	c.version, c.raise = want, 0
+	return false
+}

@@ -104,6 +104,9 @@ func (s *Sender) Lost(l frame.Loss) { s.encoder.Loss(l) }
 // Limit bounds the frames from now on, in bytes before compression.
 func (s *Sender) Limit(maxBody int) { s.encoder.SetMaxBody(maxBody) }
 
+// SetVersion changes the version of the frames, with a keyframe.
+func (s *Sender) SetVersion(v int) { s.encoder.SetVersion(v) }
+
 // SetKeyframeInterval changes the interval from the next keyframe on.
 func (s *Sender) SetKeyframeInterval(d time.Duration) { s.cfg.KeyframeInterval = d }
 
