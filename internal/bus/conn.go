@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"strconv"
@@ -185,13 +186,22 @@ func (c *Conn) onDisconnect(nc *nats.Conn, err error) {
 		if err == nil {
 			err = errGivenUp
 		}
-		if refusal := c.refusal(err); refusal != nil {
-			err = refusal
-		}
+		err = c.explain(err)
 		s.Reason = "connection lost: " + err.Error()
 		c.log.Warn("connection to NATS lost", "server", s.Server, "err", err)
 	}
 	c.setState(s)
+}
+
+// explain puts an error of the library into the words of an operator, where it has others.
+func (c *Conn) explain(err error) error {
+	if refusal := c.refusal(err); refusal != nil {
+		return refusal
+	}
+	if errors.Is(err, io.EOF) {
+		return errClosedThere
+	}
+	return err
 }
 
 // onClose runs last, for a Close.
@@ -208,9 +218,7 @@ func (c *Conn) onAttempt(nc *nats.Conn, err error) {
 		return
 	}
 	c.mu.Lock()
-	if refusal := c.refusal(err); refusal != nil {
-		err = refusal
-	}
+	err = c.explain(err)
 	if c.secret != nil {
 		err = c.secret
 	}
@@ -347,5 +355,6 @@ func (w *waiter) denied(violation error) {
 var (
 	errConnectionLost = errors.New("connection lost")
 	errGivenUp        = errors.New("given up by this side")
+	errClosedThere    = errors.New("the other side closed the connection")
 	errNoAnswer       = errors.New("no answer in time")
 )
