@@ -118,8 +118,10 @@ func (h *simHub) row(d *lane.Delivery, row *series.Row) {
 	h.rows = append(h.rows, r)
 }
 
-// done checks the order in which the store sees frames: one that came on the live lane, and is the newest made of all
-// that came, must rank above all older ones, whenever those come. Nobody can tell where an outbox forgot what it had sent.
+// done checks the order in which the store sees frames. One that came on the live lane, and is the newest made of all
+// that came, ranks above all older ones, and those that come later on the backfill lane rank below it. (An older epoch
+// that is new to the hub and comes on the live lane cannot be told from another process, until the next live frame.)
+// Where an outbox forgot what it had sent, nothing can be expected.
 func (h *simHub) done(d *lane.Delivery) {
 	if h.s.forked {
 		return
@@ -135,7 +137,7 @@ func (h *simHub) done(d *lane.Delivery) {
 			failf("live frame %s has rank %v, below %v of an older frame", d.Header.ID, d.Rank, order.top)
 		}
 		order.newest, order.rank, order.live = f.order, d.Rank, !d.Backfill
-	case f.order < order.newest && order.live && !d.Rank.Less(order.rank):
+	case f.order < order.newest && order.live && d.Backfill && !d.Rank.Less(order.rank):
 		failf("frame %s has rank %v, above %v of a newer live frame", d.Header.ID, d.Rank, order.rank)
 	}
 	if order.top.Less(d.Rank) {
