@@ -80,7 +80,7 @@ func TestStateTellsWhatHappens(t *testing.T) {
 	}
 	server.Stop()
 	down := next("down", func(s bus.State) bool { return !s.Connected })
-	if down.Since.Before(up.Since) || !strings.Contains(down.Reason, "the other side closed the connection") || down.Server != server.URL() {
+	if down.Since.Before(up.Since) || !strings.HasPrefix(down.Reason, "connection lost: ") || strings.Contains(down.Reason, "EOF") || down.Server != server.URL() {
 		t.Errorf("state is %+v", down)
 	}
 	server.Start()
