@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -181,15 +182,14 @@ func compileAll(ts *testscript.TestScript, patterns []string) []*regexp.Regexp {
 	return all
 }
 
-// cmdExpand replaces $NAME and ${NAME} in files, where there is such a variable.
+var variable = regexp.MustCompile(`\$(\w+|\{\w+\})`)
+
+// cmdExpand replaces $NAME and ${NAME} in files, where there is such a variable. $JS, of NATS, stays.
 func cmdExpand(ts *testscript.TestScript, neg bool, args []string) {
 	usageOf(ts, !neg && len(args) > 0, "expand FILE...")
 	for _, name := range args {
-		text := os.Expand(ts.ReadFile(name), func(v string) string {
-			if value := ts.Getenv(v); value != "" {
-				return value
-			}
-			return "${" + v + "}"
+		text := variable.ReplaceAllStringFunc(ts.ReadFile(name), func(v string) string {
+			return cmp.Or(ts.Getenv(strings.Trim(v, "${}")), v)
 		})
 		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o600))
 	}
