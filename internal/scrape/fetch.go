@@ -86,16 +86,20 @@ func accept(protocols []promconfig.ScrapeProtocol, scheme model.EscapingScheme) 
 
 // newClient returns the client for the targets of a job, or for those of its targets behind one Unix socket.
 func newClient(cfg *promconfig.ScrapeConfig, socket string) (*http.Client, error) {
+	dial := (&net.Dialer{}).DialContext
 	var options []commonconfig.HTTPClientOption
 	if socket != "" {
-		options = append(options, commonconfig.WithDialContextFunc(
-			func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-			}))
+		dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		}
+		options = append(options, commonconfig.WithDialContextFunc(dial))
 	}
 	client, err := commonconfig.NewClientFromConfig(cfg.HTTPClientConfig, cfg.JobName, options...)
 	if err != nil {
 		return nil, fmt.Errorf("make HTTP client of job %q: %w", cfg.JobName, err)
+	}
+	if isPlain(&cfg.HTTPClientConfig) {
+		client.Transport = newTransport(client.Transport, dial)
 	}
 	return client, nil
 }
