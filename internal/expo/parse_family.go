@@ -76,13 +76,17 @@ func (f *families) about(name []byte) {
 	}
 }
 
-// current returns the metadata above the current sample; nil if there is none.
-func (f *families) current() *family {
+// current returns the metadata above the current sample; nil if there is none. It is looked for in expected first, which
+// may be nil.
+func (f *families) current(expected *family) *family {
 	if f.block != nil || len(f.name) == 0 {
 		return f.block
 	}
-	k := f.known[string(f.name)]
-	if k == nil || k.Type != f.typ || k.Help != string(f.help) || k.Unit != string(f.unit) {
+	k := expected
+	if !f.say(k) {
+		k = f.known[string(f.name)]
+	}
+	if !f.say(k) {
 		k = &family{Family: series.Family{
 			Name: string(f.name),
 			Type: f.typ,
@@ -94,6 +98,11 @@ func (f *families) current() *family {
 	k.seen = f.round
 	f.block = k
 	return k
+}
+
+// say reports whether the lines of the block say what k does.
+func (f *families) say(k *family) bool {
+	return k != nil && k.Name == string(f.name) && k.Type == f.typ && k.Help == string(f.help) && k.Unit == string(f.unit)
 }
 
 // forget drops the families that the current body does not have.

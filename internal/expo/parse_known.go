@@ -110,7 +110,7 @@ func (k *knowledge) describes(l *line, s *sample) bool {
 	if l.table.stamped != s.stamped || l.kind != s.kind {
 		return false
 	}
-	current := k.families.current()
+	current := k.families.current(l.family)
 	if l.family == current {
 		return true
 	}

@@ -136,7 +136,7 @@ func (r *reader) inState(i int) bool {
 		return r.draft == nil && r.same == 0 // at the beginning of the body
 	}
 	l := &r.known.script.lines[i-1]
-	return l.typ == r.typ && l.family == r.known.families.current()
+	return l.typ == r.typ && l.family == r.known.families.current(l.family)
 }
 
 // followPlain reads samples without timestamps and exemplars, as long as the body repeats the script from line at on.

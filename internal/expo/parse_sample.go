@@ -140,7 +140,7 @@ func (r *reader) add(l *line, at int, key []byte, s *sample) error {
 // write adds a line for the current sample to the draft.
 func (r *reader) write(l line) error {
 	r.deviate()
-	l.family, l.typ = r.known.families.current(), r.typ
+	l.family, l.typ = r.known.families.current(l.family), r.typ
 	g := r.segment
 	if r.item >= 0 {
 		g = r.known.script.segment(r.item)
@@ -193,7 +193,7 @@ func (r *reader) learn(key []byte, s *sample) error {
 		if s.stamped {
 			table, columnLabels = r.stampedTable(columnLabels)
 		}
-		c := series.Column{Labels: columnLabels, Kind: s.kind, Family: k.families.current().of(columnLabels)}
+		c := series.Column{Labels: columnLabels, Kind: s.kind, Family: k.families.current(nil).of(columnLabels)}
 		i, found := table.find(columnLabels)
 		switch {
 		case !found:
