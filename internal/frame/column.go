@@ -1,76 +1,151 @@
 package frame
 
-import "math"
-
-// Ways to code the value of a float column (docs/frame.md, section 5). A token is one byte: the way in the upper three
-// bits, the number of columns that use it, less one, in the lower five.
-const (
-	waySame  = 0 // the same bits as before
-	wayStep  = 1 // the last delta again
-	wayLike  = 2 // the delta of the last column of this row that has one
-	wayDelta = 3 // a delta
-	wayTurn  = 4 // a delta, less the last delta
-	wayInt   = 5 // a power of ten and a scaled integer
-	wayXOR   = 6 // the bits that differ, as bytes
-
-	maxRun = 32
+import (
+	"math"
+	"math/bits"
 )
 
-// column is what encoder and decoder both know of one float column: its last value, and, if that value is an exact
-// decimal, the integer it is at a power of ten. It begins as +0.
+// way is how the value of a float column is coded (docs/frame.md, section 5.3). Each column has the way that is
+// expected of it; only where another is taken, a token says so.
+type way = uint8
+
+const (
+	waySame      way = iota // the same bits as before
+	wayCode                 // a number: what the expected difference was wrong by
+	wayNear                 // the same, and how far the value lies from that decimal
+	wayLike                 // the difference of the column coded before it in this row
+	wayMaybe                // a bit that says whether wayCode or waySame
+	wayMaybeNear            // a bit that says whether wayNear or waySame
+	waySet                  // a mode and a value
+	wayScale                // a finer mode, then as wayNear
+
+	ways
+)
+
+// Modes of a column on the wire: a power of ten in the lower four bits, or the bits of the value themselves.
+const (
+	modePower = 1<<4 - 1
+	modeBits  = 1 << 4
+	modeShift = 1 << 5 // a power of two follows, by which the integer is divided
+	modeUlps  = 1 << 6 // the distance of the value from the integer follows
+	modeKnown = 1<<7 - 1
+)
+
+const (
+	powerBits = maxPower + 1
+	maxShift  = 52
+	// maxStep bounds what a difference adds to trend and spread, so that they do not overflow.
+	maxStep = 1 << 54
+)
+
+// column is what encoder and decoder both know of one float column beside its value: the value is the integer
+// scaled * 2^shift / 10^power, or near that; with powerBits scaled is the value's bits. It begins as +0.
 type column struct {
-	bits   uint64
 	scaled int64
-	delta  int64
-	power  int8 // value = scaled / 10^power; powerNone if the last value was not scaled
+	trend  int64  // running mean of the differences of scaled, times 16
+	spread uint64 // running mean of the numbers coded, times 16
+	power  int8
+	shift  uint8
+	age    uint8 // numbers coded since the mode was set, up to 2: means settle quickly first
 }
 
-const (
-	powerNone = -1
-	maxPower  = 15
-	// maxScaled keeps scaled integers exact as float64.
-	maxScaled = 1 << 53
-)
+// expected is the difference that the column is expected to make.
+func (c *column) expected() int64 { return (c.trend + 8) >> 4 }
 
-var powers = func() (p [maxPower + 1]float64) {
-	p[0] = 1
-	for i := 1; i < len(p); i++ {
-		p[i] = p[i-1] * 10
-	}
-	return p
-}()
+// k is how many bits of the next number are written as they are.
+func (c *column) k() uint { return uint(bits.Len64(c.spread >> 5)) }
 
-// unscale is the value of a scaled integer. Both operands are exact, so that the division rounds once, correctly:
-// the value is the one a decimal parser gives.
-func unscale(scaled int64, power int8) float64 {
-	if power <= 0 {
-		return float64(scaled)
-	}
-	return float64(scaled) / powers[power]
+// step brings the column forward by a difference, which the number u was coded for.
+func (c *column) step(d int64, u uint64) {
+	c.scaled += d
+	d = max(-maxStep, min(maxStep, d))
+	c.trend += (d<<4 - c.trend) >> c.age
+	c.spread += uint64((int64(min(u, maxStep)<<4) - int64(c.spread)) >> min(c.age, 1))
+	c.age = min(c.age+1, 2)
 }
 
-// scale finds the integer that v is at 10^power.
-func scale(v float64, power int8) (int64, bool) {
-	f := v
-	if power > 0 {
-		f = math.RoundToEven(v * powers[power])
+// set begins anew with an integer in another mode.
+func (c *column) set(scaled int64, power int8, shift uint8) {
+	*c = column{scaled: scaled, power: power, shift: shift, spread: 16 << (bits.Len64(zigzag(scaled)) / 2)}
+}
+
+// fits reports whether the integer is one that a decimal may have; others are not exact.
+func (c *column) fits(scaled int64) bool {
+	limit := int64(maxScaled) >> c.shift
+	return scaled > -limit && scaled < limit
+}
+
+// value is that of the integer, without ulps.
+func (c *column) value() float64 {
+	if c.power == powerBits {
+		return math.Float64frombits(uint64(c.scaled))
 	}
-	if !(f > -maxScaled && f < maxScaled) {
+	return unscale(c.scaled<<c.shift, c.power)
+}
+
+// refine changes to a mode in which the integer is a multiple of what it is now; ok is false if there is none.
+func (c *column) refine(power int8, shift uint8) (ok bool) {
+	if c.power == powerBits || power > maxPower || power < c.power || shift > c.shift || power == c.power && shift == c.shift {
+		return false
+	}
+	factor, ok := scaleUp(int64(powers[power-c.power]), 1<<(c.shift-shift), maxScaled)
+	if !ok {
+		return false
+	}
+	scaled, ok := scaleUp(c.scaled, factor, maxScaled>>shift)
+	if !ok {
+		return false
+	}
+	trend, ok := scaleUp(c.trend, factor, maxStep<<4)
+	if !ok {
+		trend = 0
+	}
+	spread, ok := scaleUp(int64(c.spread), factor, maxStep<<4)
+	if !ok {
+		spread = maxStep << 4
+	}
+	c.scaled, c.trend, c.spread, c.power, c.shift = scaled, trend, uint64(spread), power, shift
+	return true
+}
+
+// scaleUp multiplies, and reports whether the product's magnitude is below limit.
+func scaleUp(v, factor, limit int64) (int64, bool) {
+	hi, lo := bits.Mul64(uint64(abs(v)), uint64(factor))
+	if hi != 0 || lo >= uint64(limit) {
 		return 0, false
 	}
-	scaled := int64(f)
-	return scaled, math.Float64bits(unscale(scaled, power)) == math.Float64bits(v)
+	return v * factor, true
 }
 
-// scaleAny finds the smallest power of ten at which v is an integer, at first.
-func scaleAny(v float64) (int64, int8, bool) {
-	for power := range int8(maxPower + 1) {
-		if scaled, ok := scale(v, power); ok {
-			return scaled, power, true
-		}
-		if math.Abs(v)*powers[power] >= maxScaled {
-			break
-		}
+func abs(v int64) int64 {
+	if v < 0 {
+		return -v
 	}
-	return 0, 0, false
+	return v
+}
+
+// gaps predicts how many columns lie between tokens of a row, and which way follows which. Both ends begin it anew with
+// every block.
+type gaps struct {
+	mean uint64 // running mean, times 16
+	next [ways]way
+}
+
+func newGaps() gaps { return gaps{mean: 8 << 4, next: [ways]way{waySame: wayCode}} }
+
+func (g *gaps) k() uint { return uint(bits.Len64(g.mean >> 5)) }
+
+func (g *gaps) add(n uint64) { g.mean += uint64((int64(min(n, maxStep)<<4) - int64(g.mean)) >> 2) }
+
+// after is the way that is expected of a column after a token.
+func after(w way, near bool) way {
+	switch {
+	case w == waySet:
+		return waySame
+	case w == wayScale && near:
+		return wayNear
+	case w == wayScale:
+		return wayCode
+	}
+	return w
 }

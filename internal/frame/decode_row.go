@@ -17,15 +17,19 @@ func newSource(key string, ls labels.Labels, intervalMs uint64) *series.Source {
 // row applies a row block and hands the row out when it is complete.
 func (d *Decoder) row(r *reader, h *Handler) (bool, error) {
 	sourceID, schemaID := r.uvarint(), r.uvarint()
-	t := r.varint()
-	flags := r.byte()
 	if r.err != nil {
 		return false, r.err
 	}
 	s, schema := d.sources[sourceID], d.schemas[schemaID]
-	switch {
-	case s == nil:
+	if s == nil {
 		return false, fmt.Errorf("source %d is not there", sourceID)
+	}
+	t := s.coded.readTime(r)
+	flags := r.byte()
+	if r.err != nil {
+		return false, r.err
+	}
+	switch {
 	case schema == nil || schema.schema == nil:
 		return false, fmt.Errorf("schema %d is not there", schemaID)
 	case flags&^rowKnown != 0:
@@ -48,7 +52,7 @@ func (d *Decoder) row(r *reader, h *Handler) (bool, error) {
 	if err := d.touch(end - first); err != nil {
 		return false, err
 	}
-	s.readValues(r, first, end)
+	s.coded.readValues(d, s, r, first, end)
 	if flags&rowHistograms != 0 {
 		s.readHistograms(r, first, end)
 	}
@@ -78,9 +82,10 @@ func (d *Decoder) row(r *reader, h *Handler) (bool, error) {
 // beginRow brings a source's state to the schema of a row.
 func (d *Decoder) beginRow(s *decoderSource, schema *decoderSchema, t int64, flags byte) error {
 	if s.schema != schema {
-		d.columns -= len(s.columns)
-		if !schema.extends(s.schema) {
-			s.values, s.columns, s.starts, s.histograms, s.exemplars = s.values[:0], s.columns[:0], nil, nil, nil
+		d.columns -= len(s.values)
+		anew := !schema.extends(s.schema)
+		if anew {
+			s.values, s.starts, s.histograms, s.exemplars = s.values[:0], nil, nil, nil
 			d.room.left += s.extra
 			s.extra, s.row.Exemplars = 0, nil
 		}
@@ -92,13 +97,8 @@ func (d *Decoder) beginRow(s *decoderSource, schema *decoderSchema, t int64, fla
 			return err
 		}
 		s.schema = schema
-		s.columns = growColumns(s.columns, n)
-		if old := len(s.values); n > cap(s.values) {
-			s.values = append(s.values, make([]float64, n-old)...)
-		} else {
-			s.values = s.values[:n]
-			clear(s.values[old:])
-		}
+		s.values = growColumns(s.values, n)
+		s.coded.resize(n, anew)
 	}
 	s.flagsRow, s.next = flags&rowPartial, 0
 	s.allPresent = true
@@ -189,121 +189,6 @@ func setRange(b []uint64, first, end int) {
 		series.SetBit(b, i)
 		i++
 	}
-}
-
-// readValues decodes the float columns of a range. A range of a partial row lists its columns in s.list.
-func (s *decoderSource) readValues(r *reader, first, end int) {
-	tokens := r.bytes()
-	partial := s.flagsRow&rowPartial != 0
-	floats := s.schema.schema.FloatsOnly()
-	if partial {
-		for range end - len(s.partial) {
-			s.partial = append(s.partial, 0)
-		}
-	}
-	// Where every column of the range has a token, those of unchanged ones are passed over together.
-	dense := !partial && floats && s.allPresent
-	var like int64
-	run, way := 0, byte(0)
-	for i := first; i < end; i++ {
-		at := i
-		if partial {
-			at = int(s.list[i])
-		} else if !s.allPresent && s.present[i>>6]&(1<<(i&63)) == 0 {
-			continue
-		}
-		if !floats && s.schema.schema.Column(at).Kind != series.Float {
-			continue
-		}
-		if run == 0 {
-			if len(tokens) == 0 {
-				r.failf("tokens end before column %d", at)
-				return
-			}
-			way, run = tokens[0]>>5, int(tokens[0]&(maxRun-1))+1
-			tokens = tokens[1:]
-		}
-		if dense && way == waySame {
-			same := min(run, end-i)
-			run, i = run-same, i+same-1
-			continue
-		}
-		run--
-		if way != waySame {
-			s.values[at] = s.columns[at].decode(r, way, &like)
-		}
-		if partial {
-			s.partial[i] = s.values[at]
-		}
-	}
-	if r.err == nil && (run > 0 || len(tokens) > 0) {
-		r.failf("%d columns too many in the tokens", run+len(tokens))
-	}
-}
-
-// decode is the reverse of encode.
-func (c *column) decode(r *reader, way byte, like *int64) float64 {
-	switch way {
-	case wayInt:
-		c.power = int8(r.bounded(maxPower+1, "power of ten"))
-		c.scaled, c.delta = r.varint(), 0
-		if c.scaled <= -maxScaled || c.scaled >= maxScaled {
-			r.failf("scaled integer %d is beyond 53 bits", c.scaled)
-		}
-		return c.set(unscale(c.scaled, c.power))
-	case wayXOR:
-		c.scaled, c.delta, c.power = 0, 0, powerNone
-		return c.set(math.Float64frombits(c.bits ^ r.xor()))
-	}
-	if c.power == powerNone {
-		r.failf("delta to a value that is not a scaled integer")
-		return 0
-	}
-	switch way {
-	case wayStep:
-	case wayLike:
-		c.delta = *like
-	case wayDelta:
-		c.delta = r.varint()
-	case wayTurn:
-		c.delta += r.varint()
-	default:
-		r.failf("unknown way %d", way)
-		return 0
-	}
-	*like = c.delta
-	if c.scaled += c.delta; c.scaled <= -maxScaled || c.scaled >= maxScaled {
-		r.failf("scaled integer %d is beyond 53 bits", c.scaled)
-	}
-	return c.set(unscale(c.scaled, c.power))
-}
-
-func (c *column) set(v float64) float64 {
-	c.bits = math.Float64bits(v)
-	return v
-}
-
-// xor reads what appendXOR wrote.
-func (r *reader) xor() uint64 {
-	lead := r.byte()
-	trailing, length := int(lead>>4), int(lead&15)
-	if r.err != nil {
-		return 0
-	}
-	if length == 0 || trailing+length > 8 || length > len(r.b) {
-		r.failf("%d differing bytes at byte %d", length, trailing)
-		return 0
-	}
-	var x uint64
-	for i := length - 1; i >= 0; i-- {
-		x = x<<8 | uint64(r.b[i])
-	}
-	if r.b[0] == 0 || r.b[length-1] == 0 {
-		r.failf("differing bytes begin or end with 0")
-		return 0
-	}
-	r.b = r.b[length:]
-	return x << (8 * trailing)
 }
 
 // finish makes the row of a complete state.

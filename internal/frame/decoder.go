@@ -51,7 +51,11 @@ type Decoder struct {
 	keys    map[string]uint64 // of sources
 	columns int               // over sources and schemas, against MaxColumns
 	room    room
-	work    int // of the frame that is being decoded, see touch
+
+	// Of the frame that is being decoded:
+	version int
+	work    int    // see touch
+	bits    []byte // behind its blocks, as far as rows have not read them
 }
 
 type decoderSource struct {
@@ -60,7 +64,7 @@ type decoderSource struct {
 	bytes      int // charged for it, and
 	extra      int // for its histograms and exemplars
 	values     []float64
-	columns    []column
+	coded      rowDecoder
 	present    []uint64
 	allPresent bool
 	starts     []series.StartAt
@@ -73,6 +77,14 @@ type decoderSource struct {
 	partial  []float64 // its values
 	row      series.Row
 	flagsRow byte // rowPartial of the unfinished row
+}
+
+// rowDecoder is the reverse of rowEncoder.
+type rowDecoder interface {
+	resize(n int, anew bool)
+	readTime(r *reader) int64
+	// readValues brings the values of a range forward, and appends those of a partial row to s.partial.
+	readValues(d *Decoder, s *decoderSource, r *reader, first, end int)
 }
 
 type decoderSchema struct {
@@ -160,17 +172,12 @@ func (d *Decoder) Decode(b []byte, h Handler) (Header, error) {
 	if !d.Applies(&header) {
 		return header, &MismatchError{Frame: header.ID, Base: header.Base, Have: d.have}
 	}
-	body := b[header.bodyOffset():]
-	if header.Flags&FlagZstd != 0 {
-		unpacked := d.cfg.Scratch.take()
-		defer d.cfg.Scratch.give(unpacked)
-		if body, err = unpacked.decompress(body, d.cfg.MaxBody); err != nil {
-			d.reset()
-			return header, fmt.Errorf("decode frame %s: %w", header.ID, err)
-		}
-	} else if len(body) > d.cfg.MaxBody {
+	unpacked := d.cfg.Scratch.take()
+	defer d.cfg.Scratch.give(unpacked)
+	body, err := d.open(b[header.bodyOffset():], &header, unpacked)
+	if err != nil {
 		d.reset()
-		return header, fmt.Errorf("decode frame %s: %w", header.ID, &LimitError{"bytes in a frame", d.cfg.MaxBody})
+		return header, fmt.Errorf("decode frame %s: %w", header.ID, err)
 	}
 	if header.Kind == Keyframe {
 		d.reset()
@@ -208,6 +215,9 @@ func (d *Decoder) blocks(body []byte, header *Header, h *Handler) error {
 		if done {
 			rows++
 		}
+	}
+	if len(d.bits) > 0 {
+		return fmt.Errorf("%d bytes of bits are left over", len(d.bits))
 	}
 	if rows != header.Rows {
 		return fmt.Errorf("it completes %d rows, its header says %d", rows, header.Rows)
@@ -279,7 +289,7 @@ func (d *Decoder) source(r *reader) error {
 		source = newSource(key, ls, interval)
 	}
 	d.keys[key] = id
-	d.sources[id] = &decoderSource{source: source, schema: d.schemas[0], bytes: size, next: -1}
+	d.sources[id] = &decoderSource{source: source, schema: d.schemas[0], bytes: size, next: -1, coded: d.newValues()}
 	return nil
 }
 
@@ -314,7 +324,12 @@ func (d *Decoder) schema(r *reader) error {
 	if d.columns += charge; d.columns > d.cfg.MaxColumns {
 		return &LimitError{"columns", d.cfg.MaxColumns}
 	}
-	columns := readColumns(r, n, &d.builder)
+	var columns []series.Column
+	if d.version == 1 {
+		columns = readColumns1(r, n, &d.builder)
+	} else {
+		columns = readColumns(r, n, &d.builder)
+	}
 	if r.err != nil {
 		return r.err
 	}
@@ -338,7 +353,7 @@ func (d *Decoder) take(r *reader) *decoderSource {
 		r.failf("source %q: the row at %d is not complete", s.source.Key, s.row.T)
 		return nil
 	}
-	d.columns -= len(s.columns)
+	d.columns -= len(s.values)
 	r.charge(-s.bytes - s.extra)
 	delete(d.sources, id)
 	delete(d.keys, s.source.Key)

@@ -2,17 +2,15 @@ package frame
 
 import (
 	"encoding/binary"
-	"math"
-	"math/bits"
 	"slices"
 
 	"github.com/thalweg/thalweg/internal/series"
 )
 
-// worstColumn bounds the bytes that one column of a row takes: a token, a value, its share of presence or list;
-// worstStart those of its start timestamp.
+// worstColumn bounds the bytes that one column of a row takes: its value, its share of presence or list; worstStart
+// those of its start timestamp.
 const (
-	worstColumn = 16
+	worstColumn = worstValue + 5
 	worstStart  = 15
 )
 
@@ -103,7 +101,7 @@ func (e *Encoder) encodeRange(s *encoderSource, row *series.Row, first, end int,
 	}
 	p := binary.AppendUvarint(e.payload[:0], s.id)
 	p = binary.AppendUvarint(p, e.schemas[row.Schema])
-	p = appendVarint(p, row.T)
+	p = s.values.appendTime(p, row.T)
 	p = append(p, flags)
 	switch {
 	case flags&rowPartial != 0:
@@ -115,7 +113,7 @@ func (e *Encoder) encodeRange(s *encoderSource, row *series.Row, first, end int,
 	if flags&rowPresence != 0 {
 		p = appendPresence(p, row.Present, first, end)
 	}
-	p = e.appendValues(p, s, row, first, end)
+	p = s.values.appendValues(p, e, row, first, end)
 	if flags&rowHistograms != 0 {
 		p = s.appendHistograms(p, x.histograms)
 	}
@@ -148,97 +146,6 @@ func appendPresence(dst []byte, present []uint64, first, end int) []byte {
 		}
 	}
 	return binary.AppendUvarint(dst, uint64(end-start))
-}
-
-// appendValues codes the float columns of a range: tokens first, then what they need.
-func (e *Encoder) appendValues(dst []byte, s *encoderSource, row *series.Row, first, end int) []byte {
-	tokens, residue := e.tokens[:0], e.residue[:0]
-	var (
-		run  byte // 0: none yet
-		way  byte
-		like int64 // delta of the last column that has one
-	)
-	floats := row.Schema.FloatsOnly()
-	for i := first; i < end; i++ {
-		at := i
-		if row.Columns != nil {
-			at = int(row.Columns[i])
-		} else if !row.Has(i) {
-			continue
-		}
-		if !floats && row.Schema.Column(at).Kind != series.Float {
-			continue
-		}
-		var w byte
-		if c := &s.columns[at]; math.Float64bits(row.Values[i]) != c.bits {
-			w, residue = c.encode(residue, row.Values[i], &like)
-		}
-		if w == way && run > 0 && run < maxRun {
-			run++
-			continue
-		}
-		if run > 0 {
-			tokens = append(tokens, way<<5|(run-1))
-		}
-		way, run = w, 1
-	}
-	if run > 0 {
-		tokens = append(tokens, way<<5|(run-1))
-	}
-	e.tokens, e.residue = tokens, residue
-	dst = binary.AppendUvarint(dst, uint64(len(tokens)))
-	dst = append(dst, tokens...)
-	return append(dst, residue...)
-}
-
-// encode chooses the way to a value that differs from the last one, appends what the way needs, and brings the state
-// forward.
-func (c *column) encode(dst []byte, v float64, like *int64) (byte, []byte) {
-	last := c.bits
-	c.bits = math.Float64bits(v)
-	if c.power != powerNone {
-		if scaled, ok := scale(v, c.power); ok {
-			delta, before := scaled-c.scaled, c.delta
-			c.scaled, c.delta = scaled, delta
-			match := *like
-			*like = delta
-			switch {
-			case delta == before:
-				return wayStep, dst
-			case delta == match:
-				return wayLike, dst
-			case abs(delta-before) < abs(delta):
-				return wayTurn, appendVarint(dst, delta-before)
-			}
-			return wayDelta, appendVarint(dst, delta)
-		}
-	}
-	if scaled, power, ok := scaleAny(v); ok {
-		c.scaled, c.delta, c.power = scaled, 0, power
-		return wayInt, appendVarint(append(dst, byte(power)), scaled)
-	}
-	c.scaled, c.delta, c.power = 0, 0, powerNone
-	return wayXOR, appendXOR(dst, last^c.bits)
-}
-
-// appendXOR writes non-zero bits without their trailing and leading zero bytes.
-func appendXOR(dst []byte, x uint64) []byte {
-	trailing := bits.TrailingZeros64(x) / 8
-	x >>= 8 * trailing
-	length := (bits.Len64(x) + 7) / 8
-	dst = append(dst, byte(trailing<<4|length))
-	for range length {
-		dst = append(dst, byte(x))
-		x >>= 8
-	}
-	return dst
-}
-
-func abs(v int64) int64 {
-	if v < 0 {
-		return -v
-	}
-	return v
 }
 
 // startsIn returns the start timestamps of the places first to end of a row, and whether they must be written: those of

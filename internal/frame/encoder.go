@@ -54,18 +54,33 @@ type Encoder struct {
 	schemas    map[*series.Schema]uint64 // ids start at 1; 0 is the empty schema
 	nextSchema uint64
 
+	bits    []byte // of the frame under construction, behind its blocks
+	columns columnsWriter
+
 	payload, residue, tokens, compressed []byte // scratch
+	tokenBits, valueBits                 bitWriter
+	rowBits                              []byte // of the row block that is about to be emitted
 }
 
 // encoderSource is what a decoder will know of a source too.
 type encoderSource struct {
 	id         uint64
 	schema     *series.Schema
-	columns    []column
+	values     rowEncoder
 	starts     []series.StartAt
 	histograms map[uint32]*histogramState
 	exemplars  map[uint32]exemplarState
 	lastT      int64 // of the last row, by the encoder's clock
+}
+
+// rowEncoder writes what rows of a source hold beside their sparse parts, in one version.
+type rowEncoder interface {
+	// resize makes state for n columns, and drops what there is if they begin anew.
+	resize(n int, anew bool)
+	count() int
+	appendTime(dst []byte, t int64) []byte
+	// appendValues appends the float columns of a range to the block dst; what stands outside of it to e.rowBits.
+	appendValues(dst []byte, e *Encoder, row *series.Row, first, end int) []byte
 }
 
 // NewEncoder begins an epoch; its first frame is a keyframe.
@@ -121,7 +136,7 @@ func (e *Encoder) Sources() int { return len(e.sources) }
 func (e *Encoder) Columns() int {
 	n := 0
 	for _, s := range e.sources {
-		n += len(s.columns)
+		n += s.values.count()
 	}
 	return n
 }
@@ -206,7 +221,10 @@ func (e *Encoder) begin() {
 	}
 	e.kind = Delta
 	if e.wantKeyframe {
-		e.kind, e.version, e.wantKeyframe = Keyframe, e.cfg.Version, false
+		if e.kind, e.wantKeyframe = Keyframe, false; e.version != e.cfg.Version {
+			e.version = e.cfg.Version
+			e.columns = e.newColumns()
+		}
 		e.reset()
 		e.body = appendBlock(e.body, blockOrigin, appendOrigin(nil, e.cfg.Facts))
 	}
@@ -214,12 +232,13 @@ func (e *Encoder) begin() {
 
 // emit adds a block, closing the frame before it if it does not fit any more.
 func (e *Encoder) emit(dst [][]byte, kind blockKind, payload []byte, now int64) [][]byte {
-	if len(e.body) > 0 && len(e.body)+len(payload)+8 > e.cfg.MaxBody {
+	if len(e.body) > 0 && len(e.body)+len(e.bits)+len(payload)+len(e.rowBits)+8 > e.cfg.MaxBody {
 		dst = append(dst, e.seal(now))
 		e.kind = Delta // a keyframe asked for meanwhile waits for the next row
 	}
 	e.body = appendBlock(e.body, kind, payload)
-	e.payload = payload[:0]
+	e.bits = append(e.bits, e.rowBits...)
+	e.payload, e.rowBits = payload[:0], e.rowBits[:0]
 	return dst
 }
 
@@ -242,14 +261,10 @@ func (e *Encoder) seal(now int64) []byte {
 	}
 	e.body = append(e.body, e.pending...)
 	e.pending = e.pending[:0]
-	body := e.body
-	if e.compressed = e.zstd.EncodeAll(body, e.compressed[:0]); len(e.compressed) < len(body) {
-		h.Flags |= FlagZstd
-		body = e.compressed
-	}
+	body := e.sealBody(&h)
 	h.Size = h.bodyOffset() + len(body)
 	sealed := Seal(make([]byte, 0, h.Size), h, body)
-	e.last, e.rows, e.body = h, 0, e.body[:0]
+	e.last, e.rows, e.body, e.bits = h, 0, e.body[:0], e.bits[:0]
 	return sealed
 }
 
@@ -271,7 +286,7 @@ func (e *Encoder) defineSource(dst [][]byte, source *series.Source, now int64) (
 		dst = e.forget(dst, old, now)
 	}
 	e.keys[source.Key] = source
-	s := &encoderSource{id: e.nextSource}
+	s := &encoderSource{id: e.nextSource, values: e.newValues()}
 	e.nextSource++
 	e.sources[source] = s
 	p := binary.AppendUvarint(e.payload[:0], s.id)
@@ -293,21 +308,22 @@ func (s *encoderSource) follow(schema *series.Schema) {
 	if s.schema == schema {
 		return
 	}
-	if s.schema == nil || !schema.Extends(s.schema) {
-		s.columns, s.starts, s.histograms, s.exemplars = s.columns[:0], nil, nil, nil
+	anew := s.schema == nil || !schema.Extends(s.schema)
+	if anew {
+		s.starts, s.histograms, s.exemplars = nil, nil, nil
 	}
 	s.schema = schema
-	s.columns = growColumns(s.columns, schema.Len())
+	s.values.resize(schema.Len(), anew)
 }
 
 // growColumns appends fresh columns up to n.
-func growColumns(c []column, n int) []column {
+func growColumns[T any](c []T, n int) []T {
 	if old := len(c); n <= cap(c) {
 		c = c[:n]
 		clear(c[old:])
 		return c
 	}
-	return append(c, make([]column, n-len(c))...)
+	return append(c, make([]T, n-len(c))...)
 }
 
 // checkRow finds what an encoder cannot encode: broken invariants of the code that made the row, reported rather than

@@ -81,8 +81,8 @@ type Predecessor struct {
 type Header struct {
 	// Version of the format: one of Versions; 0 in a header that is to be sealed means Version.
 	Version int
-	Kind  Kind
-	Flags Flags
+	Kind    Kind
+	Flags   Flags
 	ID
 	// Base is the number of the frame of the same epoch to whose state a delta applies; 0 in a keyframe.
 	Base uint64

@@ -1,0 +1,195 @@
+package frame
+
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
+// A number is coded by its quotient q and the k lower bits (docs/frame.md, section 5.2): short where it is below
+// 2^(k+2), and longer by two bits wherever q doubles. maxOnes announces a number as it is, in 64 bits.
+const (
+	maxOnes = 31
+	// maxPut is how many bits can be written or read at once.
+	maxPut = 57
+)
+
+// numberBits is how many bits bitWriter.number takes.
+func numberBits(u uint64, k uint) uint {
+	q := u >> k
+	if q < 2 {
+		return uint(q) + 1 + k
+	}
+	n := uint(bits.Len64(q-1)) - 1
+	if n+2 >= maxOnes {
+		return maxOnes + 64
+	}
+	return 2 + n + 1 + n + k
+}
+
+// bitWriter appends bits, the least significant first, to memory that reserve made sure of.
+type bitWriter struct {
+	b    []byte
+	at   int    // the first byte that is not full
+	acc  uint64 // its bits,
+	held uint   // of which there are so many, less than 8 between calls
+}
+
+func (w *bitWriter) reset() { w.at, w.acc, w.held = 0, 0, 0 }
+
+// reserve makes room for n further bytes.
+func (w *bitWriter) reserve(n int) {
+	if need := w.at + n + 16; need > len(w.b) {
+		b := make([]byte, need+need/4)
+		copy(b, w.b[:w.at])
+		w.b = b
+	}
+}
+
+// put writes the lower n bits of v, at most maxPut; those above must be 0.
+func (w *bitWriter) put(v uint64, n uint) {
+	acc := w.acc | v<<w.held
+	held := w.held + n
+	binary.LittleEndian.PutUint64(w.b[w.at:], acc)
+	w.at += int(held >> 3)
+	w.acc = acc >> (held &^ 7)
+	w.held = held & 7
+}
+
+// put64 writes the lower n bits of v, at most 64.
+func (w *bitWriter) put64(v uint64, n uint) {
+	if n > 32 {
+		w.put(v&(1<<32-1), 32)
+		v, n = v>>32, n-32
+	}
+	w.put(v, n)
+}
+
+func (w *bitWriter) number(u uint64, k uint) {
+	low := u & (1<<k - 1)
+	q := u >> k
+	if q < 2 {
+		if k < maxPut-2 {
+			w.put(q|low<<(q+1), uint(q)+1+k) // q ones and a zero
+			return
+		}
+		w.put(q, uint(q)+1)
+		w.put64(low, k)
+		return
+	}
+	n := uint(bits.Len64(q-1)) - 1
+	ones := n + 2
+	if ones >= maxOnes {
+		w.put(1<<maxOnes-1, maxOnes)
+		w.put64(u, 64)
+		return
+	}
+	low |= (q - 1 - 1<<n) << k
+	if size := ones + 1 + n + k; size <= maxPut {
+		w.put(1<<ones-1|low<<(ones+1), size)
+		return
+	}
+	w.put(1<<ones-1, ones+1)
+	w.put64(low, n+k)
+}
+
+// bytes are the bits written, filled up with zeros to whole bytes. They are valid until the writer is used again.
+func (w *bitWriter) bytes() []byte {
+	if w.held > 0 {
+		return w.b[:w.at+1]
+	}
+	return w.b[:w.at]
+}
+
+// bitReader takes bits off the front of b. Behind its end there are zeros; whoever reads asks over afterwards.
+type bitReader struct {
+	b   []byte
+	at  uint // in bits
+	bad bool // a number does not fit 64 bits
+}
+
+// peek returns the next bits, at least maxPut of them.
+func (r *bitReader) peek() uint64 {
+	at := int(r.at >> 3)
+	if at+8 <= len(r.b) {
+		return binary.LittleEndian.Uint64(r.b[at:]) >> (r.at & 7)
+	}
+	return r.peekEnd(at)
+}
+
+func (r *bitReader) peekEnd(at int) uint64 {
+	var last [8]byte
+	if at < len(r.b) {
+		copy(last[:], r.b[at:])
+	}
+	return binary.LittleEndian.Uint64(last[:]) >> (r.at & 7)
+}
+
+// take reads n bits, at most 64.
+func (r *bitReader) take(n uint) uint64 {
+	if n > 32 {
+		low := r.peek() & (1<<32 - 1)
+		r.at += 32
+		n -= 32
+		high := r.peek() & (1<<n - 1)
+		r.at += n
+		return low | high<<32
+	}
+	v := r.peek() & (1<<n - 1)
+	r.at += n
+	return v
+}
+
+// number reads what bitWriter.number wrote with the same k.
+func (r *bitReader) number(k uint) uint64 {
+	v := r.peek()
+	ones := uint(bits.TrailingZeros64(^v))
+	if ones < 2 && k < maxPut-2 {
+		r.at += ones + 1 + k
+		return uint64(ones)<<k | v>>(ones+1)&(1<<k-1)
+	}
+	return r.longNumber(v, min(ones, maxOnes), k)
+}
+
+func (r *bitReader) longNumber(v uint64, ones, k uint) uint64 {
+	if ones == maxOnes {
+		r.at += maxOnes
+		return r.take(64)
+	}
+	n, q := uint(0), uint64(ones)
+	if ones >= 2 {
+		n = ones - 2
+	}
+	size := ones + 1 + n + k
+	var low uint64
+	if size <= maxPut {
+		low = v >> (ones + 1) & (1<<(n+k) - 1)
+		r.at += size
+	} else {
+		if n+k > 64 {
+			r.bad = true
+			return 0
+		}
+		r.at += ones + 1
+		low = r.take(n + k)
+	}
+	if ones >= 2 {
+		q = 1<<n + low>>k + 1
+	}
+	if q>>(64-k) != 0 {
+		r.bad = true
+		return 0
+	}
+	return q<<k | low&(1<<k-1)
+}
+
+// over reports whether more was read than there is, or a number did not fit.
+func (r *bitReader) over() bool { return r.bad || r.at > uint(len(r.b))*8 }
+
+// end returns what begins behind the byte that the last bit was read from, and whether the rest of that byte is 0.
+func (r *bitReader) end() (rest []byte, ok bool) {
+	used := int(r.at+7) >> 3
+	if r.over() || r.at&7 != 0 && r.b[used-1]>>(r.at&7) != 0 {
+		return nil, false
+	}
+	return r.b[used:], true
+}
