@@ -183,26 +183,21 @@ func (l *Ledger) find(id frame.Epoch) *epoch {
 	return nil
 }
 
-// insert places a new epoch in the order of the site's life. One on the live lane is the newest, whoever it names: two
-// processes may have begun with copies of one outbox. One from the backfill stands behind the one that it names, or
-// before one that names it, or else just before the newest.
+// insert places a new epoch in the order of the site's life: right before one that names it, on whichever lane it comes.
+// Otherwise one on the live lane is the newest, whoever it names: two processes may have begun with copies of one
+// outbox. One from the backfill stands behind the one that it names, or else just before the newest.
 func (l *Ledger) insert(h *frame.Header, backfill bool) *epoch {
-	at := len(l.epochs)
-	if !backfill {
-		return l.insertAt(at, h.Epoch)
+	named := slices.IndexFunc(l.epochs, func(e *epoch) bool { return e.before.Epoch == h.Epoch })
+	names := slices.IndexFunc(l.epochs, func(e *epoch) bool { return h.Flags&frame.FlagFirst != 0 && e.id == h.Predecessor.Epoch })
+	switch {
+	case named >= 0:
+		return l.insertAt(named, h.Epoch)
+	case !backfill:
+		return l.insertAt(len(l.epochs), h.Epoch)
+	case names >= 0:
+		return l.insertAt(names+1, h.Epoch)
 	}
-	at = max(at-1, 0)
-	for i, e := range l.epochs {
-		if h.Flags&frame.FlagFirst != 0 && e.id == h.Predecessor.Epoch {
-			at = i + 1
-			break
-		}
-		if e.before.Epoch == h.Epoch {
-			at = i
-			break
-		}
-	}
-	return l.insertAt(at, h.Epoch)
+	return l.insertAt(max(len(l.epochs)-1, 0), h.Epoch)
 }
 
 // insertAt puts an epoch before the one at an index. If there is no room the oldest other one goes.

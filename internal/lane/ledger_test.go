@@ -226,6 +226,21 @@ func TestLedgerRanksOfLiveFrames(t *testing.T) {
 	}
 }
 
+// After a loss of the server an epoch may come for the first time behind the one that names it.
+func TestLedgerRanksOfEpochsThatComeAgain(t *testing.T) {
+	s := &script{}
+	s.live(4, 1, 2, 6)
+	s.live(3, 2, 6, 5)
+	s.live(3, 1, 1, 5)
+	s.live(2, 1, 5, 3)
+	order := []frame.ID{{Epoch: 2, Number: 5}, {Epoch: 3, Number: 1}, {Epoch: 3, Number: 6}, {Epoch: 4, Number: 1}}
+	for i := 1; i < len(order); i++ {
+		if !s.rank[order[i-1]].Less(s.rank[order[i]]) {
+			t.Errorf("%s has rank %v, %s after it %v", order[i-1], s.rank[order[i-1]], order[i], s.rank[order[i]])
+		}
+	}
+}
+
 // A process that takes over with a copy of an older outbox is the newest nevertheless: lane order decides.
 func TestLedgerRanksTakeover(t *testing.T) {
 	s := &script{}
