@@ -14,6 +14,10 @@ type valuesDecoder struct {
 	lastT   int64
 }
 
+func (s *valuesDecoder) begin() {
+	s.ways, s.columns, s.lastT = s.ways[:0], s.columns[:0], 0
+}
+
 func (s *valuesDecoder) resize(n int, anew bool) {
 	if anew {
 		s.ways, s.columns = s.ways[:0], s.columns[:0]

@@ -9,6 +9,8 @@ import (
 // valuesDecoder1 is the state of the float columns of a source in version 1.
 type valuesDecoder1 struct{ columns []column1 }
 
+func (c *valuesDecoder1) begin() { c.columns = c.columns[:0] }
+
 func (c *valuesDecoder1) resize(n int, anew bool) {
 	if anew {
 		c.columns = c.columns[:0]

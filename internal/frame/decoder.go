@@ -49,7 +49,9 @@ type Decoder struct {
 	// known outlives keyframes, so that what did not change keeps its address.
 	known   map[string]*series.Source
 	keys    map[string]uint64 // of sources
-	columns int               // over sources and schemas, against MaxColumns
+	seen    seenSchemas
+	spare   spareSources
+	columns int // over sources and schemas, against MaxColumns
 	room    room
 
 	// Of the frame that is being decoded:
@@ -81,6 +83,8 @@ type decoderSource struct {
 
 // rowDecoder is the reverse of rowEncoder.
 type rowDecoder interface {
+	// begin forgets everything but its memory.
+	begin()
 	resize(n int, anew bool)
 	readTime(r *reader) int64
 	// readValues brings the values of a range forward, and appends those of a partial row to s.partial.
@@ -172,6 +176,7 @@ func (d *Decoder) Decode(b []byte, h Handler) (Header, error) {
 	if !d.Applies(&header) {
 		return header, &MismatchError{Frame: header.ID, Base: header.Base, Have: d.have}
 	}
+	version := d.version
 	unpacked := d.cfg.Scratch.take()
 	defer d.cfg.Scratch.give(unpacked)
 	body, err := d.open(b[header.bodyOffset():], &header, unpacked)
@@ -180,10 +185,17 @@ func (d *Decoder) Decode(b []byte, h Handler) (Header, error) {
 		return header, fmt.Errorf("decode frame %s: %w", header.ID, err)
 	}
 	if header.Kind == Keyframe {
+		spare := spareSources{d.sources, d.keys}
 		d.reset()
+		d.seen.age()
+		if header.Version == version {
+			d.spare = spare
+			defer func() { d.spare = spareSources{} }()
+		}
 	}
 	if err := d.blocks(body, &header, &h); err != nil {
 		d.reset()
+		d.seen = seenSchemas{}
 		return header, fmt.Errorf("decode frame %s: %w", header.ID, err)
 	}
 	d.have = header.ID
@@ -289,7 +301,12 @@ func (d *Decoder) source(r *reader) error {
 		source = newSource(key, ls, interval)
 	}
 	d.keys[key] = id
-	d.sources[id] = &decoderSource{source: source, schema: d.schemas[0], bytes: size, next: -1, coded: d.newValues()}
+	s := d.spare.take(key)
+	if s == nil {
+		s = &decoderSource{coded: d.newValues()}
+	}
+	s.source, s.schema, s.bytes, s.next = source, d.schemas[0], size, -1
+	d.sources[id] = s
 	return nil
 }
 
@@ -324,14 +341,33 @@ func (d *Decoder) schema(r *reader) error {
 	if d.columns += charge; d.columns > d.cfg.MaxColumns {
 		return &LimitError{"columns", d.cfg.MaxColumns}
 	}
-	var columns []series.Column
+	var key seenKey
+	whole := more == 0 && len(s.columns) == 0
+	if whole {
+		key = d.seen.key(d.version, parent.schema, n, r.b)
+		if known, ok := d.seen.find(key); ok {
+			if r.charge(known.charge); r.err == nil {
+				r.b, s.schema = nil, known.schema
+			}
+			return r.err
+		}
+	}
+	left := r.room.left
+	read := readColumns
 	if d.version == 1 {
-		columns = readColumns1(r, n, &d.builder)
-	} else {
-		columns = readColumns(r, n, &d.builder)
+		read = readColumns1
+	}
+	columns := read(r, n, &d.builder)
+	if r.err == nil {
+		r.err = r.end()
 	}
 	if r.err != nil {
 		return r.err
+	}
+	if whole {
+		s.schema = d.cfg.Catalog.Extend(parent.schema, columns)
+		d.seen.add(key, seenSchema{s.schema, left - r.room.left})
+		return nil
 	}
 	s.columns = append(s.columns, columns...)
 	if more == 0 {
