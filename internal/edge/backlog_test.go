@@ -59,14 +59,14 @@ func TestFilesEndDuringOutage(t *testing.T) {
 	t.Parallel()
 	p := single(t)
 	s := prepare(t, p.proxy.URL(), t.TempDir())
-	s.edge.tailBytes = 2000
+	s.edge.tailBytes = 600
 	for range 60 {
 		s.ahead.Add(int64(10 * time.Second))
 		s.sink(1)
 	}
 	files := s.edge.outbox.Stats().Files
-	if files < 3 || files > 4 { // one for each 200 s
-		t.Errorf("%d files after ten minutes of outage, want 3 or 4", files)
+	if files < 8 || files > 11 { // about one a minute
+		t.Errorf("%d files after ten minutes of outage, want about ten", files)
 	}
 	s.run()
 	s.sink(1) // of this the first frame is stored when the next are made

@@ -250,7 +250,7 @@ func (e *Edge) store() error {
 // tailGrows reports whether, during an outage, the newest file should end, so that it is small enough to go first when
 // the link returns. The caller holds mu.
 func (e *Edge) tailGrows() bool {
-	return e.outbox.UnsentBytes() > e.tailBytes/2 && e.sender.SinceKeyframe(e.now().UnixMilli()) > e.keyframeInterval()/3
+	return e.outbox.UnsentBytes() > e.tailBytes/3 && e.sender.SinceKeyframe(e.now().UnixMilli()) > e.keyframeInterval()/10
 }
 
 // lose notes frames that no hub will get, to be announced in a frame that is stored. The caller holds mu.

@@ -22,8 +22,8 @@ const (
 	silenceCheck = 30 * time.Second
 	// smallestLimit is the least that frames are bounded to, however small what the server refused.
 	smallestLimit = 4 << 10
-	// tailBytes is how much of a backlog goes first, on the live lane: what a link of 1 Mbit/s carries in two seconds.
-	tailBytes = 256 << 10
+	// tailBytes is how much of a backlog goes first, on the live lane: what a link of 1 Mbit/s carries in 1.6 s.
+	tailBytes = 192 << 10
 	// backlogCheck is how often an idle backfill lane looks for something to fill.
 	backlogCheck = 30 * time.Second
 )
@@ -165,12 +165,19 @@ func (e *Edge) runLanes(ctx context.Context, last frame.ID) error {
 	defer cancel()
 	var backfill sync.WaitGroup
 	var backfillErr error
+	fresh := make(chan struct{}) // closed when the hubs have what was newest
 	backfill.Go(func() {
-		if backfillErr = e.runBackfill(ctx, from); backfillErr != nil {
+		select {
+		case <-fresh:
+			backfillErr = e.runBackfill(ctx, from)
+		case <-ctx.Done():
+			backfillErr = ctx.Err()
+		}
+		if backfillErr != nil {
 			cancel()
 		}
 	})
-	err := e.runLive(ctx, reader, standing.Head)
+	err := e.runLive(ctx, reader, standing.Head, sync.OnceFunc(func() { close(fresh) }))
 	cancel()
 	backfill.Wait()
 	if err == nil || errors.Is(err, context.Canceled) && backfillErr != nil {
@@ -202,8 +209,8 @@ func (e *Edge) standing(last frame.ID) lane.Standing {
 }
 
 // runLive publishes what the reader gives, and what comes behind it, on the live lane. Frames up to
-// head, which was the newest when it was planned, may be old.
-func (e *Edge) runLive(ctx context.Context, reader *outbox.Reader, head frame.ID) error {
+// head, which was the newest when it was planned, may be old; when it is behind them it calls fresh.
+func (e *Edge) runLive(ctx context.Context, reader *outbox.Reader, head frame.ID, fresh func()) error {
 	defer reader.Close()
 	for {
 		_, more := e.newestFrame()
@@ -211,6 +218,7 @@ func (e *Edge) runLive(ctx context.Context, reader *outbox.Reader, head frame.ID
 		var gap *outbox.GapError
 		switch {
 		case errors.Is(err, outbox.ErrHead):
+			fresh()
 			select {
 			case <-more:
 			case <-ctx.Done():
@@ -228,6 +236,9 @@ func (e *Edge) runLive(ctx context.Context, reader *outbox.Reader, head frame.ID
 			continue
 		}
 		behind := !e.outbox.Holds(head) || e.outbox.Before(head, first.ID)
+		if behind {
+			fresh()
+		}
 		if behind && lane.Old(first.Sent, e.now().UnixMilli()) && !e.inOrder() {
 			return fmt.Errorf("%w: frame %s is of %s", errReplan, first.ID, first.SentTime().UTC().Format(time.RFC3339))
 		}

@@ -83,3 +83,39 @@ func TestExpiredLaneIsNoLoss(t *testing.T) {
 	again.allStored()
 	again.noLoss()
 }
+
+// The stream is made anew, the edge publishes on it, and then an old copy of the first one is restored, whose sequences
+// had gone on for longer.
+func TestOldCopyBehindAnotherStream(t *testing.T) {
+	t.Parallel()
+	p := single(t)
+	dir := t.TempDir()
+	s := start(t, p.proxy.URL(), dir)
+	for range 20 {
+		s.sink(1)
+		s.allStored()
+	}
+	p.servers[0].Stop()
+	older := p.servers[0].CopyStore()
+	p.servers[0].Start()
+	bustest.WaitFor(t, "connection", func() bool { return p.hub.State().Connected })
+	deleteStream(t, p.hub)
+	bustest.EnsureStream(t, p.hub)
+	bustest.WaitFor(t, "the first loss", func() bool {
+		s.sink(1)
+		return s.logs.count("sending again") == 1
+	})
+	for range 2 {
+		s.sink(1)
+		s.allStored()
+	}
+	s.stop()
+	p.servers[0].Stop()
+	p.servers[0].RestoreStore(older)
+	p.servers[0].Start()
+	again := start(t, p.proxy.URL(), dir)
+	again.rows = s.rows
+	again.sink(1)
+	again.allStored()
+	read(t, p.hub).expect(again)
+}

@@ -62,7 +62,7 @@ func (w *wire) resolve(ctx context.Context) (last frame.ID, err error) {
 		w.publisher.Moot()
 	}
 	w.publisher.Relook()
-	found, err := w.look(ctx)
+	found, err := w.look(ctx, true)
 	if err != nil {
 		return frame.ID{}, err
 	}
@@ -80,13 +80,18 @@ func (w *wire) resolve(ctx context.Context) (last frame.ID, err error) {
 	return found, nil
 }
 
-// look reads the last message of the subject until an answer counts. It returns its last frame, if that is ours.
-func (w *wire) look(ctx context.Context) (frame.ID, error) {
+// look reads the last message of the subject until an answer counts. It returns its last frame, if that is ours. It is
+// told whether a session begins.
+func (w *wire) look(ctx context.Context, begins bool) (frame.ID, error) {
 	for attempt := 0; ; attempt++ {
 		m, err := w.e.conn.Last(ctx, w.subject)
 		switch {
 		case err == nil:
+			newest, at := w.publisher.Newest()
 			if first, last := frames(m.Payload); w.publisher.Found(m.Sequence, first.ID, last) {
+				if begins && last.Epoch != 0 && m.Sequence > at && w.precedes(last, newest) {
+					w.forget()
+				}
 				return w.found(&first, last, m.Sequence), nil
 			}
 		case errors.Is(err, bus.ErrNoMessage):
@@ -139,7 +144,7 @@ func (w *wire) send(ctx context.Context, data []byte, first, last *frame.Header)
 		case lane.Part:
 			return fmt.Errorf("%w: the lane is not as it seemed before frames %s to %d", errReplan, first.ID, last.Number)
 		case lane.Look:
-			if _, err := w.look(ctx); err != nil {
+			if _, err := w.look(ctx, false); err != nil {
 				return err
 			}
 			continue
@@ -198,6 +203,20 @@ func (w *wire) learn() {
 	}
 	id, sequence := w.publisher.Newest()
 	w.e.outbox.SetTip(string(w.lane), outbox.Tip{ID: id, Sequence: sequence, Doubtful: w.publisher.Doubtful()})
+}
+
+// precedes reports whether a frame that is last on the lane is none that could have come behind newest, which is still
+// in the outbox.
+func (w *wire) precedes(last, newest frame.ID) bool {
+	box := w.e.outbox
+	return box.Holds(newest) && (!box.Holds(last) || box.Before(last, newest))
+}
+
+// forget makes everything count as not stored when something else stands behind what was stored last: an older copy of
+// the stream whose sequences went on for longer, or the message of another process that hides what became of ours.
+func (w *wire) forget() {
+	w.e.log.Info("lane ends with something else than what was sent last; sending again what the outbox holds", "site", w.e.site, "lane", w.lane)
+	w.e.outbox.UnackAll()
 }
 
 // confess writes down that the next publish is one in doubt.
