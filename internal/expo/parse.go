@@ -197,8 +197,7 @@ func (p *Parser) Parse(body []byte, contentType string, t int64) (*Result, error
 	p.finish(t, p.round)
 	if len(body) > 0 { // some targets answer with nothing now and then, it is not worth losing all for that
 		if draft != nil {
-			known.script = draft.settled()
-			known.families.forget()
+			known.keep(draft)
 		}
 		p.tidy(t)
 	}

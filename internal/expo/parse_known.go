@@ -191,6 +191,22 @@ func (k *knowledge) commit(round uint64, catalog *series.Catalog) {
 	}
 }
 
+// keep takes over what a body says that did not say what the script does.
+func (k *knowledge) keep(draft *script) {
+	k.script = draft.settled()
+	for i := range k.script.lines {
+		l := &k.script.lines[i]
+		if l.table == nil || l.family == nil {
+			continue
+		}
+		// Other targets have the same metadata: their strings are those of the schema.
+		if c := l.table.column(l.column); c.Family == l.family.Family {
+			l.family.Family = c.Family
+		}
+	}
+	k.families.forget()
+}
+
 // crowded reports whether there are so many columns that the current body does not have that they cannot wait for their
 // time: a target that makes up new series all the time must not fill the memory. The body before counts too, for the
 // sake of targets that leave most out now and then.

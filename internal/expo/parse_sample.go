@@ -156,7 +156,7 @@ func (r *reader) deviate() {
 	s := r.known.script
 	r.draft = &script{
 		format: r.format,
-		text:   make([]byte, 0, len(s.text)+len(s.text)/16+2048),
+		text:   make([]byte, 0, len(s.text)+len(s.text)/16+1024),
 		lines:  make([]line, 0, len(s.lines)+len(s.lines)/16+16),
 	}
 	r.repeat(0, r.same)
@@ -254,7 +254,7 @@ func (r *reader) take(l *line, s *sample, again bool) error {
 		l.table.present++
 	}
 	column.place = uint32(r.result.Samples)
-	if s.stamped && !r.advances(l, column, s.t) {
+	if s.stamped && !r.advances(l, &l.table.clocks[l.column], s.t) {
 		return nil
 	}
 	r.count(l)
@@ -292,7 +292,7 @@ func (r *reader) limit(s *sample) error {
 }
 
 // advances reports whether t is a new timestamp of the column of l, and counts it if it must not be.
-func (r *reader) advances(l *line, c *column, t int64) bool {
+func (r *reader) advances(l *line, c *clock, t int64) bool {
 	last := c.last
 	again := c.moved == r.round
 	if again {

@@ -160,12 +160,14 @@ func (s *script) copy(from *script, first, last int) {
 
 // settled returns s as it is kept: without an index, in little more memory than it needs.
 func (s *script) settled() *script {
-	s.index = nil
-	if n := len(s.text); n+n/8+512 < cap(s.text) {
-		s.text = append(make([]byte, 0, n), s.text...)
-	}
-	if n := len(s.lines); n+n/8+8 < cap(s.lines) {
-		s.lines = append(make([]line, 0, n), s.lines...)
+	s.index, s.text, s.lines = nil, fit(s.text), fit(s.lines)
+	return s
+}
+
+// fit returns s in little more memory than it needs.
+func fit[E any](s []E) []E {
+	if n := len(s); n+n/8+64 < cap(s) {
+		return append(make([]E, 0, n), s...)
 	}
 	return s
 }

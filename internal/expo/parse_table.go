@@ -20,6 +20,7 @@ type table struct {
 	added    []series.Column   // columns behind schema, of the current body
 	hashes   []uint64          // their keys in byLabels
 	columns  []column          // one for each of schema and added
+	clocks   []clock           // one for each column, if stamped
 	byLabels map[uint64]uint32 // hash of a column's labels, or the next free key behind it
 	previous *table            // while the table is made anew: what it replaces
 	moves    []uint32          // while the table is compacted: where its columns went
@@ -32,7 +33,11 @@ type table struct {
 type column struct {
 	seen  uint64 // round that had it last
 	place uint32 // among the samples of that body
-	alive bool   // for timestamps of its own, like all below: the last good body had it
+}
+
+// clock is what is known of the timestamps of a column.
+type clock struct {
+	alive bool   // the last good body had it
 	moved uint64 // round that had it alive
 	last  int64  // its newest timestamp
 	next  int64  // what last will be if round moved turns out to be good
@@ -109,14 +114,17 @@ func (t *table) lookup(l labels.Labels) (key uint64, i uint32, found bool) {
 func (t *table) add(c series.Column) uint32 {
 	key, _, _ := t.lookup(c.Labels)
 	i := uint32(len(t.columns))
-	state := column{last: math.MinInt64}
-	if t.previous != nil {
-		if j, found := t.previous.find(c.Labels); found {
-			state.last, state.alive = t.previous.columns[j].last, t.previous.columns[j].alive
-		}
-	}
 	t.added = append(t.added, c)
-	t.columns = append(t.columns, state)
+	t.columns = append(t.columns, column{})
+	if t.stamped {
+		state := clock{last: math.MinInt64}
+		if t.previous != nil {
+			if j, found := t.previous.find(c.Labels); found {
+				state.last, state.alive = t.previous.clocks[j].last, t.previous.clocks[j].alive
+			}
+		}
+		t.clocks = append(t.clocks, state)
+	}
 	t.hashes = append(t.hashes, key)
 	t.byLabels[key] = i
 	return i
@@ -130,15 +138,16 @@ func (t *table) adopt(old *table, round uint64, n int) {
 		if _, found := t.find(c.Labels); found || old.columns[i].absent(round, n) {
 			continue
 		}
-		t.columns[t.add(*c)] = old.columns[i]
+		j := t.add(*c)
+		t.columns[j], t.clocks[j] = old.columns[i], old.clocks[i]
 	}
 }
 
 // mark adds stale markers at now for the series that were alive and that the current body does not have. Where that is
 // not after their last sample there is no marker: it would never count.
 func (t *table) mark(round uint64, now int64) {
-	for i := range t.columns {
-		c := &t.columns[i]
+	for i := range t.clocks {
+		c := &t.clocks[i]
 		if !c.alive || c.moved == round {
 			continue
 		}
@@ -165,8 +174,11 @@ func (t *table) rollback(round uint64) {
 		delete(t.byLabels, key)
 	}
 	t.columns = t.columns[:t.schema.Len()]
-	for i := range t.columns {
-		if c := &t.columns[i]; c.moved == round {
+	if t.stamped {
+		t.clocks = t.clocks[:len(t.columns)]
+	}
+	for i := range t.clocks {
+		if c := &t.clocks[i]; c.moved == round {
 			c.moved = 0
 		}
 	}
@@ -176,19 +188,18 @@ func (t *table) rollback(round uint64) {
 
 func (t *table) commit(round uint64, catalog *series.Catalog) {
 	t.schema = catalog.Extend(t.schema, t.added)
-	if t.stamped {
-		for i := range t.columns {
-			if c := &t.columns[i]; c.moved == round {
-				c.alive, c.last = true, c.next
-			}
+	for i := range t.clocks {
+		if c := &t.clocks[i]; c.moved == round {
+			c.alive, c.last = true, c.next
 		}
 	}
 	t.settle()
 }
 
+// settle gives back what only a body that adds columns needs.
 func (t *table) settle() {
-	clear(t.added)
-	t.added, t.hashes, t.previous = t.added[:0], t.hashes[:0], nil
+	t.added, t.hashes, t.previous = nil, nil, nil
+	t.columns, t.clocks = fit(t.columns), fit(t.clocks)
 }
 
 // absent reports whether the column was not in the last n bodies.
@@ -225,6 +236,13 @@ func (t *table) compact(round uint64, n int, catalog *series.Catalog) {
 	for to, from := range keep {
 		t.moves[from] = uint32(to)
 		kept[to], states[to] = *t.column(from), t.columns[from]
+	}
+	if t.stamped {
+		clocks := make([]clock, len(keep))
+		for to, from := range keep {
+			clocks[to] = t.clocks[from]
+		}
+		t.clocks = clocks
 	}
 	t.schema, t.columns = catalog.Extend(catalog.Empty(), kept), states
 	t.index()
