@@ -41,6 +41,8 @@ type selection struct {
 	picks    []pick
 	needs    []uint64
 
+	byLabels map[uint64]int // places in the chunk, by hash
+
 	// The current chunk, and what comes next.
 	chunk                  []Series
 	part, source, nextPick int
@@ -246,6 +248,9 @@ func (sel *selection) appendPicks(v *view, columns []uint32, family string, kind
 	defer s.mu.RUnlock()
 	all := v.index.schema.Columns()
 	mayRoam := v.mayRoam(s)
+	if need := len(columns); cap(sel.picks)-len(sel.picks) < need {
+		sel.picks = slices.Grow(sel.picks, max(need, len(sel.picks))) // not by a quarter, as append does
+	}
 	for _, number := range columns {
 		c := &all[number]
 		if c.Kind != kind {

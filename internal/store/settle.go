@@ -12,14 +12,17 @@ func (sel *selection) dedupe() {
 	if !sel.clash {
 		return
 	}
-	kept := make(map[uint64]int, len(sel.chunk))
+	if sel.byLabels == nil {
+		sel.byLabels = map[uint64]int{}
+	}
+	clear(sel.byLabels)
 	unique := sel.chunk[:0]
 	var mine, theirs []labels.Label
 	for i := range sel.chunk {
 		r := sel.chunk[i]
 		mine = r.AppendLabels(mine[:0])
 		hash := hashLabels(r.Name(), mine)
-		j, taken := kept[hash]
+		j, taken := sel.byLabels[hash]
 		if taken {
 			other := &unique[j]
 			theirs = other.AppendLabels(theirs[:0])
@@ -30,7 +33,7 @@ func (sel *selection) dedupe() {
 				continue
 			}
 		}
-		kept[hash] = len(unique)
+		sel.byLabels[hash] = len(unique)
 		unique = append(unique, r)
 	}
 	clear(sel.chunk[len(unique):])
