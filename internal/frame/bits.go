@@ -5,8 +5,9 @@ import (
 	"math/bits"
 )
 
-// A number is coded by its quotient q and the k lower bits (docs/frame.md, section 5.2): short where it is below
-// 2^(k+2), and longer by two bits wherever q doubles. maxOnes announces a number as it is, in 64 bits.
+// A number is coded by ones that say in which range it lies, a zero, and its distance from the beginning of the range
+// (docs/frame.md, section 5.2): ranges of 2^k numbers at first, twice as many with every further one. maxOnes announces
+// a number as it is, in 64 bits.
 const (
 	maxOnes = 31
 	// maxPut is how many bits can be written or read at once.
@@ -143,43 +144,31 @@ func (r *bitReader) take(n uint) uint64 {
 func (r *bitReader) number(k uint) uint64 {
 	v := r.peek()
 	ones := uint(bits.TrailingZeros64(^v))
-	if ones < 2 && k < maxPut-2 {
-		r.at += ones + 1 + k
-		return uint64(ones)<<k | v>>(ones+1)&(1<<k-1)
+	n := max(ones, 2) - 2
+	size := ones + 1 + n + k
+	if size > maxPut || ones >= maxOnes {
+		return r.longNumber(min(ones, maxOnes), k)
 	}
-	return r.longNumber(v, min(ones, maxOnes), k)
+	r.at += size
+	// No branch depends on the number, for none could be predicted.
+	return v>>((ones+1)&63)&(1<<((n+k)&63)-1) + (1<<(n&63)+uint64(min(ones, 2))-1)<<(k&63)
 }
 
-func (r *bitReader) longNumber(v uint64, ones, k uint) uint64 {
+func (r *bitReader) longNumber(ones, k uint) uint64 {
 	if ones == maxOnes {
 		r.at += maxOnes
 		return r.take(64)
 	}
-	n, q := uint(0), uint64(ones)
-	if ones >= 2 {
-		n = ones - 2
-	}
-	size := ones + 1 + n + k
-	var low uint64
-	if size <= maxPut {
-		low = v >> (ones + 1) & (1<<(n+k) - 1)
-		r.at += size
-	} else {
-		if n+k > 64 {
-			r.bad = true
-			return 0
-		}
-		r.at += ones + 1
-		low = r.take(n + k)
-	}
-	if ones >= 2 {
-		q = 1<<n + low>>k + 1
-	}
-	if q>>(64-k) != 0 {
+	n := max(ones, 2) - 2
+	first := uint64(1)<<n + uint64(min(ones, 2)) - 1
+	r.at += ones + 1
+	if n+k > 64 || first<<k>>k != first {
 		r.bad = true
 		return 0
 	}
-	return q<<k | low&(1<<k-1)
+	u := r.take(n+k) + first<<k
+	r.bad = r.bad || u < first<<k
+	return u
 }
 
 // over reports whether more was read than there is, or a number did not fit.

@@ -59,8 +59,8 @@ func (c *column) k() uint { return uint(bits.Len64(c.spread >> 5)) }
 func (c *column) step(d int64, u uint64) {
 	c.scaled += d
 	d = max(-maxStep, min(maxStep, d))
-	c.trend += (d<<4 - c.trend) >> c.age
-	c.spread += uint64((int64(min(u, maxStep)<<4) - int64(c.spread)) >> min(c.age, 1))
+	c.trend += (d<<4 - c.trend) >> (c.age & 3)
+	c.spread += uint64((int64(min(u, maxStep)<<4) - int64(c.spread)) >> (min(c.age, 1) & 3))
 	c.age = min(c.age+1, 2)
 }
 
@@ -71,8 +71,8 @@ func (c *column) set(scaled int64, power int8, shift uint8) {
 
 // fits reports whether the integer is one that a decimal may have; others are not exact.
 func (c *column) fits(scaled int64) bool {
-	limit := int64(maxScaled) >> c.shift
-	return scaled > -limit && scaled < limit
+	limit := uint64(maxScaled) >> (c.shift & 63)
+	return uint64(scaled)+limit-1 < 2*limit-1
 }
 
 // value is that of the integer, without ulps.

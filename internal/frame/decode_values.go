@@ -62,8 +62,7 @@ func (v *valuesDecoder) readValues(d *Decoder, s *decoderSource, r *reader, firs
 	if partial {
 		s.partial = growColumns(s.partial, end)
 	}
-	w.gap = w.tokens.number(w.gaps.k())
-	w.gaps.add(w.gap)
+	w.nextGap()
 	for i := first; i < end && r.err == nil; i++ {
 		at := i
 		switch {
@@ -84,7 +83,13 @@ func (v *valuesDecoder) readValues(d *Decoder, s *decoderSource, r *reader, firs
 		}
 		if w.gap > 0 {
 			w.gap--
-			if as := v.ways[at]; as != waySame {
+			switch as := v.ways[at]; as {
+			case waySame:
+			case wayCode:
+				if !v.columns[at].decodeCode(&w, &s.values[at]) {
+					v.columns[at].fail(&w)
+				}
+			default:
 				v.columns[at].decode(&w, as, &s.values[at])
 			}
 		} else {
@@ -139,38 +144,50 @@ func (c *column) decode(w *rowReader, as way, value *float64) (near bool) {
 			return false
 		}
 	}
-	var d int64
-	var u uint64
+	var ok bool
 	if as == wayLike {
-		d = w.like
-		u = zigzag(d - c.expected())
+		ok = c.take(w.like, zigzag(w.like-c.expected()), value)
 	} else {
-		u = w.bits.number(c.k())
-		if d = c.expected() + unzigzag(u); d != 0 {
-			w.like = d
-		}
+		ok = c.decodeCode(w, value)
 	}
-	if c.power == powerBits {
-		if as == wayNear || as == wayMaybeNear {
-			w.sets.failf("distance from an integer that is no number")
-			return false
-		}
-		c.step(d, u)
-		*value = c.value()
+	switch {
+	case !ok:
+		c.fail(w)
 		return false
-	}
-	if !c.fits(c.scaled + d) {
-		w.sets.failf("scaled integer %d is beyond 53 bits", c.scaled+d)
+	case as == wayCode || as == wayMaybe || as == wayLike:
 		return false
-	}
-	c.step(d, u)
-	*value = c.value()
-	if as == wayCode || as == wayMaybe || as == wayLike {
+	case c.power == powerBits:
+		w.sets.failf("distance from an integer that is only bits")
 		return false
 	}
 	ulps := w.ulps()
 	*value = math.Float64frombits(math.Float64bits(*value) + uint64(ulps))
 	return ulps != 0
+}
+
+// decodeCode is wayCode, which most values of a site go. It reports whether the integer is one that may be.
+func (c *column) decodeCode(w *rowReader, value *float64) bool {
+	u := w.bits.number(c.k())
+	d := c.expected() + unzigzag(u)
+	if d != 0 {
+		w.like = d
+	}
+	return c.take(d, u, value)
+}
+
+// take brings column and value forward.
+func (c *column) take(d int64, u uint64, value *float64) bool {
+	c.step(d, u)
+	if c.power == powerBits {
+		*value = math.Float64frombits(uint64(c.scaled))
+		return true
+	}
+	*value = unscale(c.scaled<<c.shift, c.power)
+	return c.fits(c.scaled)
+}
+
+func (c *column) fail(w *rowReader) {
+	w.sets.failf("scaled integer %d is beyond 53 bits", c.scaled)
 }
 
 func (w *rowReader) ulps() int64 {
