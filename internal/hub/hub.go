@@ -87,6 +87,7 @@ type Hub struct {
 	lastRow    map[string]int64 // by site: when the last row was applied, by this clock
 	catchingUp bool             // the tail reader has not reached the head since it began
 	tail       tailPlace
+	reset      StreamReset
 	problem    string // what is wrong with the stream at the moment
 	trouble    error  // why it cannot be read although nothing is wrong with it
 }

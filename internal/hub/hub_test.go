@@ -431,6 +431,9 @@ func TestHubFollowsAnotherStream(t *testing.T) {
 	if s := c.site("ams-1"); s.Missing.Total() != 0 || s.Repeated != 1 {
 		t.Errorf("%+v, want one repeated frame and no row missing", s)
 	}
+	if r := c.LastReset(); r.Reason != bus.StreamRecreated || r.At.IsZero() {
+		t.Errorf("the last reset is %+v", r)
+	}
 }
 
 // Only what match selects reaches store and outputs; up and scrape_* always do.

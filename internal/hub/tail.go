@@ -65,7 +65,12 @@ func (h *Hub) readTail(ctx context.Context) error {
 			h.history.caughtUp()
 		},
 		Trouble: h.setTrouble,
-		Reset:   func(bus.Reset) { rewound = true },
+		Reset: func(r bus.Reset) {
+			rewound = true
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.reset = StreamReset{h.now(), r}
+		},
 	})
 	if err != nil {
 		return fmt.Errorf("read lanes: %w", err)
@@ -78,6 +83,19 @@ func (h *Hub) readTail(ctx context.Context) error {
 	h.catchingUp = true
 	h.ledgers.incomplete()
 	return err
+}
+
+// StreamReset tells that the stream turned out not to be the one that was read.
+type StreamReset struct {
+	At time.Time // by this clock; zero if it never did
+	bus.Reset
+}
+
+// LastReset is the last one since the hub started.
+func (h *Hub) LastReset() StreamReset {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.reset
 }
 
 // step takes one message of the stream.

@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +18,8 @@ const (
 	// conditionEvery is how often the conditions are looked at, expireEvery how often the store of an edge alone.
 	conditionEvery = 250 * time.Millisecond
 	expireEvery    = 15 * time.Second
+	// resetShown is how long the page says that the stream was another one.
+	resetShown = 24 * time.Hour
 	// maxGapsShown bounds what a page or an answer lists.
 	maxGapsShown = 10_000
 )
@@ -89,9 +93,16 @@ func (n *Node) webStatus() web.Status {
 func (n *Node) process() web.Process {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return web.Process{
-		Version: n.options.Version, Site: n.options.Config.Site, Roles: n.roles(), Started: n.started, Notes: n.notes,
+	p := web.Process{
+		Version: n.options.Version, Site: n.options.Config.Site, Roles: n.roles(), Started: n.started, Notes: slices.Clone(n.notes),
 	}
+	if n.hub != nil {
+		if r := n.hub.hub.LastReset(); time.Since(r.At) < resetShown {
+			p.Notes = append(p.Notes, fmt.Sprintf("At %s the stream turned out not to be the one that was read (%s: %s). "+
+				"What the server has lost comes again from edges that still hold it.", r.At.UTC().Format(time.DateTime+" UTC"), r.Reason, r.Detail))
+		}
+	}
+	return p
 }
 
 func (n *Node) sites() []web.Site {

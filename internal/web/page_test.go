@@ -21,7 +21,7 @@ func TestPage(t *testing.T) {
 				{Name: "ams-1", State: SiteLive, LastRow: now.Add(-10 * time.Minute), Series: 4711, Samples: 200, Bytes: 150, Epoch: "00000000000000ab"},
 				{Name: "fra-1", State: SiteLive, LastRow: now, Gaps: 2, MissingRows: 99},
 				{Name: "lost-1", State: "missing", Expected: true},
-				{Name: "alb-1", State: "silent", LastRow: now.Add(-time.Hour)},
+				{Name: "alb-1", State: "silent", LastRow: now.Add(-time.Hour), SkewSeconds: -3700},
 			}
 			for i := range maxShown {
 				sites = append(sites, Site{Name: fmt.Sprintf("more-%d", i), State: SiteLive, LastRow: now})
@@ -47,7 +47,7 @@ func TestPage(t *testing.T) {
 	for _, want := range []string{
 		"Thalweg · core", "✗ not ready", "hub core", "version 1.2.3", "! nats.urls needs a restart",
 		"hub tail reader", "reads from 3 min ago", "nats edge", "✓ ready</span>, but", "no answer from the server",
-		"alb-1", "✗ silent", "60 min ago", "lost-1", "✗ missing", "never", "fra-1", "✓ live", "2 (99 rows)",
+		"alb-1", "✗ silent", "clock 1h1m40s behind", "60 min ago", "lost-1", "✗ missing", "never", "fra-1", "✓ live", "2 (99 rows)",
 		"ams-1", "10 min ago", "4711", "0.75", "and 4 more",
 		"✗ 6 rows have not arrived yet", "✗ 93 rows are lost", "of all that the sites sent since " + clock(now.Add(-time.Hour)), "still being read",
 		"outbox full",

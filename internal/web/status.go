@@ -2,6 +2,7 @@ package web
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strconv"
 	"time"
@@ -58,6 +59,20 @@ func (s Site) BytesPerSample() string {
 	return strconv.FormatFloat(float64(s.Bytes)/float64(s.Samples), 'f', 2, 64)
 }
 
+// ClockNote says that the clock of the site is off; "" if it is not worth a word.
+func (s Site) ClockNote() string {
+	switch off := time.Duration(s.SkewSeconds * float64(time.Second)).Round(time.Second); {
+	case off >= maxSkew:
+		return fmt.Sprintf("clock %s ahead", off)
+	case off <= -maxSkew:
+		return fmt.Sprintf("clock %s behind", -off)
+	}
+	return ""
+}
+
+// maxSkew is how far a clock may be off without a word on the page.
+const maxSkew = 5 * time.Second
+
 // Lane is one lane of a site, as the hub reads it or the edge writes it.
 type Lane struct {
 	Role      string    `json:"role"` // whose view it is: hub or edge
@@ -82,7 +97,7 @@ type Lane struct {
 	LastErrorAt time.Time `json:"lastErrorAt,omitzero"`
 }
 
-// Gap is a range of rows that a hub does not have, or that one of its outputs has not delivered.
+// Gap is a range of rows that a hub does not have.
 type Gap struct {
 	Site   string `json:"site"`
 	Output string `json:"output,omitempty"` // "": the hub itself
