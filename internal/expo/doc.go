@@ -17,6 +17,12 @@
 // writing) are kept as they come. Whole and partial rows never mix in a source, so that what a whole row lacks has ended
 // without a doubt.
 //
+// Most bodies say again what the one before said, with other values. The parser keeps the last good body without its
+// values, line by line (the script), and with each line what is known of its series. A body in the text format or in
+// OpenMetrics is compared with it: one comparison of memory and one number for each sample, nothing allocated. textparse
+// judges single lines that are new or uncommon, whole bodies that do not come apart into lines, and all of protobuf; the
+// script saves these the look-up of their series.
+//
 // It promises that a body is taken whole or not at all: after an error the parser knows what it knew before. The
 // samples are those of Prometheus' textparse, bit for bit. Start timestamps come from protobuf only: in OpenMetrics they
 // are series whose names end in _created, and stay so, as in Prometheus without feature flags. A parser is for one

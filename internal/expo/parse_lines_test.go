@@ -224,6 +224,42 @@ func TestOddLines(t *testing.T) {
 	}
 }
 
+// TestWhichBodiesAreOdd says what is left to textparse as a whole, though it is good: nothing but what has newlines or
+// zero bytes where lines cannot.
+func TestWhichBodiesAreOdd(t *testing.T) {
+	f := func(body, contentType string, want format) {
+		t.Helper()
+		p := newTwins(nil)
+		p.parse(t, []byte("a 1\n# EOF\n"), contentType, now)
+		p.parse(t, []byte(body), contentType, now+1)
+		if err := p.quick.result.Fallback; err != nil {
+			t.Fatal(err)
+		}
+		if got := p.quick.known.script.format; got != want {
+			t.Errorf("%q: format %d, want %d", body, got, want)
+		}
+	}
+	f("a 1\n", text, textLines)
+	f("a 1", text, textLines)
+	f("\n\na 1\n\n", text, textLines)
+	f("# HELP a With \\\\ and \\n.\n#\tTYPE a gauge\n# x\na 1\n", text, textLines)
+	f(" a  1 \na\t{ x = \"1\" , }\t2\t5\n", text, textLines)
+	f("a 1 5\na 1 6\na NaN 7\n", text, textLines)
+	f("{\"a b\",x=\"1\"} 1\na{x=\"}\\\"\"} 2\n", text, textLines)
+	f("a 123456789012345678901234567890\nb +Inf\nc 1e-400\n", text, textLines)
+	f("a 1\na 1\na{} 2\n", text, textLines)
+	f("a{x=\"\n\"} 1\n", text, other)
+	f("# HELP \"a\nb\" Help.\na 1\n", text, other)
+	f("a{x=\"\x00\"} 1\n", text, other)
+	f("a 1\n\x00b\n", text, other)
+	f("a{x=\"1\"}1\n", text, other)
+
+	f("# TYPE a counter\n# UNIT b_x x\n# HELP a A.\na_total 1\n# EOF\n", openMetrics, metricsLines)
+	f("a 1 5\na 1 6.5\na 1 7 # {x=\"1\"} 2 3\na 1 # {} 2\n# EOF", openMetrics, metricsLines)
+	f("# EOF\n", openMetrics, metricsLines)
+	f("# HELP \"a\nb\" Help.\n# EOF\n", openMetrics, other)
+}
+
 // FuzzLines compares the two ways to read a body, and how they go on after it.
 func FuzzLines(f *testing.F) {
 	f.Add([]byte(small), []byte("a 1\n"), []byte("a 1\nb 2\n"), false, uint8(0))

@@ -3,6 +3,7 @@ package expo
 import (
 	"bytes"
 	"errors"
+	"hash/maphash"
 	"unicode/utf8"
 
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -214,7 +215,7 @@ func (r *reader) learn(key []byte, s *sample) error {
 	}
 	d := r.draft
 	if d.index == nil {
-		d.index = newIndex(0)
+		d.index, d.seed = newIndex(0), maphash.MakeSeed()
 	}
 	d.enter(len(d.lines) - 1)
 	return r.take(&d.lines[len(d.lines)-1], s, false)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"hash/maphash"
 	"math"
-	"math/bits"
 
 	"github.com/thalweg/thalweg/internal/series"
 )
@@ -16,7 +15,8 @@ type script struct {
 	format format
 	text   []byte // the segments of the lines, then what stands behind the last sample
 	lines  []line // one for each sample, in the order of the body
-	index  *index // nil until it is asked for
+	index  *index // of the lines by their keys; nil until it is asked for
+	seed   maphash.Seed
 }
 
 // line is one sample of a script. In a text format its segment is all between the sample before and its own value:
@@ -67,52 +67,19 @@ func (s *script) tail() []byte { return s.text[s.begin(len(s.lines)):] }
 // find returns the first line of the series that the bytes of key expose.
 func (s *script) find(key []byte) (int, bool) {
 	if s.index == nil {
-		s.index = newIndex(len(s.lines))
+		s.index, s.seed = newIndex(len(s.lines)), maphash.MakeSeed()
 		for i := range s.lines {
 			if !s.lines[i].repeat {
 				s.enter(i)
 			}
 		}
 	}
-	i := *s.slot(key)
-	return int(i) - 1, i > 0
+	return s.index.find(maphash.Bytes(s.seed, key), func(i int) bool { return bytes.Equal(s.key(i), key) })
 }
 
 // enter puts line i into the index.
 func (s *script) enter(i int) {
-	x := s.index
-	if x.used++; x.used > len(x.slots)/2 {
-		old := x.slots
-		x.slots = make([]uint32, 2*len(old))
-		for _, i := range old {
-			if i > 0 {
-				*s.slot(s.key(int(i) - 1)) = i
-			}
-		}
-	}
-	*s.slot(s.key(i)) = uint32(i) + 1
-}
-
-// slot is where the line of a series stands in the index, or would.
-func (s *script) slot(key []byte) *uint32 {
-	x := s.index
-	for i := maphash.Bytes(x.seed, key); ; i++ {
-		slot := &x.slots[i&uint64(len(x.slots)-1)]
-		if *slot == 0 || bytes.Equal(s.key(int(*slot)-1), key) {
-			return slot
-		}
-	}
-}
-
-// index finds lines by their keys.
-type index struct {
-	seed  maphash.Seed
-	slots []uint32 // the number of a line plus 1; their count is a power of two
-	used  int
-}
-
-func newIndex(lines int) *index {
-	return &index{seed: maphash.MakeSeed(), slots: make([]uint32, 16<<bits.Len(uint(lines/8)))}
+	s.index.enter(i, func(i int) uint64 { return maphash.Bytes(s.seed, s.key(i)) })
 }
 
 // segment is the segment of a line while it is read.

@@ -17,16 +17,15 @@ type table struct {
 	origin   origin // of stamped ones
 	lead     int
 	schema   *series.Schema
-	added    []series.Column   // columns behind schema, of the current body
-	hashes   []uint64          // their keys in byLabels
-	columns  []column          // one for each of schema and added
-	clocks   []clock           // one for each column, if stamped
-	byLabels map[uint64]uint32 // hash of a column's labels, or the next free key behind it
-	previous *table            // while the table is made anew: what it replaces
-	moves    []uint32          // while the table is compacted: where its columns went
-	seen     uint64            // round that had one of its series last
-	present  int               // columns that the current body has, lead columns included
-	stamps   []stamp           // samples of the current body with timestamps of their own
+	added    []series.Column // columns behind schema, of the current body
+	columns  []column        // one for each of schema and added
+	clocks   []clock         // one for each column, if stamped
+	byLabels *index          // of the columns
+	previous *table          // while the table is made anew: what it replaces
+	moves    []uint32        // while the table is compacted: where its columns went
+	seen     uint64          // round that had one of its series last
+	present  int             // columns that the current body has, lead columns included
+	stamps   []stamp         // samples of the current body with timestamps of their own
 }
 
 // column is what is known of a column beyond the schema.
@@ -66,12 +65,13 @@ func newTable(catalog *series.Catalog, source *series.Source, lead []series.Colu
 
 // index makes byLabels for the columns of the schema.
 func (t *table) index() {
-	t.byLabels = make(map[uint64]uint32, t.schema.Len())
+	t.byLabels = newIndex(t.schema.Len())
 	for i := range t.schema.Len() {
-		key, _, _ := t.lookup(t.schema.Column(i).Labels)
-		t.byLabels[key] = uint32(i)
+		t.byLabels.enter(i, t.hash)
 	}
 }
+
+func (t *table) hash(i int) uint64 { return t.column(uint32(i)).Labels.Hash() }
 
 func (t *table) len() int { return len(t.columns) }
 
@@ -98,21 +98,11 @@ func (t *table) clearStamps() {
 
 // find returns the column with the given labels.
 func (t *table) find(l labels.Labels) (uint32, bool) {
-	_, i, found := t.lookup(l)
-	return i, found
-}
-
-func (t *table) lookup(l labels.Labels) (key uint64, i uint32, found bool) {
-	for key = l.Hash(); ; key++ {
-		i, taken := t.byLabels[key]
-		if !taken || labels.Equal(t.column(i).Labels, l) {
-			return key, i, taken
-		}
-	}
+	i, found := t.byLabels.find(l.Hash(), func(i int) bool { return labels.Equal(t.column(uint32(i)).Labels, l) })
+	return uint32(i), found
 }
 
 func (t *table) add(c series.Column) uint32 {
-	key, _, _ := t.lookup(c.Labels)
 	i := uint32(len(t.columns))
 	t.added = append(t.added, c)
 	t.columns = append(t.columns, column{})
@@ -125,8 +115,7 @@ func (t *table) add(c series.Column) uint32 {
 		}
 		t.clocks = append(t.clocks, state)
 	}
-	t.hashes = append(t.hashes, key)
-	t.byLabels[key] = i
+	t.byLabels.enter(int(i), t.hash)
 	return i
 }
 
@@ -170,10 +159,10 @@ func (t *table) presence(b []uint64, round uint64) []uint64 {
 }
 
 func (t *table) rollback(round uint64) {
-	for _, key := range t.hashes {
-		delete(t.byLabels, key)
-	}
 	t.columns = t.columns[:t.schema.Len()]
+	if len(t.added) > 0 {
+		t.index()
+	}
 	if t.stamped {
 		t.clocks = t.clocks[:len(t.columns)]
 	}
@@ -198,7 +187,7 @@ func (t *table) commit(round uint64, catalog *series.Catalog) {
 
 // settle gives back what only a body that adds columns needs.
 func (t *table) settle() {
-	t.added, t.hashes, t.previous = nil, nil, nil
+	t.added, t.previous = nil, nil
 	t.columns, t.clocks = fit(t.columns), fit(t.clocks)
 }
 
