@@ -52,7 +52,7 @@ func TestRenderedOnce(t *testing.T) {
 	}
 	f(7, 5000, "", acceptText)
 	f(7, 5000, "", acceptOpenMetrics)
-	f(70_000, 2, "", acceptText)
+	f(66_000, 1, "", acceptText)
 	f(5, 10, strings.Repeat("x", 2000), acceptText)
 }
 
