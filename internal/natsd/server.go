@@ -23,8 +23,9 @@ import (
 const (
 	// syncInterval bounds what a power loss can take of acknowledged messages.
 	syncInterval = time.Second
-	// storeMargin is room in JetStream beside the stream of frames.
-	storeMargin  = 1 << 30
+	// storeLimit is no limit: streams have theirs. With a lower one the server would keep a stream from being made
+	// smaller whose old limit is beyond it.
+	storeLimit   = 1 << 50
 	startTimeout = 30 * time.Second
 )
 
@@ -188,7 +189,7 @@ func natsOptions(o *Options) (*server.Options, error) {
 		options.SyncInterval = syncInterval
 	}
 	if options.JetStreamMaxStore <= 0 {
-		options.JetStreamMaxStore = int64(o.Stream.MaxBytes) + storeMargin
+		options.JetStreamMaxStore = storeLimit
 	}
 	if options.JetStreamLimits.DefaultMaxConsumers == 0 {
 		options.JetStreamLimits.DefaultMaxConsumers = -1

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/alecthomas/units"
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -383,6 +384,19 @@ func TestConfigFile(t *testing.T) {
 }
 
 // lines is a log that can be read while it is written.
+// TestMaxBytes: the limit of a stream can be changed in both directions over a restart.
+func TestMaxBytes(t *testing.T) {
+	s := bustest.NewServer(t)
+	for _, limit := range []units.Base2Bytes{10 * units.GiB, 20 * units.MiB, units.TiB} {
+		s.Stop()
+		s.Options.Stream.MaxBytes = limit
+		s.Start()
+		config := bustest.Config(s.URL())
+		config.Stream.MaxBytes = limit
+		bustest.EnsureStream(t, bustest.Connected(t, bus.Options{Config: config}))
+	}
+}
+
 type lines struct {
 	mu   sync.Mutex
 	text strings.Builder
