@@ -92,8 +92,10 @@ type way struct {
 	from, to  int // what is in flight
 	payload   []byte
 	flying    bool
-	lost      bool // the server lost frames; who drives the lane has yet to plan anew
-	next, end int  // what follows, up to before end
+	lost      bool     // the server lost frames; who drives the lane has yet to plan anew
+	next, end int      // what follows, up to before end
+	seen      frame.ID // the last frame that the last look found, whosever
+	seenAt    uint64
 	owned     bool // since it last began, it had a message stored
 }
 
@@ -268,6 +270,7 @@ func (e *simEdge) evict() {
 // look asks for the last message of a lane. It reports whether an answer was taken, and the last frame if it is ours.
 func (e *simEdge) look(w *way) (id frame.ID, taken bool) {
 	s := e.s
+	w.seen, w.seenAt = frame.ID{}, 0
 	if s.unlucky(10) {
 		return id, false
 	}
@@ -281,12 +284,14 @@ func (e *simEdge) look(w *way) (id frame.ID, taken bool) {
 		return id, w.publisher.FoundNone()
 	}
 	m := s.stream.messages[i]
+	w.seenAt = m.sequence
 	first, _, _, err := frame.Split(m.payload)
 	if err != nil {
 		failf("split: %v", err)
 	}
 	ids := frameIDs(m.payload)
 	id = ids[len(ids)-1]
+	w.seen = id
 	if !w.publisher.Found(m.sequence, first.ID, id) {
 		return frame.ID{}, false
 	}
@@ -335,9 +340,15 @@ func (e *simEdge) resolve() {
 			w.publisher.Moot()
 		}
 		w.publisher.Relook()
+		newest, at := w.publisher.Newest()
 		id, taken := e.look(w)
 		if !taken || w.publisher.Next() == lane.Yield {
 			return
+		}
+		// Something else than what was stored last stands behind it: an older copy of the stream that is longer, or the
+		// message of another process that hides what became of ours.
+		if k := e.box.index(newest); k >= 0 && w.seen.Number != 0 && w.seenAt > at && e.box.index(w.seen) < k {
+			e.box.unackAll()
 		}
 		if last[i] = id; w.publisher.InFlight() {
 			w.publisher.Drop()

@@ -180,7 +180,9 @@ func (s *simulation) harm(h harm) {
 	}
 	s.trace("harm:%s", h)
 	if h&(truncated|restored|deleted) != 0 {
-		for _, e := range s.edges { // who owned the lane is lost with it
+		for _, e := range s.edges {
+			e.session = e.session && h == deleted // the server was away for the others
+			// Who owned the lane is lost with it.
 			e.ways[0].owned, e.ways[1].owned = false, false
 		}
 	}
