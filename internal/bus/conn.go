@@ -29,7 +29,7 @@ const (
 	publishTimeout    = 5 * time.Second // and what the message needs at slowestLink
 	slowestLink       = 8 << 10         // bytes per second: 256 kbit/s, of which a long way and lost packets leave a quarter
 	largestFrame      = 512 << 10       // that edges send
-	unansweredMax     = 2               // publishes in a row, after which the connection is given up
+	unansweredMax     = 2               // requests in a row, after which the connection is given up
 	apiTimeout        = 5 * time.Second
 	repeatedErrorsGap = time.Minute
 )
@@ -74,7 +74,7 @@ type Conn struct {
 	metrics *metrics
 	closed  chan struct{}
 	missing chan struct{} // a token says that a reader did not find the stream
-	// unanswered counts publishes in a row that got no answer.
+	// unanswered counts requests to the server in a row that got no answer.
 	unanswered atomic.Int32
 
 	// mu may be taken while the library holds its own lock (see dialer), never the other way round: no method of nc is

@@ -62,14 +62,15 @@ func hadNoEffect(err error) bool {
 		errors.Is(err, ErrTooLarge) || errors.Is(err, ErrDenied)
 }
 
-// countUnanswered gives the connection up when it looks alive and answers nothing.
+// countUnanswered gives the connection up when it looks alive and the server answers nothing: the next one of a cluster
+// may know the way to the stream. Who else a request may be for, as a hub, can be silent without that.
 func (c *Conn) countUnanswered(err error) {
 	switch {
 	case errors.Is(err, errNoAnswer):
 		if c.unanswered.Add(1) < unansweredMax {
 			return
 		}
-		c.log.Warn("no answer to publishes, connecting again", "publishes", unansweredMax, "server", c.State().Server)
+		c.log.Warn("no answer of the server, connecting again", "requests", unansweredMax, "server", c.State().Server)
 		c.unanswered.Store(0)
 		if err := c.nc.ForceReconnect(); err != nil {
 			c.log.Debug("connect again", "err", err)
@@ -148,6 +149,7 @@ func (c *Conn) Last(ctx context.Context, subject string) (Message, error) {
 func (c *Conn) last(ctx context.Context, subject string) (Message, error) {
 	cfg := &c.options.Config
 	answer, err := c.roundTrip(ctx, apiTimeout, &nats.Msg{Subject: DirectGetSubject(cfg.Domain, cfg.Stream.Name, subject)})
+	c.countUnanswered(err)
 	if err != nil {
 		return Message{}, err
 	}

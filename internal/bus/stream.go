@@ -203,6 +203,7 @@ func (c *Conn) api(ctx context.Context, method string, request, answer any) erro
 		}
 	}
 	m, err := c.roundTrip(ctx, apiTimeout, &nats.Msg{Subject: apiPrefix(c.options.Config.Domain) + method, Data: data})
+	c.countUnanswered(err)
 	if err != nil {
 		return fmt.Errorf("JetStream API: %w", err)
 	}
