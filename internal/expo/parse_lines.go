@@ -139,7 +139,8 @@ func (r *reader) inState(i int) bool {
 	return l.typ == r.typ && l.family == r.known.families.current(l.family)
 }
 
-// followPlain reads samples without timestamps and exemplars, as long as the body repeats the script from line at on.
+// followPlain reads samples of whole rows that have nothing behind their values, as long as the body repeats the script
+// and none of them counts in another way than before.
 func (r *reader) followPlain(body []byte, from int) int {
 	s, k := r.known.script, r.known
 	if max := r.options.SampleLimit; r.limitErr != nil || max > 0 && r.limited+len(s.lines)-r.at > max {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -281,28 +282,52 @@ func FuzzLines(f *testing.F) {
 	})
 }
 
-// TestSteadyBodies sees to it that the corpus is read without textparse, new series apart, and without allocations.
+// TestSteadyBodies sees to it that a body with the series of the one before is read by the script alone: without
+// allocations, whatever the values.
 func TestSteadyBodies(t *testing.T) {
-	bodies := corpus(t)
-	for i, name := range []string{"node", "prometheus"} {
+	f := func(name string, body []byte, contentType string, want format) {
+		t.Helper()
+		number := 0
+		changed := regexp.MustCompile(`(?m)^([^#].* )(\S+)$`).ReplaceAllFunc(body, func(line []byte) []byte {
+			number++
+			value := bytes.IndexByte(line, '}') + 1
+			value += bytes.IndexByte(line[value:], ' ') + 1
+			_, stamp, stamped := bytes.Cut(line[value:], []byte(" "))
+			line = fmt.Appendf(line[:value:value], "%d.%d", number%1000, number)
+			if stamped {
+				line = append(append(line, ' '), stamp...)
+			}
+			return line
+		})
 		p := newParser(nil)
-		for _, body := range bodies[i*3 : i*3+3] {
-			if _, err := p.Parse(bytes.Clone(body), text, now); err != nil {
+		for _, b := range [][]byte{body, changed, body, changed} {
+			if _, err := p.Parse(b, contentType, now); err != nil {
 				t.Fatal(err)
 			}
 		}
 		script := p.known.script
 		allocs := testing.AllocsPerRun(20, func() {
-			if _, err := p.Parse(bodies[i*3+2], text, now); err != nil {
-				t.Fatal(err)
+			for _, b := range [][]byte{body, changed} {
+				if _, err := p.Parse(b, contentType, now); err != nil {
+					t.Fatal(err)
+				}
 			}
 		})
 		if allocs != 0 {
-			t.Errorf("%s: %v allocations for a body", name, allocs)
+			t.Errorf("%s: %v allocations for two bodies", name, allocs)
 		}
-		if p.known.script != script {
-			t.Errorf("%s: the same body made another script", name)
+		if p.known.script != script || script.format != want {
+			t.Errorf("%s: the bodies were not read by the script", name)
 		}
+	}
+	bodies := corpus(t)
+	for i, name := range []string{"node", "prometheus"} {
+		body := bodies[i*3]
+		f(name, body, text, textLines)
+		metrics := bytes.ReplaceAll(append(bytes.Clone(body), "# EOF\n"...), []byte(" untyped\n"), []byte(" unknown\n"))
+		f(name+" as OpenMetrics", metrics, openMetrics, metricsLines)
+		stamped := regexp.MustCompile(`(?m)^([^#].*)$`).ReplaceAll(body, []byte("$1 1699999999000"))
+		f(name+" with timestamps", stamped, text, textLines)
 	}
 }
 

@@ -509,23 +509,3 @@ func FuzzRows(f *testing.F) {
 		}
 	})
 }
-
-// In the steady state a body costs no labels: the allocations do not grow with the number of series.
-func TestParseAllocations(t *testing.T) {
-	p := newParser(nil)
-	body := corpus(t)[0]
-	body = append(make([]byte, 0, len(body)+1), body...)
-	res, err := p.Parse(body, text, now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	samples := res.Whole.Samples()
-	allocs := testing.AllocsPerRun(10, func() {
-		if _, err := p.Parse(body, text, now); err != nil {
-			t.Fatal(err)
-		}
-	})
-	if allocs > float64(samples)/20 {
-		t.Errorf("%v allocations for %d samples", allocs, samples)
-	}
-}
