@@ -60,7 +60,6 @@ type Edge struct {
 	outbox   *outbox.Outbox
 	now      func() time.Time
 	release  string
-	epoch    frame.Epoch
 	control  string // the subject this edge listens on
 	metrics  *metrics
 	settings chan Config // of Apply, for Run
@@ -78,6 +77,7 @@ type Edge struct {
 	// mu is held while a row is encoded and while frames are appended to the outbox, so that frames stand there in the
 	// order in which they were made.
 	mu       sync.Mutex
+	epoch    frame.Epoch
 	config   Config
 	sender   *lane.Sender
 	frames   [][]byte                  // closed and not yet appended; empty between calls
@@ -85,6 +85,7 @@ type Edge struct {
 	told     struct{ outbox, own int } // how many of them stand in the frames that are being stored
 	appended chan struct{}
 	maxAge   time.Duration
+	lookback time.Duration
 	largest  int            // bound for frames beside the server's max_payload, in bytes; 0: none
 	welcomes []lane.Welcome // of the last hello that was answered
 	version  lane.VersionChoice
@@ -109,22 +110,29 @@ func New(o Options) (*Edge, error) {
 	}
 	e.live = newWire(e, bus.Live)
 	e.backfill = newWire(e, bus.Backfill)
-	var before frame.Predecessor
-	if last, ok := box.Last(); ok {
+	e.lookback = o.Lookback
+	before := e.beginEpoch()
+	e.metrics.frameVersion.Set(float64(e.version.Version()))
+	e.log.Info("edge begins an epoch", "site", e.site, "epoch", e.epoch, "predecessor", before.ID, "outbox", o.Dir)
+	return e, nil
+}
+
+// beginEpoch makes the encoder of the present epoch, behind what the outbox has. The caller holds mu, or is New.
+func (e *Edge) beginEpoch() (before frame.Predecessor) {
+	if last, ok := e.outbox.Last(); ok {
 		before = frame.Predecessor{ID: last.ID, Rows: last.RowsAfter()}
 	}
 	e.sender = lane.NewSender(lane.SenderConfig{
 		Encoder: frame.EncoderConfig{Version: e.version.Version(), Epoch: e.epoch, Predecessor: before, Facts: []frame.Fact{
-			{Name: "version", Value: o.Version},
+			{Name: "version", Value: e.release},
 			{Name: "keyframe_interval_ms", Value: strconv.FormatInt(e.keyframeInterval().Milliseconds(), 10)},
 		}},
 		KeyframeInterval: e.keyframeInterval(),
-		Lookback:         o.Lookback,
+		Lookback:         e.lookback,
 		Jitter:           mathrand.Float64,
 	})
-	e.metrics.frameVersion.Set(float64(e.version.Version()))
-	e.log.Info("edge begins an epoch", "site", e.site, "epoch", e.epoch, "predecessor", before.ID, "outbox", o.Dir)
-	return e, nil
+	e.applyLimit()
+	return before
 }
 
 func newEpoch() frame.Epoch {
@@ -239,7 +247,13 @@ func (e *Edge) store() error {
 		loss.Rows += uint64(h.Rows)
 	}
 	e.lose(loss)
-	e.sender.RequestKeyframe(e.now().UnixMilli(), false)
+	if last, _ := e.outbox.Last(); last.Epoch != e.epoch {
+		// Nobody would learn what this epoch comes after: only its first frame says so.
+		e.epoch = newEpoch()
+		e.beginEpoch()
+	} else {
+		e.sender.RequestKeyframe(e.now().UnixMilli(), false)
+	}
 	e.metrics.unwrittenRows.Add(float64(loss.Rows))
 	e.status.set("outbox", err.Error())
 	e.repeats.Log(slog.LevelError, "outbox", "outbox refused frames", slog.String("site", e.site),
@@ -256,6 +270,11 @@ func (e *Edge) tailGrows() bool {
 // lose notes frames that no hub will get, to be announced in a frame that is stored. The caller holds mu.
 func (e *Edge) lose(l frame.Loss) {
 	if n := len(e.losses); n > 0 {
+		if last := &e.losses[n-1]; l.Cause == frame.CauseUnwritten && last.Cause == l.Cause && last.Epoch != l.Epoch && l.From == 1 {
+			// Frames of epochs of which no frame was stored: as good as those of one.
+			last.To, last.Last, last.Rows = last.To+l.To, l.Last, last.Rows+l.Rows
+			return
+		}
 		if last := &e.losses[n-1]; last.Epoch == l.Epoch && last.Cause == l.Cause && last.To+1 == l.From {
 			last.To, last.Last, last.Rows = l.To, l.Last, last.Rows+l.Rows
 			return
@@ -351,7 +370,11 @@ func (e *Edge) drain(ctx context.Context) {
 func (e *Edge) Close() error { return e.outbox.Close() }
 
 // Epoch of this process.
-func (e *Edge) Epoch() frame.Epoch { return e.epoch }
+func (e *Edge) Epoch() frame.Epoch {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.epoch
+}
 
 // Metrics to register.
 func (e *Edge) Metrics() []prometheus.Collector {

@@ -55,7 +55,7 @@ func (e *Edge) keepLink(ctx context.Context) {
 		case errors.Is(err, errReplaced):
 			e.status.set("link", err.Error())
 			e.log.Error("another process publishes as this site; this one keeps its rows in the outbox", "site", e.site,
-				"epoch", e.epoch, "err", err)
+				"epoch", e.Epoch(), "err", err)
 			e.awaitSilence(ctx)
 			continue
 		case err != nil && !errors.Is(err, context.Canceled):

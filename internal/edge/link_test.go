@@ -343,6 +343,41 @@ func TestOutboxRefuses(t *testing.T) {
 	}
 }
 
+// A process whose first frames the outbox does not take still tells hubs what its epoch comes after.
+func TestOutboxRefusesFirstFrames(t *testing.T) {
+	t.Parallel()
+	p := single(t)
+	dir := t.TempDir()
+	small := func(o *Options) { o.Config.Outbox.MaxBytes = 20_000 }
+	before := start(t, p.proxy.URL(), dir, small)
+	before.sink(2)
+	before.allStored()
+	before.stop()
+	last, _ := before.edge.outbox.Last()
+	s := start(t, p.proxy.URL(), dir, small)
+	for range 3 {
+		if err := s.sinkWide(wide(40_000)); err == nil {
+			t.Fatal("the outbox took a frame larger than its limit")
+		}
+	}
+	s.sink(2)
+	s.allStored()
+	r := s.edge.outbox.Reader(frame.ID{Epoch: s.edge.Epoch(), Number: 1})
+	defer r.Close()
+	_, first, _, err := r.Next(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.Flags&frame.FlagFirst == 0 || first.Predecessor.ID != last.ID {
+		t.Errorf("first frame of the epoch has flags %d and predecessor %s, want %s", first.Flags, first.Predecessor.ID, last.ID)
+	}
+	bustest.WaitFor(t, "the notice", func() bool {
+		p.reading.mu.Lock()
+		defer p.reading.mu.Unlock()
+		return len(p.reading.losses) == 1 && p.reading.losses[0].Rows == 3 && p.reading.losses[0].Cause == frame.CauseUnwritten
+	})
+}
+
 // What is in memory when the process is told to end is in the stream when it has ended.
 func TestDrain(t *testing.T) {
 	t.Parallel()

@@ -91,7 +91,7 @@ type Status struct {
 // Status takes a picture. It waits for nothing that a slow disk could hold up, but reads files of the outbox that are
 // acknowledged in part.
 func (e *Edge) Status() Status {
-	s := Status{Site: e.site, Epoch: e.epoch, Link: e.conn.State(), Outbox: e.outbox.Stats(), Problems: e.Problems()}
+	s := Status{Site: e.site, Epoch: e.Epoch(), Link: e.conn.State(), Outbox: e.outbox.Stats(), Problems: e.Problems()}
 	last, _ := e.outbox.Last()
 	s.Newest = last.ID
 	s.Lanes = e.Lanes()

@@ -45,9 +45,8 @@ type wire struct {
 }
 
 func newWire(e *Edge, l bus.Lane) *wire {
-	mine := func(epoch frame.Epoch) bool { return epoch == e.epoch || e.outbox.Knows(epoch) }
 	w := &wire{
-		e: e, lane: l, subject: e.conn.Root().Lane(e.site, l), publisher: lane.NewPublisher(e.epoch, mine),
+		e: e, lane: l, subject: e.conn.Root().Lane(e.site, l), publisher: lane.NewPublisher(e.epoch, e.outbox.Knows),
 		acked: make(chan struct{}),
 	}
 	tip := e.outbox.Tip(string(l))
@@ -110,7 +109,7 @@ func (w *wire) look(ctx context.Context, begins bool) (frame.ID, error) {
 // found takes note of the first and the last frame of the lane's last message, and returns the last if it is ours. What
 // begins with a keyframe is acknowledged; what a delta applies to may be what the server lost.
 func (w *wire) found(first *frame.Header, id frame.ID, sequence uint64) frame.ID {
-	if id.Epoch != 0 && (id.Epoch == w.e.epoch || w.e.outbox.Knows(id.Epoch)) {
+	if id.Epoch != 0 && w.e.outbox.Knows(id.Epoch) {
 		w.learn()
 		if first.Kind == frame.Keyframe {
 			w.e.outbox.Ack(id.Epoch, first.Number, id.Number)
@@ -123,7 +122,7 @@ func (w *wire) found(first *frame.Header, id frame.ID, sequence uint64) frame.ID
 	w.foreign = id.Epoch
 	w.mu.Unlock()
 	if id.Epoch != 0 && !known && w.publisher.Next() != lane.Yield {
-		w.e.log.Warn("taking the lane over from another process", "site", w.e.site, "lane", w.lane, "epoch", w.e.epoch,
+		w.e.log.Warn("taking the lane over from another process", "site", w.e.site, "lane", w.lane, "epoch", w.e.Epoch(),
 			"other_epoch", id.Epoch, "other_frame", id.Number)
 	}
 	return frame.ID{}

@@ -91,7 +91,10 @@ func TestCorruptFiles(t *testing.T) {
 				if got := contents(t, f.box, 1000, gaps); !reflect.DeepEqual(got, want) {
 					t.Fatalf("read %d frames the second time, want %d", len(got), len(want))
 				}
-				if saved && tt.left < 4 {
+				// Without the state file nobody knows of a file that is not there, of one that is whole but for its last
+				// frames, or of the end of the newest.
+				unseen := tt.file == 2 || tt.change == nil || tt.name == "shorter by whole frames"
+				if tt.left < 4 && (saved || !unseen) {
 					f.wantSpans(lossRanges(f.box.Losses()), span{uint64(4*tt.file + tt.left + 1), uint64(4*tt.file + 4)})
 				} else {
 					f.wantSpans(lossRanges(f.box.Losses()))

@@ -34,11 +34,12 @@ func (o *Outbox) restore() error {
 		}
 	}
 	var found []FileInfo
+	damaged := map[string]bool{} // and whether something else than a crash did it
 	for _, f := range files {
-		name, corrupt := strings.CutSuffix(f.Name, corruptSuffix)
+		name, evidence := strings.CutSuffix(f.Name, corruptSuffix)
 		if ordinal, _, ok := parseGroupName(name); ok {
 			o.ordinal = max(o.ordinal, ordinal+1)
-			if !corrupt {
+			if !evidence {
 				found = append(found, f)
 			}
 		}
@@ -50,7 +51,10 @@ func (o *Outbox) restore() error {
 		old := known[f.Name]
 		delete(known, f.Name)
 		if old == nil || old.size != f.Size || i == len(found)-1 {
-			old = o.examine(f, old)
+			var d *damage
+			if old, d = o.examine(f, old); d != nil {
+				damaged[f.Name] = !d.torn
+			}
 		}
 		if old != nil {
 			o.groups = append(o.groups, old)
@@ -58,15 +62,52 @@ func (o *Outbox) restore() error {
 	}
 	for _, sg := range saved.Groups {
 		if g := known[sg.File]; g != nil {
-			o.lose(CauseMissing, g.without(extent{}))
-			o.logger.Error("outbox file is missing", "file", g.name, "rows", g.rowsAfter-g.rowsBefore)
+			cause := CauseMissing
+			if len(o.groups) == 0 || g.ordinal < o.groups[0].ordinal {
+				cause = CauseDisk // evicted, and the disk was too full to write that down
+			}
+			o.lose(cause, g.without(extent{}))
+			o.logger.Error("outbox file is missing", "file", g.name, "cause", string(cause), "rows", g.rowsAfter-g.rowsBefore)
 		}
 	}
 	o.cutUnaccepted()
+	for _, f := range found {
+		if corrupt, ok := damaged[f.Name]; ok {
+			o.findHole(f.Name, corrupt, saved)
+		}
+	}
 	o.adopt(saved)
 	o.pruneCorrupt()
 	o.logger.Info("outbox is open", "files", len(o.groups), "bytes", o.bytes, "last", o.last.ID.String(), "losses", len(o.losses))
 	return nil
+}
+
+// findHole finds what a damaged file has lost that the state file does not know, or does not know to the end: what the next file
+// counts as before it.
+func (o *Outbox) findHole(name string, corrupt bool, saved *state) {
+	ordinal, id, _ := parseGroupName(name)
+	next := slices.IndexFunc(o.groups, func(g *group) bool { return g.ordinal > ordinal })
+	if next < 0 || o.groups[next].ordinal != ordinal+1 || o.groups[next].epoch != id.Epoch {
+		return // what follows is of other files, which may have been deleted in good order
+	}
+	from, rows, known := id.Number, uint64(0), id.Number == 1
+	if next > 0 && o.groups[next-1].epoch == id.Epoch {
+		if before := o.groups[next-1]; before.ordinal == ordinal || before.last+1 == from {
+			from, rows, known = before.last+1, before.rowsAfter, true
+		}
+	}
+	if i := slices.IndexFunc(saved.Groups, func(s stateGroup) bool { return s.File == name }); i >= 0 && saved.Groups[i].Last >= from {
+		from, rows, known = saved.Groups[i].Last+1, saved.Groups[i].RowsAfter, true // the rest is announced by what is known
+	}
+	behind := o.groups[next]
+	if from >= behind.first || rows >= behind.rowsBefore || !known && !corrupt {
+		return // frames that were refused
+	}
+	loss := Range{Epoch: id.Epoch, From: from, To: behind.first - 1, FirstSent: behind.firstSent, LastSent: behind.firstSent}
+	if known {
+		loss.Rows = behind.rowsBefore - rows
+	}
+	o.lose(CauseCorrupt, []Range{loss})
 }
 
 // loadState returns what the state file says, or an empty state: then everything is read and sent again.
@@ -87,17 +128,18 @@ func (o *Outbox) loadState(files []FileInfo) *state {
 	return &state{}
 }
 
-// examine reads a whole file and mends it if need be. It returns nil if no frame of it is left. old is what the state
+// examine reads a whole file and mends it if need be. It returns nil if no frame of it is left,
+// and what was wrong with it. old is what the state
 // file knows of it, or nil; what old has and the file has not is lost.
-func (o *Outbox) examine(f FileInfo, old *group) *group {
+func (o *Outbox) examine(f FileInfo, old *group) (*group, *damage) {
 	ordinal, id, _ := parseGroupName(f.Name)
 	e, d, err := o.check(f.Name, f.Size, id)
 	if err != nil {
 		o.logger.Error("outbox file cannot be read", "file", f.Name, "err", err)
 		if old != nil && old.size == f.Size {
-			return old // a reader will see
+			return old, nil // a reader will see
 		}
-		return nil // the next Open may find more
+		return nil, nil // the next Open may find more
 	}
 	g := &group{name: f.Name, ordinal: ordinal, extent: e, cut: d != nil && !d.torn}
 	if old != nil {
@@ -115,9 +157,9 @@ func (o *Outbox) examine(f FileInfo, old *group) *group {
 		o.mend(g, f.Size, d)
 	}
 	if e.size == 0 {
-		return nil
+		return nil, d
 	}
-	return g
+	return g, d
 }
 
 // check opens and verifies a file.
