@@ -177,6 +177,10 @@ func (d *Decoder) Decode(b []byte, h Handler) (Header, error) {
 		return header, &MismatchError{Frame: header.ID, Base: header.Base, Have: d.have}
 	}
 	version := d.version
+	if header.Kind == Delta && header.Version != version {
+		d.reset()
+		return header, fmt.Errorf("decode frame %s: it is of version %d, the frame it applies to of version %d", header.ID, header.Version, version)
+	}
 	unpacked := d.cfg.Scratch.take()
 	defer d.cfg.Scratch.give(unpacked)
 	body, err := d.open(b[header.bodyOffset():], &header, unpacked)

@@ -30,9 +30,13 @@ func realFrames(f *testing.F) (frames [][]byte) {
 		}
 		frames = enc.Close(frames, w.T)
 	}
-	files, err := filepath.Glob("testdata/vectors/*.txt")
-	if err != nil || len(files) == 0 {
-		f.Fatalf("no vectors: %v", err)
+	var files []string
+	for _, set := range vectorSets {
+		found, err := filepath.Glob(set.dir + "/*.txt")
+		if err != nil || len(found) == 0 {
+			f.Fatalf("no vectors in %s: %v", set.dir, err)
+		}
+		files = append(files, found...)
 	}
 	for _, file := range files {
 		b, err := os.ReadFile(file)

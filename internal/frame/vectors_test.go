@@ -15,9 +15,9 @@ import (
 	"github.com/thalweg/thalweg/internal/series"
 )
 
-var rewrite = flag.Bool("rewrite", false, "make testdata/vectors anew from vectorList; read the difference before you accept it")
+var rewrite = flag.Bool("rewrite", false, "make the vectors anew from their lists; read the difference before you accept it")
 
-// vector is a file of testdata/vectors (docs/frame.md, section 10).
+// vector is a file of vectors (docs/frame.md, section 10).
 type vector struct {
 	name, comment string
 	expect        string // outcome of the last frame: ok, or the kind of its error
@@ -61,12 +61,29 @@ func (v *vector) run(t *testing.T) (gives []string, last string) {
 	return gives, last
 }
 
-// TestVectors decodes every file of testdata/vectors.
+// vectorSets are the vectors of each version and what makes them.
+var vectorSets = []struct {
+	name, dir string
+	list      func() []vector
+}{
+	{"2", "testdata/vectors", vectorList},
+	{"1", "testdata/v1/vectors", vectorList1},
+}
+
+// TestVectors decodes every file of vectors.
 func TestVectors(t *testing.T) {
 	if *rewrite {
-		rewriteVectors(t)
+		for _, set := range vectorSets {
+			rewriteVectors(t, set.dir, set.list())
+		}
 	}
-	files, err := filepath.Glob("testdata/vectors/*.txt")
+	for _, set := range vectorSets {
+		t.Run(set.name, func(t *testing.T) { testVectors(t, set.dir) })
+	}
+}
+
+func testVectors(t *testing.T, dir string) {
+	files, err := filepath.Glob(dir + "/*.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,8 +120,14 @@ func TestVectors(t *testing.T) {
 // TestVectorsCurrent sees to it that the files are what the list in vectors_build_test.go makes, so that both can be
 // trusted as documentation.
 func TestVectorsCurrent(t *testing.T) {
-	for _, v := range vectorList() {
-		b, err := os.ReadFile("testdata/vectors/" + v.name + ".txt")
+	for _, set := range vectorSets {
+		currentVectors(t, set.dir, set.list())
+	}
+}
+
+func currentVectors(t *testing.T, dir string, list []vector) {
+	for _, v := range list {
+		b, err := os.ReadFile(dir + "/" + v.name + ".txt")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -118,8 +141,8 @@ func TestVectorsCurrent(t *testing.T) {
 	}
 }
 
-func rewriteVectors(t *testing.T) {
-	old, err := filepath.Glob("testdata/vectors/*.txt")
+func rewriteVectors(t *testing.T, dir string, list []vector) {
+	old, err := filepath.Glob(dir + "/*.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,14 +151,14 @@ func rewriteVectors(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, v := range vectorList() {
+	for _, v := range list {
 		t.Run("rewrite "+v.name, func(t *testing.T) {
 			gives, last := v.run(t)
 			if last != v.expect {
 				t.Errorf("outcome is %q, want %q", last, v.expect)
 			}
 			v.gives = gives
-			if err := os.WriteFile("testdata/vectors/"+v.name+".txt", v.format(), 0o644); err != nil {
+			if err := os.WriteFile(dir+"/"+v.name+".txt", v.format(), 0o644); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -214,33 +237,35 @@ func parseVector(file string) (*vector, error) {
 	return v, nil
 }
 
-// TestExample compares the worked example of docs/frame.md with the vector it explains.
+// TestExample compares the worked examples of the documents with the vectors they explain.
 func TestExample(t *testing.T) {
-	doc, err := os.ReadFile("../../docs/frame.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, section, _ := strings.Cut(string(doc), "## 11. Example")
-	_, section, _ = strings.Cut(section, "```\n")
-	section, _, _ = strings.Cut(section, "```")
-	var got []byte
-	for line := range strings.SplitSeq(section, "\n") {
-		digits, _, _ := strings.Cut(line, "   ")
-		b, err := hex.DecodeString(strings.ReplaceAll(digits, " ", ""))
+	for _, c := range []struct{ doc, dir string }{{"frame.md", "testdata/vectors"}, {"frame-v1.md", "testdata/v1/vectors"}} {
+		doc, err := os.ReadFile("../../docs/" + c.doc)
 		if err != nil {
-			t.Fatalf("%q: %s", line, err)
+			t.Fatal(err)
 		}
-		got = append(got, b...)
-	}
-	file, err := os.ReadFile("testdata/vectors/example.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := parseVector(string(file))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, v.messages[0]) {
-		t.Errorf("the document has\n%x\nthe vector\n%x", got, v.messages[0])
+		_, section, _ := strings.Cut(string(doc), "## 11. Example")
+		_, section, _ = strings.Cut(section, "```\n")
+		section, _, _ = strings.Cut(section, "```")
+		var got []byte
+		for line := range strings.SplitSeq(section, "\n") {
+			digits, _, _ := strings.Cut(line, "   ")
+			b, err := hex.DecodeString(strings.ReplaceAll(digits, " ", ""))
+			if err != nil {
+				t.Fatalf("%q: %s", line, err)
+			}
+			got = append(got, b...)
+		}
+		file, err := os.ReadFile(c.dir + "/example.txt")
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := parseVector(string(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, v.messages[0]) {
+			t.Errorf("%s has\n%x\nthe vector\n%x", c.doc, got, v.messages[0])
+		}
 	}
 }
