@@ -162,12 +162,16 @@ func (sel *selection) prepare(key familyKey) {
 		}
 	}
 	var other *view // with twins
+	most := 0
 	for i := range sel.parts {
-		if v := sel.parts[i].view; v.twins != noTwins {
+		v := sel.parts[i].view
+		most += len(v.sources) * len(sel.parts[i].picks)
+		if v.twins != noTwins {
 			sel.clash = sel.clash || other != nil && other != v
 			other = v
 		}
 	}
+	sel.chunk = slices.Grow(sel.chunk, min(most, chunkSeries))
 }
 
 // copyPostings takes the list of what belongs to the family, which changes when the store is not locked; what it lists
