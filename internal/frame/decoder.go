@@ -58,6 +58,7 @@ type Decoder struct {
 	version int
 	work    int    // see touch
 	bits    []byte // behind its blocks, as far as rows have not read them
+	reader  reader // of its blocks, one after the other
 }
 
 type decoderSource struct {
@@ -214,14 +215,15 @@ func (d *Decoder) blocks(body []byte, header *Header, h *Handler) error {
 	for len(outer.b) > 0 {
 		offset := len(body) - len(outer.b)
 		kind := blockKind(outer.byte())
-		r := reader{b: outer.bytes(), room: &d.room}
+		r := &d.reader
+		*r = reader{b: outer.bytes(), room: &d.room}
 		if outer.err != nil {
 			return fmt.Errorf("%s block at offset %d: %w", kind, offset, outer.err)
 		}
 		if h.Trace != nil {
 			h.Trace(kind.String(), len(r.b))
 		}
-		done, err := d.block(kind, &r, h)
+		done, err := d.block(kind, r, h)
 		if err == nil {
 			err = r.end()
 		}

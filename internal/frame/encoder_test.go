@@ -284,3 +284,96 @@ func TestSharedScratch(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// TestSetVersion: the version changes with a keyframe and at no other time, and both ends follow.
+func TestSetVersion(t *testing.T) {
+	schema, source := gauges(series.NewCatalog(), "x"), &series.Source{Key: "s"}
+	enc := frame.NewEncoder(frame.EncoderConfig{Epoch: 1})
+	dec := frame.NewDecoder(frame.DecoderConfig{Catalog: series.NewCatalog()})
+	var got []string
+	now := int64(0)
+	row := func() {
+		t.Helper()
+		now++
+		frames, err := enc.Append(nil, &series.Row{Source: source, Schema: schema, T: now, Values: []float64{float64(now)}}, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range enc.Close(frames, now) {
+			h, err := dec.Decode(b, frame.Handler{Row: func(r *series.Row) {
+				if r.Values[0] != float64(now) {
+					t.Errorf("value %v of row %d", r.Values[0], now)
+				}
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, fmt.Sprint(h.Version, " ", h.Kind))
+		}
+	}
+	row()
+	row()
+	enc.SetVersion(1)
+	row()
+	row()
+	enc.SetVersion(1)
+	row()
+	enc.SetVersion(2)
+	row()
+	row()
+	want := []string{"2 keyframe", "2 delta", "1 keyframe", "1 delta", "1 delta", "2 keyframe", "2 delta"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestAllocations: a row that only has other values costs no memory, neither where it is written nor where it is read.
+func TestAllocations(t *testing.T) {
+	rows := corpusRows(t, "node")
+	schema := rows[0].Schema
+	next, now := 0, int64(0)
+	row := func() *series.Row {
+		now++
+		r := *rows[next%len(rows)]
+		next++
+		r.T, r.Schema, r.Present, r.Values = now, schema, nil, r.Values[:schema.Len()]
+		return &r
+	}
+	enc := frame.NewEncoder(frame.EncoderConfig{Epoch: 1})
+	var frames [][]byte
+	for range 300 {
+		var err error
+		if frames, err = enc.Append(frames, row(), now); err != nil {
+			t.Fatal(err)
+		}
+		frames = enc.Close(frames, now)
+	}
+	dec := frame.NewDecoder(frame.DecoderConfig{Catalog: series.NewCatalog()})
+	handler := frame.Handler{Row: func(*series.Row) {}}
+	at := 0
+	decode := func() {
+		if _, err := dec.Decode(frames[at], handler); err != nil {
+			t.Fatal(err)
+		}
+		at++
+	}
+	for range 100 {
+		decode()
+	}
+	if n := testing.AllocsPerRun(150, decode); n > 0 {
+		t.Errorf("decoding a row allocates %v times", n)
+	}
+	var list []*series.Row
+	for range 100 {
+		list = append(list, row())
+	}
+	at = 0
+	if n := testing.AllocsPerRun(80, func() {
+		if _, err := enc.Append(nil, list[at], now); err != nil {
+			t.Fatal(err)
+		}
+		at++
+	}); n > 0 {
+		t.Errorf("encoding a row allocates %v times", n)
+	}
+}

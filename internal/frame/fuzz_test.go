@@ -3,6 +3,7 @@ package frame_test
 import (
 	"encoding/binary"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -71,11 +72,11 @@ func body(b []byte) (body []byte, zstd, ok bool) {
 func FuzzDecode(f *testing.F) {
 	for _, b := range realFrames(f) {
 		if body, zstd, ok := body(b); ok {
-			f.Add(body, body, zstd, uint32(1))
-			f.Add(body, []byte{}, zstd, uint32(0))
+			f.Add(body, body, zstd, uint32(1), b[3] == 1)
+			f.Add(body, []byte{}, zstd, uint32(0), b[3] == 1)
 		}
 	}
-	f.Fuzz(func(t *testing.T, first, second []byte, zstd bool, rows uint32) {
+	f.Fuzz(func(t *testing.T, first, second []byte, zstd bool, rows uint32, older bool) {
 		dec := frame.NewDecoder(fuzzLimits())
 		enc := frame.NewEncoder(frame.EncoderConfig{Epoch: 9})
 		handler := frame.Handler{Row: func(r *series.Row) {
@@ -88,9 +89,13 @@ func FuzzDecode(f *testing.F) {
 		if zstd {
 			flags = frame.FlagZstd
 		}
-		k := frame.Header{Kind: frame.Keyframe, Flags: flags | frame.FlagFirst, ID: frame.ID{Epoch: 1, Number: 1}, Rows: rows % 8}
-		d := frame.Header{Kind: frame.Delta, Flags: flags, ID: frame.ID{Epoch: 1, Number: 2}, Base: 1, RowsBefore: 5, Rows: rows / 8 % 8}
-		last := frame.Header{Kind: frame.Keyframe, Flags: flags, ID: frame.ID{Epoch: 1, Number: 3}, RowsBefore: 7, Rows: rows % 8}
+		version := frame.Version
+		if older {
+			version--
+		}
+		k := frame.Header{Version: version, Kind: frame.Keyframe, Flags: flags | frame.FlagFirst, ID: frame.ID{Epoch: 1, Number: 1}, Rows: rows % 8}
+		d := frame.Header{Version: version, Kind: frame.Delta, Flags: flags, ID: frame.ID{Epoch: 1, Number: 2}, Base: 1, RowsBefore: 5, Rows: rows / 8 % 8}
+		last := frame.Header{Version: version, Kind: frame.Keyframe, Flags: flags, ID: frame.ID{Epoch: 1, Number: 3}, RowsBefore: 7, Rows: rows % 8}
 		for _, b := range [][]byte{frame.Seal(nil, k, first), frame.Seal(nil, d, second), frame.Seal(nil, last, second)} {
 			before := dec.Have()
 			h, err := dec.Decode(b, handler)
@@ -122,7 +127,7 @@ func FuzzRoundTrip(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64, steps []byte, maxBody uint16) {
 		w := seriestest.New(seed)
 		w.Rand = rand.New(&steered{steps: steps, then: rand.NewPCG(seed, 2)})
-		enc := frame.NewEncoder(frame.EncoderConfig{Epoch: 7, MaxBody: int(maxBody)})
+		enc := frame.NewEncoder(frame.EncoderConfig{Epoch: 7, MaxBody: int(maxBody), Version: frame.Versions()[seed%2]})
 		dec := frame.NewDecoder(frame.DecoderConfig{Catalog: series.NewCatalog()})
 		var want []string
 		got := 0
@@ -152,6 +157,9 @@ func FuzzRoundTrip(f *testing.F) {
 			if len(steps) > 0 && steps[i%len(steps)] > 200 {
 				enc.RequestKeyframe()
 			}
+			if len(steps) > 0 && steps[i%len(steps)] > 240 {
+				enc.SetVersion(frame.Versions()[i%2])
+			}
 			if len(steps) > 0 && steps[i%len(steps)]%3 == 0 {
 				frames = enc.Close(frames, w.T)
 			}
@@ -160,6 +168,57 @@ func FuzzRoundTrip(f *testing.F) {
 		decode(enc.Close(nil, w.T))
 		if got != len(want) {
 			t.Fatalf("%d rows came, %d were sent", got, len(want))
+		}
+	})
+}
+
+// FuzzValues lets the fuzzer choose the values of three columns, row for row: both versions give them back, bit for bit.
+func FuzzValues(f *testing.F) {
+	add := func(values ...float64) {
+		var b []byte
+		for _, v := range values {
+			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(v))
+		}
+		f.Add(b)
+	}
+	negativeZero := math.Copysign(0, -1)
+	add(0, negativeZero, 1, negativeZero, 0, math.NaN(), 0, 0, 0)
+	add(1<<53-1, -(1<<53 - 1), 1<<53, 1-(1<<53), 1<<53, -1, 0, 1<<53-1, 1<<52)
+	add(math.Inf(1), math.Float64frombits(0x7ff0000000000002), math.MaxFloat64, 1, 2, math.SmallestNonzeroFloat64, math.Inf(-1), 3, 4)
+	add(0.1, 0.3, 4096, 0.2, 0.30000000000000004, 8192, 0.25, 0.7999999999999999, 12289, 0.125, 1e-9, 1<<40)
+	add(1.5, 1e15, 1e-15, 9007199254740.991, 0.1, 3e22, 1e300, -0.5, 7, 1e-300, 0.001, 8)
+	add(1795230889.0761843, math.Pi, 5, 1795230894.0622323, math.E, 7, 1795230899.0670247, math.Sqrt2, 12, 1795230904.0704896, math.Phi, 14)
+	var counter []float64
+	for i := range 60 {
+		counter = append(counter, float64(i*15), float64(i)*0.001+float64(i%3)*1e-9, float64(i*4096))
+	}
+	add(counter...)
+	catalog := series.NewCatalog()
+	schema, source := gauges(catalog, "a", "b", "c"), &series.Source{Key: "s"}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, version := range frame.Versions() {
+			enc := frame.NewEncoder(frame.EncoderConfig{Epoch: 7, Version: version})
+			dec := frame.NewDecoder(frame.DecoderConfig{Catalog: catalog})
+			for rest, at := b, int64(0); len(rest) >= 24; rest, at = rest[24:], at+1 {
+				row := &series.Row{Source: source, Schema: schema, T: at, Values: make([]float64, 3)}
+				for i := range row.Values {
+					row.Values[i] = math.Float64frombits(binary.LittleEndian.Uint64(rest[8*i:]))
+				}
+				frames, err := enc.Append(nil, row, at)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := seriestest.Show(row)
+				for _, one := range enc.Close(frames, at) {
+					if _, err := dec.Decode(one, frame.Handler{Row: func(r *series.Row) {
+						if got := seriestest.Show(r); got != want {
+							t.Fatalf("version %d, row %d\ngot\n%s\nwant\n%s", version, at, got, want)
+						}
+					}}); err != nil {
+						t.Fatalf("version %d, row %d: %s", version, at, err)
+					}
+				}
+			}
 		}
 	})
 }
