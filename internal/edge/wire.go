@@ -31,9 +31,9 @@ type wire struct {
 	publisher *lane.Publisher
 	flight    lane.Span // what is in flight, in epoch flightOf
 	flightOf  frame.Epoch
-	lost      bool    // the server lost frames; who drives the lane has yet to plan anew
-	largest   int     // bound for messages beside the server's max_payload, in bytes; 0: none
-	rate      float64 // measured, in bytes per second
+	lost      bool // the server lost frames; who drives the lane has yet to plan anew
+	largest   int  // bound for messages beside the server's max_payload, in bytes; 0: none
+	pace      lane.Pace
 
 	mu       sync.Mutex
 	acked    chan struct{} // closed at the next acknowledgement
@@ -157,7 +157,7 @@ func (w *wire) send(ctx context.Context, data []byte, first, last *frame.Header)
 		switch {
 		case err == nil:
 			w.publisher.Stored(sequence)
-			w.measure(len(data), w.e.now().Sub(start))
+			w.pace.Sent(len(data), w.e.now().Sub(start))
 			w.e.status.clear(string(w.lane))
 			continue
 		case errors.As(err, &wrong):
@@ -258,18 +258,7 @@ func (w *wire) replaced() bool {
 	return w.taken != 0
 }
 
-// measure follows the rate at which messages go through.
-func (w *wire) measure(bytes int, took time.Duration) {
-	now := float64(bytes) / max(took.Seconds(), 1e-4)
-	if w.rate == 0 {
-		w.rate = now
-		return
-	}
-	w.rate += (now - w.rate) / 8
-}
-
-// room is how many bytes the next message may have: what the link carries in 100 ms, between one small frame and what
-// the server takes.
+// room is how many bytes the next message may have: what the link carries in a moment, and the server takes.
 func (w *wire) room() int {
 	most := int(w.e.conn.MaxPayload())/2 - headroom
 	if most <= 0 {
@@ -278,7 +267,7 @@ func (w *wire) room() int {
 	if w.largest > 0 {
 		most = min(most, w.largest)
 	}
-	return min(most, max(int(w.rate/10), 16<<10))
+	return min(most, w.pace.Room())
 }
 
 // frames returns the header of the first frame of a message and the identity of the last; zero if the message is no row
