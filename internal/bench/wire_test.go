@@ -20,10 +20,10 @@ import (
 var perMessage = len(bus.Root("thalweg").Lane("ams-1", bus.Live)) + len("NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: 1234567\r\n\r\n")
 
 // BenchmarkWire reports what a sample costs on the wire, all in: the bytes of a keyframe and of the deltas until the
-// next one, with subject and headers, per sample. rw1 and rw2 are remote write 1.0 and 2.0 on the same rows.
+// next one, with subject and headers, per sample; beside it the bytes of the keyframe, per series. rw1 and rw2 are remote write 1.0 and 2.0 on the same rows.
 func BenchmarkWire(b *testing.B) {
 	each(b, func(b *testing.B, name string, targets int) {
-		var bytes, samples, rw1, rw2, spent float64
+		var bytes, samples, rw1, rw2, spent, keyframes, columns float64
 		for b.Loop() {
 			w := newWorkload(b, name, targets)
 			enc := frame.NewEncoder(frame.EncoderConfig{Epoch: 1})
@@ -46,6 +46,12 @@ func BenchmarkWire(b *testing.B) {
 				spent += float64(time.Since(start))
 				for _, f := range frames {
 					bytes += float64(len(f) + perMessage)
+					if w.round == 0 {
+						keyframes += float64(len(f))
+					}
+				}
+				if w.round == 0 {
+					columns += float64(enc.Columns())
 				}
 				compare.flush()
 			}
@@ -53,6 +59,7 @@ func BenchmarkWire(b *testing.B) {
 			rw2 += float64(compare.v2)
 		}
 		b.ReportMetric(bytes/samples, "B/sample")
+		b.ReportMetric(keyframes/columns, "keyframe-B/series")
 		b.ReportMetric(spent/samples, "encode-ns/sample")
 		b.ReportMetric(rw1/samples, "rw1-B/sample")
 		b.ReportMetric(rw2/samples, "rw2-B/sample")

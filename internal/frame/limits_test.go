@@ -115,7 +115,26 @@ func TestMemory(t *testing.T) {
 			return 0, append(b, row(0, 1, 1, ranged|more|exemplars, n-1, 1, one, 100_001, many)...)
 		},
 	}
+	messages := map[string]func(number int) []byte{}
 	for name, attack := range attacks {
+		messages["version 1: "+name] = func(n int) []byte {
+			rows, blocks := attack(n)
+			if n == 1 {
+				return key(rows, blocks)
+			}
+			return after(n, n-2, rows, blocks)
+		}
+	}
+	for name, attack := range attacks2(long) {
+		messages[name] = func(n int) []byte {
+			rows, parts := attack(n)
+			if n == 1 {
+				return key2(rows, parts...)
+			}
+			return after2(n, n-2, rows, parts...)
+		}
+	}
+	for name, message := range messages {
 		t.Run(name, func(t *testing.T) {
 			before := heap()
 			cfg := limits
@@ -123,11 +142,7 @@ func TestMemory(t *testing.T) {
 			dec := frame.NewDecoder(cfg)
 			var stopped error
 			for n := 1; n <= 1000 && stopped == nil; n++ {
-				rows, blocks := attack(n)
-				b := key(rows, blocks)
-				if n > 1 {
-					b = after(n, n-2, rows, blocks)
-				}
+				b := message(n)
 				if n%20 == 1 {
 					if now := heap(); now > before+bound {
 						t.Fatalf("after %d frames the heap has grown by %d bytes, the limits promise %d", n, now-before, bound)
@@ -145,6 +160,34 @@ func TestMemory(t *testing.T) {
 			}
 			runtime.KeepAlive(dec)
 		})
+	}
+}
+
+// attacks2 are those that only version 2 makes possible, or makes cheaper.
+func attacks2(long string) map[string]func(number int) (rows int, parts []part) {
+	// wide is a schema of n columns, whose values are all the first one's.
+	wide := func(id, n int, value string) part {
+		return lists{values: append([]byte(value), make([]byte, n)...), names: []byte("a\x00"), numbers: append([]byte{1}, make([]byte, n)...),
+			flags: append([]byte{names}, make([]byte, n-1)...)}.schema(id, 0, 0, n)
+	}
+	return map[string]func(int) (int, []part){
+		"values of the column before": func(n int) (int, []part) { return 0, []part{wide(n, 1000, long)} },
+		"schemas":                     func(n int) (int, []part) { return 0, []part{wide(n, 40_000, "")} },
+		"sources by columns": func(n int) (int, []part) {
+			var parts []part
+			if n == 1 {
+				parts = append(parts, wide(1, 9000, ""))
+			}
+			return 1, append(parts, plain(source(n, fmt.Sprint(n))), row2(n, 1, n, 0, tokens2(9000), nil, nil))
+		},
+		"chains": func(n int) (int, []part) {
+			parts := make([]part, 0, 2000)
+			for i := range 2000 {
+				parts = append(parts, lists{values: []byte{0}, names: []byte("a\x00"), numbers: []byte{1, 0}, flags: []byte{names}}.
+					schema((n-1)*2000+i+1, (n-1)*2000+i, 0, 1))
+			}
+			return 0, parts
+		},
 	}
 }
 
