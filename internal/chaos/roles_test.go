@@ -18,11 +18,13 @@ import (
 	"time"
 
 	"github.com/alecthomas/units"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/edge"
+	"github.com/thalweg/thalweg/internal/frame"
 	"github.com/thalweg/thalweg/internal/hub"
 	"github.com/thalweg/thalweg/internal/lane"
 	"github.com/thalweg/thalweg/internal/natsd"
@@ -35,10 +37,10 @@ const speed = 30
 
 // What processes say, a line each.
 const (
-	saidEpoch    = "epoch"    // edge: EPOCH
+	saidEpoch    = "epoch"    // edge: EPOCH of the rows from now on
 	saidRow      = "row"      // edge: FRAME KEY, before the row is accepted; FRAME is the first that it may be in. hub: BATCH SITE KEY
 	saidAccepted = "accepted" // edge: FRAME; the rows said so far are, and FRAME is the last that they may be in
-	saidRefused  = "refused"  // edge: the rows said since then are not
+	saidRefused  = "refused"  // edge: the rows said so far, and not accepted by then, may not be
 	saidGap      = "gap"      // hub: SITE EPOCH FROM TO ROWS CAUSE
 	saidGaps     = "gaps"     // hub: the gaps said since the last such line are all
 	saidEnd      = "end"      // hub: an orderly end
@@ -91,13 +93,12 @@ func runEdge(ctx context.Context, t task, commands <-chan command, logger *slog.
 	if err != nil {
 		return err
 	}
-	if err := say("%s %s", saidEpoch, e.Epoch()); err != nil {
-		return err
-	}
 	var parts sync.WaitGroup
 	runCtx, stop := context.WithCancel(context.Background())
 	parts.Go(func() { _ = e.Run(runCtx) })
-	err = (&maker{edge: e, clock: clock, calm: t.Calm}).run(ctx, commands)
+	m := &maker{edge: e, metrics: prometheus.NewRegistry(), clock: clock, calm: t.Calm, last: map[string]int64{}}
+	m.metrics.MustRegister(e.Metrics()...)
+	err = m.run(ctx, commands)
 	stop()
 	parts.Wait()
 	return errors.Join(err, e.Close())
@@ -115,10 +116,13 @@ func (c *fastClock) now() time.Time {
 
 // maker makes rows of a few sources, whose schemas grow, and flushes now and then.
 type maker struct {
-	edge  *edge.Edge
-	clock *fastClock
-	calm  bool
-	last  map[string]int64 // times of the rows of a source
+	edge    *edge.Edge
+	metrics *prometheus.Registry
+	clock   *fastClock
+	calm    bool
+	epoch   frame.Epoch
+	last    map[string]int64 // times of the rows of a source
+	lost    float64          // rows that the outbox did not take, as far as said
 }
 
 const (
@@ -130,7 +134,6 @@ const (
 func columnName(i int) string { return "metric_" + strconv.Itoa(i) }
 
 func (m *maker) run(ctx context.Context, commands <-chan command) error {
-	m.last = map[string]int64{}
 	catalog := series.NewCatalog()
 	schemas := []*series.Schema{catalog.Empty()}
 	for i := range fewColumns + mostGrowth {
@@ -184,6 +187,12 @@ func (m *maker) row(source *series.Source, schema *series.Schema, flush bool) er
 	for range schema.Len() {
 		row.Values = append(row.Values, math.Float64frombits(rand.Uint64()>>rand.IntN(64)))
 	}
+	if epoch := m.edge.Epoch(); epoch != m.epoch {
+		m.epoch = epoch
+		if err := say("%s %s", saidEpoch, epoch); err != nil {
+			return err
+		}
+	}
 	if err := say("%s %d %s", saidRow, m.newest()+1, rowKey(&row)); err != nil {
 		return err
 	}
@@ -191,13 +200,29 @@ func (m *maker) row(source *series.Source, schema *series.Schema, flush bool) er
 	if err == nil && flush {
 		err = m.edge.Flush()
 	}
-	switch {
-	case err != nil:
-		return say("%s", saidRefused)
-	case flush:
-		return say("%s %d", saidAccepted, m.newest())
+	if err == nil && !flush {
+		return nil
 	}
-	return nil
+	lost, gatherErr := m.unwritten()
+	if gatherErr != nil {
+		return gatherErr
+	}
+	if err != nil || lost > m.lost { // the edge flushes by itself too
+		m.lost = lost
+		return say("%s", saidRefused)
+	}
+	return say("%s %d", saidAccepted, m.newest())
+}
+
+// unwritten counts the rows that the outbox did not take.
+func (m *maker) unwritten() (float64, error) {
+	families, err := m.metrics.Gather()
+	for _, f := range families {
+		if f.GetName() == "thalweg_edge_unwritten_rows_total" {
+			return f.GetMetric()[0].GetCounter().GetValue(), err
+		}
+	}
+	return 0, errors.Join(err, errors.New("there is no such metric"))
 }
 
 // newest frame of this epoch in the outbox; 0 before the first.

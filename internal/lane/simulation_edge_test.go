@@ -128,18 +128,8 @@ func (e *simEdge) begin() {
 	s := e.s
 	s.epoch++
 	e.epoch = s.epoch
-	var before frame.Predecessor
-	if n := len(e.box.frames); n > 0 {
-		h := e.box.frames[n-1].header
-		before = frame.Predecessor{ID: h.ID, Rows: h.RowsAfter()}
-	}
-	e.sender = lane.NewSender(lane.SenderConfig{
-		Encoder:          frame.EncoderConfig{Epoch: e.epoch, Predecessor: before, Version: e.version},
-		KeyframeInterval: 20 * time.Second, Lookback: time.Minute, Jitter: s.Float64,
-	})
-	epoch := e.epoch
-	mine := func(x frame.Epoch) bool { return x == epoch || e.box.knows(x) }
-	e.ways = [2]*way{{publisher: lane.NewPublisher(epoch, mine)}, {backfill: true, publisher: lane.NewPublisher(epoch, mine)}}
+	before := e.beginEpoch()
+	e.ways = [2]*way{{publisher: lane.NewPublisher(e.epoch, e.box.knows)}, {backfill: true, publisher: lane.NewPublisher(e.epoch, e.box.knows)}}
 	for i := range e.box.frames {
 		n := e.box.front + i
 		e.box.frames[i].acked = n < len(e.saved.acked) && e.saved.acked[n]
@@ -150,6 +140,20 @@ func (e *simEdge) begin() {
 	}
 	e.session, e.fresh, e.unwritten = false, nil, 0
 	s.trace("edge %d begins epoch %d behind %s", e.line, e.epoch, before.ID)
+}
+
+// beginEpoch makes the encoder of the present epoch, behind what the outbox has.
+func (e *simEdge) beginEpoch() (before frame.Predecessor) {
+	if n := len(e.box.frames); n > 0 {
+		h := e.box.frames[n-1].header
+		before = frame.Predecessor{ID: h.ID, Rows: h.RowsAfter()}
+	}
+	e.sender = lane.NewSender(lane.SenderConfig{
+		Encoder:          frame.EncoderConfig{Epoch: e.epoch, Predecessor: before, Version: e.version},
+		KeyframeInterval: 20 * time.Second, Lookback: time.Minute, Jitter: e.s.Float64,
+	})
+	e.fresh = nil
+	return before
 }
 
 // save writes the state file.
@@ -222,7 +226,12 @@ func (e *simEdge) store(frames [][]byte) bool {
 			l.To, l.Last, l.Rows = h.Number, h.Sent, l.Rows+uint64(h.Rows)
 		}
 	}
-	if refused {
+	switch n := len(e.box.frames); {
+	case refused && (n == 0 || e.box.frames[n-1].header.Epoch != e.epoch): // only its first frame tells what an epoch comes after
+		e.s.epoch++
+		e.epoch = e.s.epoch
+		e.beginEpoch()
+	case refused:
 		e.sender.RequestKeyframe(e.s.now, false)
 	}
 	return !refused
@@ -295,7 +304,7 @@ func (e *simEdge) look(w *way) (id frame.ID, taken bool) {
 	if !w.publisher.Found(m.sequence, first.ID, id) {
 		return frame.ID{}, false
 	}
-	if id.Epoch != e.epoch && !e.box.knows(id.Epoch) {
+	if !e.box.knows(id.Epoch) {
 		return frame.ID{}, true
 	}
 	e.learn(w)
