@@ -322,6 +322,7 @@ func TestHubAsksForKeyframe(t *testing.T) {
 	if c.site(w.name).Waiting {
 		t.Error("the site is shown as waiting after a keyframe")
 	}
+	c.wantGaps(t, "ams-1 1/3-4:2 undecodable")
 	if n := len(requests); n != 0 {
 		t.Errorf("%d further requests within 30 s", n)
 	}

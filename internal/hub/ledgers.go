@@ -122,8 +122,8 @@ func (v *view) trouble(p *lane.Problem, catchingUp bool) {
 	defer v.mu.Unlock()
 	m := p.Message
 	switch s := v.sites[m.Site]; {
-	case s == nil && !p.Begun && !catchingUp:
-		return // who was never let in, and sends what nobody can read, has no ledger
+	case s == nil && p.Header == nil:
+		return // who was never let in, or sends nothing that can be read, has no ledger
 	case p.Header == nil:
 		v.site(m.Site).Damage()
 	case catchingUp && !p.Begun:

@@ -150,9 +150,8 @@ func (l *Ledger) Miss(h *frame.Header, backfill bool, cause Cause, at int64) {
 	if l.Has(h.ID) {
 		return
 	}
-	horizon := len(l.epochs) == 0
 	l.Place(h, backfill)
-	if horizon {
+	if l.spans == 0 {
 		l.Add(h, at) // what was before is not known
 		return
 	}

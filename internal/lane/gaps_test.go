@@ -69,6 +69,7 @@ func TestLedgerCauses(t *testing.T) {
 	}
 	miss := func(s *script, e frame.Epoch, from, to uint64, cause lane.Cause) {
 		for n := from; n <= to; n++ {
+			s.ledger.Place(header(e, n, 0), false)
 			s.ledger.Miss(header(e, n, 0), false, cause, 0)
 		}
 	}
