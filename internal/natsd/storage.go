@@ -50,7 +50,7 @@ type storage struct {
 	refusal *nats.Conn // answers publishes meanwhile; nil if nothing does
 
 	up          prometheus.Gauge
-	recoveries  prometheus.Counter
+	restarts    prometheus.Counter
 	refused     prometheus.Counter
 	free        prometheus.GaugeFunc
 	lastProblem string
@@ -73,7 +73,7 @@ func newStorage(s *Server, o *Options, options *server.Options) *storage {
 		up: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "thalweg_natsd_jetstream_up", Help: "1 while JetStream of the embedded server can store messages.",
 		}),
-		recoveries: prometheus.NewCounter(prometheus.CounterOpts{
+		restarts: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "thalweg_natsd_jetstream_restarts_total",
 			Help: "Times that JetStream was started anew in the running server after it could not write.",
 		}),
@@ -93,7 +93,7 @@ func newStorage(s *Server, o *Options, options *server.Options) *storage {
 }
 
 func (s *storage) metrics() []prometheus.Collector {
-	return []prometheus.Collector{s.up, s.recoveries, s.refused, s.free}
+	return []prometheus.Collector{s.up, s.restarts, s.refused, s.free}
 }
 
 // run works until ctx ends.
@@ -149,17 +149,18 @@ func (s *storage) warnSmall(maxBytes float64) {
 	}
 }
 
-// tell passes on what is wrong, "" for nothing.
+// tell passes on what is wrong, "" for nothing. Only beginning and end are logged: how much is free may change at each
+// look.
 func (s *storage) tell(problem string) {
-	if problem == s.lastProblem {
+	switch {
+	case problem == s.lastProblem:
 		return
-	}
-	if problem == "" {
+	case problem == "":
 		s.log.Info("JetStream can store messages again")
 		s.up.Set(1)
-	} else {
-		s.up.Set(0)
+	case s.lastProblem == "":
 		s.log.Error("JetStream cannot store messages; edges keep them", "err", problem, "dir", s.config.StoreDir)
+		s.up.Set(0)
 	}
 	s.lastProblem = problem
 	s.report(problem)
@@ -223,7 +224,7 @@ func (s *storage) restart(problem string) {
 		}
 		return
 	}
-	s.recoveries.Inc()
+	s.restarts.Inc()
 	// The consumers of hubs are gone, and nothing tells them but a new connection.
 	if _, err := s.disconnect(func(c *server.ConnInfo) bool { return c.Account == accountCore }); err != nil {
 		s.log.Warn("let hubs connect again", "err", err)
