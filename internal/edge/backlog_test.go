@@ -1,10 +1,14 @@
 package edge
 
 import (
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/bus/bustest"
+	"github.com/thalweg/thalweg/internal/frame"
+	"github.com/thalweg/thalweg/internal/lane"
 )
 
 // What little a short outage left goes in order on the live lane: no source waits for its next row to be seen.
@@ -113,4 +117,41 @@ func TestBacklogIsLogged(t *testing.T) {
 	said(over, 1)
 	said(over, 1)
 	said(waits, 2)
+}
+
+// A keyframe says which frames may still come, so that hubs need not wait for others.
+func TestKeyframesTellWhatIsPending(t *testing.T) {
+	t.Parallel()
+	p := single(t)
+	s := prepare(t, p.proxy.URL(), t.TempDir())
+	keyframe := func() {
+		s.edge.mu.Lock()
+		s.edge.sender.RequestKeyframe(s.edge.now().UnixMilli(), false)
+		s.edge.mu.Unlock()
+		s.sink(1)
+	}
+	told := func(want string) {
+		t.Helper()
+		bustest.WaitFor(t, "a keyframe that says what is pending: "+want, func() bool {
+			p.reading.mu.Lock()
+			defer p.reading.mu.Unlock()
+			x := p.reading.receiver.Site(site)
+			return x != nil && slices.Contains(x.Facts, frame.Fact{Name: lane.FactPending, Value: want})
+		})
+	}
+	s.run()
+	s.sink(1)
+	s.allStored()
+	keyframe()
+	s.allStored()
+	told("")
+	p.proxy.Refuse(true)
+	p.proxy.Cut()
+	s.problem("link", "")
+	s.sink(1)
+	last, _ := s.edge.outbox.Last()
+	s.sink(1)
+	keyframe()
+	p.proxy.Refuse(false)
+	told(last.ID.String())
 }

@@ -123,16 +123,27 @@ func (e *Edge) beginEpoch() (before frame.Predecessor) {
 		before = frame.Predecessor{ID: last.ID, Rows: last.RowsAfter()}
 	}
 	e.sender = lane.NewSender(lane.SenderConfig{
-		Encoder: frame.EncoderConfig{Version: e.version.Version(), Epoch: e.epoch, Predecessor: before, Facts: []frame.Fact{
-			{Name: "version", Value: e.release},
-			{Name: "keyframe_interval_ms", Value: strconv.FormatInt(e.keyframeInterval().Milliseconds(), 10)},
-		}},
+		Encoder:          frame.EncoderConfig{Version: e.version.Version(), Epoch: e.epoch, Predecessor: before},
+		Facts:            e.facts,
 		KeyframeInterval: e.keyframeInterval(),
 		Lookback:         e.lookback,
 		Jitter:           mathrand.Float64,
 	})
 	e.applyLimit()
 	return before
+}
+
+// facts are what a keyframe says of this edge. The caller holds mu.
+func (e *Edge) facts() []frame.Fact {
+	pending := ""
+	if id, ok := e.outbox.FirstUnacked(); ok {
+		pending = id.String()
+	}
+	return []frame.Fact{
+		{Name: "version", Value: e.release},
+		{Name: "keyframe_interval_ms", Value: strconv.FormatInt(e.keyframeInterval().Milliseconds(), 10)},
+		{Name: lane.FactPending, Value: pending},
+	}
 }
 
 func newEpoch() frame.Epoch {

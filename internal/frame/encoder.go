@@ -112,6 +112,9 @@ func NewEncoder(cfg EncoderConfig) *Encoder {
 // Last is the identity and row count of the newest frame; Number 0 before the first.
 func (e *Encoder) Last() Header { return e.last }
 
+// SetFacts changes EncoderConfig.Facts for the keyframes that are begun from now on.
+func (e *Encoder) SetFacts(facts []Fact) { e.cfg.Facts = facts[:min(len(facts), maxFacts)] }
+
 // SetMaxBody changes EncoderConfig.MaxBody for what follows.
 func (e *Encoder) SetMaxBody(n int) { e.cfg.MaxBody = max(n, minMaxBody) }
 

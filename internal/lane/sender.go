@@ -13,6 +13,8 @@ const KeyframeSpacing = 30 * time.Second
 // SenderConfig is the policy of a Sender.
 type SenderConfig struct {
 	Encoder frame.EncoderConfig
+	// Facts returns those of a keyframe that is about to begin, or some time before; nil: those of Encoder.
+	Facts func() []frame.Fact
 	// KeyframeInterval between keyframes; each is up to a tenth early, by Jitter.
 	KeyframeInterval time.Duration
 	// Lookback is the least time before a silent source is forgotten.
@@ -86,6 +88,9 @@ func (s *Sender) observe(now int64) {
 }
 
 func (s *Sender) beginKeyframe(now int64) {
+	if s.cfg.Facts != nil {
+		s.encoder.SetFacts(s.cfg.Facts())
+	}
 	s.encoder.RequestKeyframe()
 	s.lastKeyframe = now
 	interval := float64(s.cfg.KeyframeInterval.Milliseconds())

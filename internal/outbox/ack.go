@@ -44,6 +44,18 @@ func (o *Outbox) Acked(id frame.ID) bool {
 	return false
 }
 
+// FirstUnacked is the oldest frame that the server is not known to have stored; false if there is none.
+func (o *Outbox) FirstUnacked() (frame.ID, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, g := range o.groups {
+		if gaps := g.acked.gaps(g.first, g.last); len(gaps) > 0 {
+			return frame.ID{Epoch: g.epoch, Number: gaps[0].from}, true
+		}
+	}
+	return frame.ID{}, false
+}
+
 // Unacked returns what the server is not known to have stored, in the order of writing. Ranges that touch are one.
 // It reads the headers in files that are acknowledged in part.
 func (o *Outbox) Unacked() []Range {
