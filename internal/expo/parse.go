@@ -3,6 +3,7 @@ package expo
 import (
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -244,7 +245,9 @@ func (p *Parser) fail(t int64) {
 func (p *Parser) reset(k *knowledge) {
 	clear(p.result.Stamped)
 	p.result = Result{Stamped: p.result.Stamped[:0]}
-	p.values = append(p.values[:0], make([]float64, k.whole.len())...)
+	n := k.whole.len()
+	p.values = slices.Grow(p.values[:0], n)[:n]
+	clear(p.values)
 	// What a former body left behind must not be kept alive.
 	clear(p.histograms)
 	clear(p.exemplars)
