@@ -14,7 +14,7 @@ RACE     = $(filter-out $(shell $(GO) list $(SINGLE)),$(ALL))
 # Tests that run other programs look for them here first.
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: build check lint test test-integration bench bench-process bench-peers tools clean
+.PHONY: build check lint test test-integration bench bench-process bench-peers pgo tools clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '-s -w -X main.version=$(VERSION)' -o bin/thalweg ./cmd/thalweg
@@ -49,6 +49,11 @@ bench-process: build
 # Other agents on the same targets: those of prometheus and vmagent that are on PATH.
 bench-peers: tools
 	$(GO) test -run='^$$' -bench='^BenchmarkPeers$$' -benchtime=1x -timeout=30m ./internal/bench
+
+# A profile for the compiler, which uses it because of its name. It is not committed: docs/performance.md says why.
+pgo:
+	@mkdir -p .cache
+	$(GO) test -run='^$$' -bench='^Benchmark(Edge|Hub|Backfill|Federate)$$' -benchtime=5s -o .cache/bench.test -cpuprofile=cmd/thalweg/default.pgo ./internal/bench
 
 tools:
 	scripts/tools.sh
