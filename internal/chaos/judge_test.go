@@ -3,6 +3,7 @@
 package chaos
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"sync"
@@ -161,7 +162,7 @@ func (r *record) lacks(rows []row, gapCounts bool) (missing []row) {
 	return missing
 }
 
-// gapOf returns the gap in which a row stands. The caller holds mu.
+// gapOf returns a gap in which a row may stand, of those with a named cause or of all. The caller holds mu.
 func (r *record) gapOf(x *row, named bool) *gap {
 	for i := range r.gaps {
 		if g := &r.gaps[i]; g.holds(x) && (g.cause != unnamed || !named) {
@@ -268,7 +269,7 @@ func (s *storm) judge() {
 		var lost []row
 		inGaps := 0
 		for _, x := range missing {
-			switch g := r.gapOf(&x, false); {
+			switch g := cmp.Or(r.gapOf(&x, true), r.gapOf(&x, false)); {
 			case g == nil:
 				lost = append(lost, x)
 			case !legitimate[x.site][g.cause]:

@@ -149,11 +149,20 @@ func (e *simEdge) beginEpoch() (before frame.Predecessor) {
 		before = frame.Predecessor{ID: h.ID, Rows: h.RowsAfter()}
 	}
 	e.sender = lane.NewSender(lane.SenderConfig{
-		Encoder:          frame.EncoderConfig{Epoch: e.epoch, Predecessor: before, Version: e.version},
+		Encoder: frame.EncoderConfig{Epoch: e.epoch, Predecessor: before, Version: e.version}, Facts: e.facts,
 		KeyframeInterval: 20 * time.Second, Lookback: time.Minute, Jitter: e.s.Float64,
 	})
 	e.fresh = nil
 	return before
+}
+
+// facts say what is still to come.
+func (e *simEdge) facts() []frame.Fact {
+	pending := ""
+	if i := e.box.unacked(); i < e.box.end() {
+		pending = e.box.at(i).header.ID.String()
+	}
+	return []frame.Fact{{Name: lane.FactPending, Value: pending}}
 }
 
 // save writes the state file.
