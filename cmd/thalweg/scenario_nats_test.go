@@ -178,6 +178,11 @@ func publish(address, name, token, subject string, data []byte) (sequence uint64
 	return ack.Seq, nil
 }
 
+// body of a frame of version 2: the length of its blocks, then they.
+func body(blocks []byte) []byte {
+	return append(binary.AppendUvarint(nil, uint64(len(blocks))), blocks...)
+}
+
 func hostileFrame(ts *testscript.TestScript, kind string) []byte {
 	header := frame.Header{
 		Kind: frame.Keyframe, Flags: frame.FlagFirst, ID: frame.ID{Epoch: 7, Number: 1}, Rows: 1, Sent: time.Now().UnixMilli(),
@@ -197,9 +202,9 @@ func hostileFrame(ts *testscript.TestScript, kind string) []byte {
 		w, err := zstd.NewWriter(nil, zstd.WithSingleSegment(true), zstd.WithEncoderCRC(false))
 		ts.Check(err)
 		header.Flags |= frame.FlagZstd
-		return frame.Seal(nil, header, w.EncodeAll(make([]byte, 32<<20), nil))
+		return frame.Seal(nil, header, body(w.EncodeAll(make([]byte, 32<<20), nil)))
 	case "lying": // a block of kind 1 that says that it has 2^62 bytes
-		return frame.Seal(nil, header, append([]byte{1}, binary.AppendUvarint(nil, 1<<62)...))
+		return frame.Seal(nil, header, body(append([]byte{1}, binary.AppendUvarint(nil, 1<<62)...)))
 	}
 	ts.Fatalf("unknown kind of frame %q", kind)
 	return nil
