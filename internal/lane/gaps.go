@@ -434,6 +434,16 @@ func (l *Ledger) lastSent(i int) int64 {
 	return 0
 }
 
+// rowsWithin counts the rows of the losses up to frame end.
+func rowsWithin(lost []Loss, end uint64) (rows uint64) {
+	for _, x := range lost {
+		if x.To <= end {
+			rows += x.Rows
+		}
+	}
+	return rows
+}
+
 // explain splits a gap by the causes that overlap it and calls f for the parts that have rows. It returns the causes
 // that may concern gaps behind this one.
 func explain(g Gap, lost []Loss, f func(Gap)) []Loss {
@@ -450,9 +460,13 @@ func explain(g Gap, lost []Loss, f func(Gap)) []Loss {
 		}
 		part := g
 		part.From, part.To, part.First, part.Last, part.Cause = max(g.From, x.From), min(g.To, x.To), x.First, x.Last, x.Cause
-		part.Rows = min(x.Rows, g.Rows)
-		if part.From == g.From && part.To == g.To {
+		switch {
+		case part.From == g.From && part.To == g.To:
 			part.Rows = g.Rows // what frames around say is exact
+		case x.From < part.From: // some of its frames came: it has what those behind it leave
+			part.Rows = min(x.Rows, less(g.Rows, rowsWithin(lost[1:], g.To)))
+		default:
+			part.Rows = min(x.Rows, g.Rows)
 		}
 		left := g.Rows - part.Rows
 		if part.From > g.From {
