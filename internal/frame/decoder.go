@@ -18,7 +18,7 @@ type Handler struct {
 	Loss     func(Loss)
 	Origin   func([]Fact)
 	Refusals func([]Refusal)
-	// Trace is told of every block before it is decoded, for dump.
+	// Trace is told of every block before it is decoded, and of the bits of all rows as "bits", for dump.
 	Trace func(kind string, bytes int)
 }
 
@@ -212,6 +212,9 @@ func (d *Decoder) blocks(body []byte, header *Header, h *Handler) error {
 	d.work = 0
 	rows := uint32(0)
 	outer := reader{b: body}
+	if h.Trace != nil && len(d.bits) > 0 {
+		h.Trace("bits", len(d.bits))
+	}
 	for len(outer.b) > 0 {
 		offset := len(body) - len(outer.b)
 		kind := blockKind(outer.byte())

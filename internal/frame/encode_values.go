@@ -15,11 +15,11 @@ const worstValue = 36
 const (
 	stayBits   = 3  // a column that is expected to change and did not is coded nevertheless, if it takes no more
 	likeBits   = 5  // wayLike is taken in place of a number that takes as much
-	quickRows  = 6  // changes between same and not same that follow each other within so many rows
+	quickRows  = 8  // changes between same and not same that follow each other within so many rows
 	quickFlips = 2  // so many times, make a column wayMaybe;
-	steadyRows = 12 // so many rows of one kind end that
+	steadyRows = 20 // so many rows of one kind end that
 	minShift   = 3  // least power of two worth a byte
-	mostShift  = 12 // pages; a first value may be a multiple of more by accident
+	mostShift  = 16 // large pages; a first value may be a multiple of more by accident
 	commonTens = 9  // power of ten that many programs write: nanoseconds
 	smallUlps  = 64 // what summing up decimals leaves, as zigzag
 	largeUlps  = 1 << 52
