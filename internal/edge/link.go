@@ -203,9 +203,19 @@ func (e *Edge) standing(last frame.ID) lane.Standing {
 		s.Group = group
 	}
 	if _, missing := e.backfill.publisher.Missing(); !missing { // else that lane must have something to publish
-		s.Tail = e.outbox.TailKeyframe(e.tailBytes)
+		s.Tail = e.outbox.TailKeyframe(e.tailRoom())
 	}
 	return s
+}
+
+// tailRoom is how much of a backlog may go first. Who bounds the rate of a backlog means the end of it too.
+func (e *Edge) tailRoom() int64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if perSecond := int64(e.config.Outbox.BackfillBytesPerSecond); perSecond > 0 {
+		return min(e.tailBytes, 2*perSecond)
+	}
+	return e.tailBytes
 }
 
 // runLive publishes what the reader gives, and what comes behind it, on the live lane. Frames up to
