@@ -18,7 +18,7 @@ type Handler struct {
 	Loss     func(Loss)
 	Origin   func([]Fact)
 	Refusals func([]Refusal)
-	// Trace is told of every block before it is decoded, and of the bits of all rows as "bits", for dump.
+	// Trace is told of every block before it is decoded, and at last of the bits of all rows as "bits", for dump.
 	Trace func(kind string, bytes int)
 }
 
@@ -210,11 +210,8 @@ func (d *Decoder) Decode(b []byte, h Handler) (Header, error) {
 // blocks applies the blocks of a body.
 func (d *Decoder) blocks(body []byte, header *Header, h *Handler) error {
 	d.work = 0
-	rows := uint32(0)
+	rows, bits := uint32(0), len(d.bits)
 	outer := reader{b: body}
-	if h.Trace != nil && len(d.bits) > 0 {
-		h.Trace("bits", len(d.bits))
-	}
 	for len(outer.b) > 0 {
 		offset := len(body) - len(outer.b)
 		kind := blockKind(outer.byte())
@@ -236,6 +233,9 @@ func (d *Decoder) blocks(body []byte, header *Header, h *Handler) error {
 		if done {
 			rows++
 		}
+	}
+	if h.Trace != nil && bits > 0 {
+		h.Trace("bits", bits)
 	}
 	if len(d.bits) > 0 {
 		return fmt.Errorf("%d bytes of bits are left over", len(d.bits))
