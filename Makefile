@@ -42,7 +42,7 @@ test-integration: tools
 bench:
 	$(GO) test -run='^$$' -bench=. -skip='^Benchmark(Process|Peers)$$' -timeout=30m ./internal/bench
 
-# The real program between real targets and a real server, in about eight minutes.
+# The real program between real targets and a real server, in about eleven minutes.
 bench-process: build
 	$(GO) test -run='^$$' -bench='^BenchmarkProcess$$' -benchtime=1x -timeout=30m ./internal/bench
 

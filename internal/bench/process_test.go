@@ -22,7 +22,7 @@ const (
 	starts     = 9  // of which the median counts
 	warmUp     = 4  // rounds of scrapes before anything is measured
 	measured   = 12 // rounds of scrapes that are measured: a minute
-	memoryTime = 30 // rounds, of a second each, before memory is measured
+	memoryTime = 90 // rounds, of a second each, until the heap has grown to what the collector lets it
 )
 
 // BenchmarkProcess measures the real program between real targets and a hub with its server, all of them processes of
@@ -118,19 +118,19 @@ func reportMemory(b *testing.B, start func(*site) *program) {
 // benchmarkOutage reports what an edge of 20 targets, scraped every second, occupies before, during and after an outage
 // of the server.
 func benchmarkOutage(b *testing.B) {
-	const outage = 60 // rounds
+	const settle, outage = 30, 60 // rounds
 	for b.Loop() {
 		dir := b.TempDir()
 		hub := launchHub(b, dir, "127.0.0.1:0")
 		s := newSite(b, "node", fleet)
 		edge := launchEdge(b, hub, s, "1s")
-		s.await(b, edge.program, memoryTime)
+		s.await(b, edge.program, settle)
 		before := s.measure(b, measured, edge.program)[0]
 		hub.stop(b)
 		s.await(b, edge.program, outage-measured)
 		during := s.measure(b, measured, edge.program)[0]
 		hub = launchHub(b, dir, strings.TrimPrefix(hub.nats, "nats://"))
-		s.await(b, edge.program, memoryTime)
+		s.await(b, edge.program, settle)
 		after := s.measure(b, measured, edge.program)[0]
 		hub.awaitSeries(b, fleet)
 		hub.awaitNoGaps(b)
