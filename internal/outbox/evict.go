@@ -42,14 +42,40 @@ func (o *Outbox) Losses() []Loss {
 	return slices.Clone(o.losses)
 }
 
-// Announced forgets the first n of what Losses last returned: a frame that tells of them has been appended.
+// toldLoss is a loss of which a frame tells that the server is not known to have, and the ordinal of its file. Should
+// that be lost as well, so is the announcement.
+type toldLoss struct {
+	Loss
+	in uint64
+}
+
+// Announced takes the first n of what Losses last returned for announced: a frame that tells of them has been appended.
+// They are losses again if that frame is lost in its turn.
 func (o *Outbox) Announced(n int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	n = min(n, o.shown)
+	if len(o.groups) > 0 {
+		in := o.groups[len(o.groups)-1].ordinal
+		for _, l := range o.losses[:n] {
+			o.told = append(o.told, toldLoss{l, in})
+		}
+		o.told = o.told[max(0, len(o.told)-maxLosses):]
+	}
 	o.losses = slices.Delete(o.losses, 0, n)
 	o.shown -= n
 	o.dirty = true
+}
+
+// settleTold is for a file that goes, or a part of it: with lost set, what it told of has to be told again. The caller
+// holds mu.
+func (o *Outbox) settleTold(ordinal uint64, lost bool) {
+	o.told = slices.DeleteFunc(o.told, func(t toldLoss) bool {
+		if t.in == ordinal && lost && len(o.losses) < maxLosses {
+			o.losses = append(o.losses, t.Loss)
+		}
+		return t.in == ordinal
+	})
 }
 
 // lose notes losses. The caller holds mu.
@@ -198,6 +224,7 @@ func (o *Outbox) drop(g *group, cause Cause) error {
 	o.mu.Lock()
 	o.forget(g)
 	o.lose(cause, ranges)
+	o.settleTold(g.ordinal, len(ranges) > 0)
 	o.mu.Unlock()
 	if cause != "" {
 		o.m.evictedFrames.WithLabelValues(string(cause)).Add(float64(c.frames()))

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/alecthomas/units"
+
 	"github.com/thalweg/thalweg/internal/frame"
 )
 
@@ -60,4 +62,41 @@ func TestHolesThatNoStateKnows(t *testing.T) {
 	f("first frame", 70, 4)
 	f("second frame", 170, 5)
 	f("last frame", 270, 6)
+}
+
+// A frame that tells of a loss may be lost in its turn, unsent: then it has to be told again. Once the server has it, it
+// has not.
+func TestAnnouncementsThatAreLost(t *testing.T) {
+	f := newFixture(t)
+	f.conf.MaxBytes = 10 * units.KiB
+	f.open()
+	lost := func() bool {
+		return slices.ContainsFunc(f.box.Losses(), func(l Loss) bool { return l.From == 1 && l.To == 4 })
+	}
+	for range 3 {
+		f.group(4, 1000) // the third evicts the first
+	}
+	f.wantSpans(lossRanges(f.box.Losses()), span{1, 4})
+	f.group(1, 1000)
+	f.box.Announced(1) // by that
+	f.open()
+	if lost() {
+		t.Fatalf("losses are %v, one of them announced", f.box.Losses())
+	}
+	for range 3 {
+		f.group(4, 1000) // the third evicts what told of it
+	}
+	if !lost() {
+		t.Fatalf("losses are %v, without that whose announcement was lost", f.box.Losses())
+	}
+
+	f.box.Announced(len(f.box.Losses()))
+	newest, _ := f.box.Last()
+	f.box.Ack(newest.Epoch, 1, newest.Number)
+	for range 4 {
+		f.group(4, 1000)
+	}
+	if lost() {
+		t.Fatalf("losses are %v, one of which the server was told", f.box.Losses())
+	}
 }

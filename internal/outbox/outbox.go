@@ -55,6 +55,7 @@ type Outbox struct {
 	lastIn uint64 // ordinal of the file of last
 	losses []Loss // not yet announced
 	shown  int    // how many of them Losses has returned
+	told   []toldLoss
 	tips   map[string]Tip
 
 	opened  time.Time

@@ -322,10 +322,15 @@ func (o *Outbox) adopt(saved *state) {
 	o.attempted = o.last.ID
 	var losses []Loss
 	for _, l := range saved.Losses {
-		losses = append(losses, Loss{Cause: l.Cause, Range: Range{
+		loss := Loss{Cause: l.Cause, Range: Range{
 			Epoch: frame.Epoch(l.Epoch), From: l.From, To: l.To, Rows: l.Rows, Bytes: l.Bytes,
 			FirstSent: l.FirstSent, LastSent: l.LastSent,
-		}})
+		}}
+		if l.Told && slices.ContainsFunc(o.groups, func(g *group) bool { return g.ordinal == l.In }) {
+			o.told = append(o.told, toldLoss{loss, l.In})
+		} else {
+			losses = append(losses, loss)
+		}
 	}
 	o.losses = append(losses, o.losses...)
 	for lane, t := range saved.Tips {
@@ -360,6 +365,7 @@ func (o *Outbox) repair(g *group, cause error) error {
 	o.mu.Lock()
 	size := g.size
 	o.lose(lossCause, g.without(e))
+	o.settleTold(g.ordinal, true)
 	o.bytes -= size - e.size
 	g.acked = g.acked.remove(e.last+1, g.last)
 	g.cut = true

@@ -77,6 +77,16 @@ type stateLoss struct {
 	Bytes     int64    `json:"bytes"`
 	FirstSent int64    `json:"first_sent"`
 	LastSent  int64    `json:"last_sent"`
+	Told      bool     `json:"told,omitempty"` // by a frame in the file with the ordinal In
+	In        uint64   `json:"in,omitempty"`
+}
+
+// newStateLoss describes a loss.
+func newStateLoss(l *Loss) stateLoss {
+	return stateLoss{
+		Cause: l.Cause, Epoch: hexEpoch(l.Epoch), From: l.From, To: l.To, Rows: l.Rows, Bytes: l.Bytes,
+		FirstSent: l.FirstSent, LastSent: l.LastSent,
+	}
 }
 
 // hexEpoch is an epoch as file names and logs spell it.
@@ -130,11 +140,13 @@ func (o *Outbox) snapshot() *state {
 		}
 		s.Groups = append(s.Groups, sg)
 	}
-	for _, l := range o.losses {
-		s.Losses = append(s.Losses, stateLoss{
-			Cause: l.Cause, Epoch: hexEpoch(l.Epoch), From: l.From, To: l.To, Rows: l.Rows, Bytes: l.Bytes,
-			FirstSent: l.FirstSent, LastSent: l.LastSent,
-		})
+	for i := range o.losses {
+		s.Losses = append(s.Losses, newStateLoss(&o.losses[i]))
+	}
+	for i := range o.told {
+		l := newStateLoss(&o.told[i].Loss)
+		l.Told, l.In = true, o.told[i].in
+		s.Losses = append(s.Losses, l)
 	}
 	if len(o.tips) > 0 {
 		s.Tips = make(map[string]stateTip, len(o.tips))
