@@ -142,6 +142,34 @@ func (l *Ledger) Lose(x frame.Loss) {
 		return
 	}
 	l.explain(Loss{Epoch: x.Epoch, From: x.From, To: x.To, Rows: x.Rows, First: x.First, Last: x.Last, Cause: Cause(x.Cause), Known: l.now})
+	l.extend(&x)
+}
+
+// extend notes that an epoch that is over went on as far as a loss says, if the rows up to there are known exactly. Nothing
+// else may ever tell: the first frame of the next epoch can be lost as well.
+func (l *Ledger) extend(x *frame.Loss) {
+	e := l.find(x.Epoch)
+	if e == nil || e == l.epochs[len(l.epochs)-1] || len(e.spans) == 0 || x.To <= max(e.end.Number, e.spans[len(e.spans)-1].To) {
+		return
+	}
+	if next := l.successors()[e.id]; next != nil && next.before.Number >= x.To {
+		return
+	}
+	before, known := uint64(0), x.From == 1
+	for _, s := range e.spans {
+		switch x.From {
+		case s.From:
+			before, known = s.RowsBefore, true
+		case s.To + 1:
+			before, known = s.RowsAfter, true
+		}
+	}
+	if !known && x.From == e.end.Number+1 {
+		before, known = e.end.Rows, true
+	}
+	if known {
+		e.end, l.counted = End{x.To, before + x.Rows, x.Last, l.now}, false
+	}
 }
 
 // Miss notes that a frame exists and cannot be taken, for a final cause. Its header must have been verified. The first

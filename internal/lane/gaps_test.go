@@ -163,6 +163,12 @@ func TestLedgerCauses(t *testing.T) {
 		s.ledger.Lose(frame.Loss{Epoch: 1, From: 6, To: 8, Rows: 30, Cause: frame.CauseEvicted})
 		s.live(1, 9, 9, 0)
 	})
+	f("losses behind all that came of an epoch", "1/4-5:20 evicted, 1/6-8:30 evicted, 2/1-6:60", func(s *script) {
+		s.live(1, 1, 3, 0)
+		s.live(2, 7, 7, 8)
+		s.ledger.Lose(frame.Loss{Epoch: 1, From: 1, To: 5, Rows: 50, Cause: frame.CauseEvicted})
+		s.ledger.Lose(frame.Loss{Epoch: 1, From: 6, To: 8, Rows: 30, Cause: frame.CauseEvicted})
+	})
 	f("an edge that does not say what it holds", "1/4-6:30", func(s *script) {
 		s.live(1, 1, 3, 0)
 		s.live(1, 7, 9, 0)
