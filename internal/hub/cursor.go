@@ -59,6 +59,7 @@ type keyPlace struct {
 type cursorLine struct {
 	Snapshot *cursorSnapshot `json:"snapshot,omitempty"`
 	Frame    *cursorFrame    `json:"frame,omitempty"`
+	Loss     *cursorLoss     `json:"loss,omitempty"`
 	Restart  *bus.Position   `json:"restart,omitempty"`
 }
 
@@ -66,6 +67,12 @@ type cursorSnapshot struct {
 	Since   int64                       `json:"since"`
 	Restart bus.Position                `json:"restart"`
 	Sites   map[string]lane.LedgerState `json:"sites"`
+}
+
+// cursorLoss is a loss notice, which no frame that is read again after a restart may repeat.
+type cursorLoss struct {
+	Site string     `json:"site"`
+	Loss frame.Loss `json:"loss"`
 }
 
 type cursorFrame struct {
@@ -141,6 +148,10 @@ func (c *cursor) replay(x *cursorLine) {
 		l.Place(&x.Frame.Header, x.Frame.Backfill)
 		l.Add(&x.Frame.Header, x.Frame.Header.Sent)
 		c.ledgers[x.Frame.Site] = l
+	case x.Loss != nil:
+		l := c.ledgers[x.Loss.Site]
+		l.Lose(x.Loss.Loss)
+		c.ledgers[x.Loss.Site] = l
 	case x.Restart != nil:
 		c.restart = *x.Restart
 	}
@@ -151,6 +162,9 @@ func (c *cursor) add(frames []delivered) error {
 	for i := range frames {
 		f := &frames[i]
 		c.put(&cursorLine{Frame: &cursorFrame{f.site, f.backfill, f.header}})
+		for _, loss := range f.losses {
+			c.put(&cursorLine{Loss: &cursorLoss{f.site, loss}})
+		}
 	}
 	return c.write()
 }

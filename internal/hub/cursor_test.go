@@ -91,7 +91,7 @@ func TestCursorKilledAtEachWrite(t *testing.T) {
 		h := frame.Header{Kind: frame.Delta, ID: frame.ID{Epoch: 3, Number: n}, Base: n - 1, RowsBefore: n - 1, Rows: 1, Sent: int64(n)}
 		ledger.Place(&h, false)
 		ledger.Add(&h, h.Sent)
-		if err := c.add([]delivered{{"ams-1", false, h}}); err != nil {
+		if err := c.add([]delivered{{site: "ams-1", header: h}}); err != nil {
 			t.Fatal(err)
 		}
 		after := read()
@@ -163,5 +163,31 @@ func TestOutputThatCannotWriteItsCursor(t *testing.T) {
 		if d.rows[key] != 1 || !reflect.DeepEqual(d.series["ams-1"], again.series["ams-1"]) {
 			t.Errorf("row %s was delivered %d times before, with series %v, and then with %v", key, d.rows[key], d.series, again.series)
 		}
+	}
+}
+
+// What a frame told of losses is known to the next process, which may not read that frame again.
+func TestCursorKeepsLosses(t *testing.T) {
+	dir := t.TempDir()
+	c, err := openCursor(dir, "out", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	loss := frame.Loss{Epoch: 1, From: 2, To: 4, Rows: 30, Cause: frame.CauseEvicted}
+	h := frame.Header{Kind: frame.Keyframe, ID: frame.ID{Epoch: 1, Number: 5}, RowsBefore: 40, Rows: 10}
+	first := frame.Header{Kind: frame.Keyframe, ID: frame.ID{Epoch: 1, Number: 1}, Rows: 10}
+	if err := c.add([]delivered{{site: "ams-1", header: first}, {site: "ams-1", header: h, losses: []frame.Loss{loss}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.close(); err != nil { // as after a kill: nothing else is written
+		t.Fatal(err)
+	}
+	if c, err = openCursor(dir, "out", 0); err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	ledger := c.ledgers["ams-1"]
+	if gaps := ledger.Gaps(); len(gaps) != 1 || gaps[0].Cause != lane.Evicted || gaps[0].Rows != 30 {
+		t.Errorf("gaps are %+v, want 30 evicted rows", gaps)
 	}
 }

@@ -151,6 +151,7 @@ type delivered struct {
 	site     string
 	backfill bool
 	header   frame.Header
+	losses   []frame.Loss // that it tells of
 }
 
 // step hands the rows of a message to the destination. before is the position in front of the message.
@@ -168,6 +169,7 @@ func (o *Output) step(m bus.Message, before bus.Position, pending []delivered) [
 	}
 	now := o.hub.now()
 	o.forgetSites(now)
+	var losses []frame.Loss // that the frame tells of
 	o.receiver.Step(lane.Message{
 		Site: site, Backfill: l == bus.Backfill, Sequence: m.Sequence, Received: now.UnixMilli(), Payload: m.Payload,
 	}, lane.Handler{
@@ -179,8 +181,10 @@ func (o *Output) step(m bus.Message, before bus.Position, pending []delivered) [
 				})
 			}
 		},
+		Loss: func(_ string, loss frame.Loss) { losses = append(losses, loss) },
 		Done: func(d *lane.Delivery) {
-			pending = append(pending, delivered{d.Site, d.Backfill, *d.Header})
+			pending = append(pending, delivered{d.Site, d.Backfill, *d.Header, losses})
+			losses = nil
 		},
 		Problem: func(p lane.Problem) {
 			o.repeats.Log(slog.LevelWarn, string(p.Reason)+" "+p.Message.Site, "frame was not delivered",

@@ -287,7 +287,7 @@ func TestCursorCompaction(t *testing.T) {
 		h := frame.Header{Kind: frame.Delta, ID: frame.ID{Epoch: 3, Number: n}, Base: n - 1, RowsBefore: n - 1, Rows: 1, Sent: int64(n)}
 		ledger.Place(&h, false)
 		ledger.Add(&h, h.Sent)
-		if err := c.add([]delivered{{"ams-1", false, h}}); err != nil {
+		if err := c.add([]delivered{{site: "ams-1", header: h}}); err != nil {
 			t.Fatal(err)
 		}
 		if n == 30 {
