@@ -300,10 +300,3 @@ func pause(ctx context.Context, attempt int) error {
 		return ctx.Err()
 	}
 }
-
-// replacing reports whether the last message on the lane is another process's.
-func (w *wire) replacing() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.foreign != 0
-}
