@@ -1,10 +1,7 @@
 package lane
 
 import (
-	"cmp"
 	"fmt"
-	"maps"
-	"math/bits"
 	"slices"
 	"strconv"
 	"strings"
@@ -125,53 +122,6 @@ func (m *Missing) Total() (n uint64) {
 	return n
 }
 
-// Loss is rows in the frames From to To of an epoch, both included, that are missing for a known cause.
-type Loss struct {
-	Epoch       frame.Epoch `json:"epoch"`
-	From        uint64      `json:"from"`
-	To          uint64      `json:"to"`
-	Rows        uint64      `json:"rows"`
-	First, Last int64       // send times, in milliseconds since 1970
-	Cause       Cause       `json:"cause"`
-	Known       int64       `json:"known,omitempty"`
-}
-
-// Lose notes a loss notice of the site.
-func (l *Ledger) Lose(x frame.Loss) {
-	if x.From > x.To || x.Cause < frame.CauseEvicted || x.Cause > frame.CauseUnwritten {
-		return
-	}
-	l.explain(Loss{Epoch: x.Epoch, From: x.From, To: x.To, Rows: x.Rows, First: x.First, Last: x.Last, Cause: Cause(x.Cause), Known: l.now})
-	l.extend(&x)
-}
-
-// extend notes that an epoch that is over went on as far as a loss says, if the rows up to there are known exactly. Nothing
-// else may ever tell: the first frame of the next epoch can be lost as well.
-func (l *Ledger) extend(x *frame.Loss) {
-	e := l.find(x.Epoch)
-	if e == nil || e == l.epochs[len(l.epochs)-1] || len(e.spans) == 0 || x.To <= max(e.end.Number, e.spans[len(e.spans)-1].To) {
-		return
-	}
-	if next := l.successors()[e.id]; next != nil && next.before.Number >= x.To {
-		return
-	}
-	before, known := uint64(0), x.From == 1
-	for _, s := range e.spans {
-		switch x.From {
-		case s.From:
-			before, known = s.RowsBefore, true
-		case s.To + 1:
-			before, known = s.RowsAfter, true
-		}
-	}
-	if !known && x.From == e.end.Number+1 {
-		before, known = e.end.Rows, true
-	}
-	if known {
-		e.end, l.counted = End{x.To, before + x.Rows, x.Last, l.now}, false
-	}
-}
-
 // Miss notes that a frame exists and cannot be taken, for a final cause. Its header must have been verified. The first
 // frame of all is the horizon, and counts as one that came.
 func (l *Ledger) Miss(h *frame.Header, backfill bool, cause Cause, at int64) {
@@ -190,7 +140,7 @@ func (l *Ledger) Miss(h *frame.Header, backfill bool, cause Cause, at int64) {
 	if h.Number > e.end.Number {
 		e.end, l.counted = End{h.Number, h.RowsAfter(), h.Sent, at}, false
 	}
-	l.explain(Loss{Epoch: h.Epoch, From: h.Number, To: h.Number, Rows: uint64(h.Rows), First: h.Sent, Last: h.Sent, Cause: cause})
+	l.note(Loss{Epoch: h.Epoch, From: h.Number, To: h.Number, Rows: uint64(h.Rows), First: h.Sent, Last: h.Sent, Cause: cause})
 }
 
 // Reject notes that rows of a frame that is about to be added were not let in.
@@ -231,7 +181,7 @@ func (l *Ledger) blame(e *epoch, h *frame.Header) {
 		before.To, before.LastSent = e.end.Number, e.end.Sent
 	}
 	if before.To+1 < h.Number {
-		l.explain(Loss{Epoch: h.Epoch, From: before.To + 1, To: h.Number - 1, First: before.LastSent, Last: h.Sent, Cause: Undecodable})
+		l.note(Loss{Epoch: h.Epoch, From: before.To + 1, To: h.Number - 1, First: before.LastSent, Last: h.Sent, Cause: Undecodable})
 	}
 }
 
@@ -244,23 +194,6 @@ func (l *Ledger) Settle(h *frame.Header, facts []frame.Fact) {
 	}
 	if said := (Rank{e.rank, h.Number}); !said.Less(l.said) {
 		l.pending, l.said, l.counted = id, said, false
-	}
-}
-
-// explain adds a cause for frames that are missing, or were.
-func (l *Ledger) explain(x Loss) {
-	if n := len(l.losses); n > 0 {
-		if last := &l.losses[n-1]; last.Epoch == x.Epoch && last.Cause == x.Cause && x.Cause > Unwritten && x.From == last.To+1 {
-			last.To, last.Last, last.Rows, l.counted = x.To, x.Last, last.Rows+x.Rows, false
-			return
-		}
-	}
-	if slices.ContainsFunc(l.losses, func(y Loss) bool { y.Known = x.Known; return x == y }) {
-		return
-	}
-	l.counted = false
-	if l.losses = append(l.losses, x); len(l.losses) > maxLosses {
-		l.losses = slices.Delete(l.losses, 0, 1)
 	}
 }
 
@@ -294,7 +227,7 @@ func (l *Ledger) Forget(before int64) {
 	l.rejected = slices.DeleteFunc(l.rejected, func(x Loss) bool { return old(x.Known) })
 	l.counted = l.counted && n == len(l.rejected)
 	next, lost := l.successors(), l.sortedLosses()
-	l.unseen(lost, func(g Gap) {
+	l.eachUnseen(lost, func(g Gap) {
 		if old(g.Known) {
 			l.counted = false
 			l.losses = slices.DeleteFunc(l.losses, func(x Loss) bool { return x.Epoch == g.Epoch && x.To <= g.To })
@@ -322,33 +255,13 @@ func (l *Ledger) Forget(before int64) {
 // eachGap calls f for each gap, oldest first. The work is linear in what the ledger holds.
 func (l *Ledger) eachGap(f func(Gap)) {
 	next, lost := l.successors(), l.sortedLosses()
-	l.unseen(lost, f)
+	l.eachUnseen(lost, f)
 	for i, e := range l.epochs {
 		rest := lost[e.id]
 		l.holes(i, next[e.id], func(g Gap, _ uint64) { rest = l.split(i, g, rest, f) })
 	}
 	for _, x := range l.rejected {
 		f(Gap(x))
-	}
-}
-
-// unseen calls f for what the site announced as lost and what lies before all that is known: where nothing came there is
-// no hole.
-func (l *Ledger) unseen(lost map[frame.Epoch][]Loss, f func(Gap)) {
-	for _, id := range slices.Sorted(maps.Keys(lost)) {
-		e := l.find(id)
-		if e != nil && (e.within || e.cut > 0 || len(e.spans) == 0) {
-			continue
-		}
-		for _, x := range lost[id] {
-			if x.Cause > Unwritten || e != nil && x.From >= e.spans[0].From || x.Rows == 0 {
-				continue
-			}
-			if e != nil && x.To >= e.spans[0].From {
-				x.To, x.Rows = e.spans[0].From-1, min(x.Rows, e.spans[0].RowsBefore)
-			}
-			f(Gap(x))
-		}
 	}
 }
 
@@ -417,27 +330,6 @@ func (l *Ledger) successors() map[frame.Epoch]*epoch {
 	return next
 }
 
-// sortedLosses returns the causes for each epoch in frame order, cut so that they do not overlap.
-func (l *Ledger) sortedLosses() map[frame.Epoch][]Loss {
-	if len(l.losses) == 0 {
-		return nil
-	}
-	sorted := slices.Clone(l.losses)
-	slices.SortStableFunc(sorted, func(a, b Loss) int { return cmp.Compare(a.From, b.From) })
-	lost := map[frame.Epoch][]Loss{}
-	for _, x := range sorted {
-		list := lost[x.Epoch]
-		if k := len(list); k > 0 && x.From <= list[k-1].To {
-			if x.To <= list[k-1].To {
-				continue
-			}
-			x.From = list[k-1].To + 1
-		}
-		lost[x.Epoch] = append(list, x)
-	}
-	return lost
-}
-
 // less is a - b, and 0 where a header lies about its rows.
 func less(a, b uint64) uint64 { return a - min(a, b) }
 
@@ -460,61 +352,4 @@ func (l *Ledger) lastSent(i int) int64 {
 		return s[len(s)-1].LastSent
 	}
 	return 0
-}
-
-// rowsWithin counts the rows of the losses up to frame end.
-func rowsWithin(lost []Loss, end uint64) (rows uint64) {
-	for _, x := range lost {
-		if x.To <= end {
-			rows += x.Rows
-		}
-	}
-	return rows
-}
-
-// explain splits a gap by the causes that overlap it and calls f for the parts that have rows. It returns the causes
-// that may concern gaps behind this one.
-func explain(g Gap, lost []Loss, f func(Gap)) []Loss {
-	add := func(g Gap) {
-		if g.Rows > 0 {
-			f(g)
-		}
-	}
-	for len(lost) > 0 && lost[0].From <= g.To {
-		x := lost[0]
-		if x.To < g.From {
-			lost = lost[1:]
-			continue
-		}
-		part := g
-		part.From, part.To, part.First, part.Last, part.Cause = max(g.From, x.From), min(g.To, x.To), x.First, x.Last, x.Cause
-		switch {
-		case part.From == g.From && part.To == g.To:
-			part.Rows = g.Rows // what frames around say is exact
-		case x.From < part.From: // some of its frames came: it has what those behind it leave
-			part.Rows = min(x.Rows, less(g.Rows, rowsWithin(lost[1:], g.To)))
-		default:
-			part.Rows = min(x.Rows, g.Rows)
-		}
-		left := g.Rows - part.Rows
-		if part.From > g.From {
-			before := g
-			before.To, before.Rows, before.Last = part.From-1, left, x.First
-			if part.To < g.To {
-				// How the rest divides is known when the frames come; until then by frames.
-				high, low := bits.Mul64(left, part.From-g.From)
-				before.Rows, _ = bits.Div64(high, low, (part.From-g.From)+(g.To-part.To))
-			}
-			left -= before.Rows
-			add(before)
-		}
-		add(part)
-		if part.To == g.To {
-			return lost // it may reach into the next gap
-		}
-		g.From, g.Rows, g.First = part.To+1, left, x.Last
-		lost = lost[1:]
-	}
-	add(g)
-	return lost
 }

@@ -3,6 +3,7 @@ package lane_test
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
 	"testing"
 
@@ -157,17 +158,39 @@ func TestLedgerCauses(t *testing.T) {
 		s.ledger.Lose(frame.Loss{Epoch: 1, From: 4, To: 5, Rows: 20, Cause: frame.CauseEvicted})
 		s.ledger.Settle(header(1, 7, 0), pending(frame.ID{}))
 	})
-	f("a loss of which a part came, and another behind it", "1/4-5:20 evicted, 1/6-8:30 evicted", func(s *script) {
+	f("a loss of which a part came, and another behind it", "1/4-8:50 evicted", func(s *script) {
 		s.live(1, 1, 3, 0)
 		s.ledger.Lose(frame.Loss{Epoch: 1, From: 1, To: 5, Rows: 50, Cause: frame.CauseEvicted})
 		s.ledger.Lose(frame.Loss{Epoch: 1, From: 6, To: 8, Rows: 30, Cause: frame.CauseEvicted})
 		s.live(1, 9, 9, 0)
 	})
-	f("losses behind all that came of an epoch", "1/4-5:20 evicted, 1/6-8:30 evicted, 2/1-6:60", func(s *script) {
+	f("losses behind all that came of an epoch", "1/4-8:50 evicted, 2/1-6:60", func(s *script) {
 		s.live(1, 1, 3, 0)
 		s.live(2, 7, 7, 8)
 		s.ledger.Lose(frame.Loss{Epoch: 1, From: 1, To: 5, Rows: 50, Cause: frame.CauseEvicted})
 		s.ledger.Lose(frame.Loss{Epoch: 1, From: 6, To: 8, Rows: 30, Cause: frame.CauseEvicted})
+	})
+	f("losses that touch are one gap, in whichever order they come, and known ones say nothing new", "1/4-12:90 evicted, 1/13-13:10 corrupt", func(s *script) {
+		s.live(1, 1, 3, 0)
+		lose := func(from, to, rows uint64, cause frame.Cause) {
+			s.ledger.Lose(frame.Loss{Epoch: 1, From: from, To: to, Rows: rows, Cause: cause})
+		}
+		lose(4, 6, 30, frame.CauseEvicted)
+		lose(10, 12, 30, frame.CauseEvicted)
+		lose(13, 13, 10, frame.CauseCorrupt)
+		lose(7, 9, 30, frame.CauseEvicted)
+		lose(10, 12, 30, frame.CauseEvicted)
+		lose(8, 11, 40, frame.CauseEvicted)
+		s.live(1, 14, 14, 0)
+		if n := len(s.ledger.State().Losses); n != 2 {
+			t.Errorf("%d losses are held, want 2", n)
+		}
+	})
+	f("a loss that says more than one before it", "1/4-9:60 evicted", func(s *script) {
+		s.live(2, 1, 1, 0)
+		s.ledger.Lose(frame.Loss{Epoch: 1, From: 6, To: 7, Rows: 20, Cause: frame.CauseEvicted})
+		s.ledger.Lose(frame.Loss{Epoch: 1, From: 5, To: 9, Rows: 50, Cause: frame.CauseEvicted})
+		s.ledger.Lose(frame.Loss{Epoch: 1, From: 4, To: 6, Rows: 30, Cause: frame.CauseEvicted})
 	})
 	f("an edge that does not say what it holds", "1/4-6:30", func(s *script) {
 		s.live(1, 1, 3, 0)
@@ -175,6 +198,88 @@ func TestLedgerCauses(t *testing.T) {
 		s.ledger.Settle(header(1, 7, 0), []frame.Fact{{Name: "version", Value: "0"}})
 		s.ledger.Settle(header(1, 7, 0), []frame.Fact{{Name: lane.FactPending, Value: "nonsense"}})
 	})
+}
+
+// Notices that are exact are taken at their word, wherever holes begin and end, and what is left has no cause.
+func TestLedgerCausesAreExact(t *testing.T) {
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		var l lane.Ledger
+		var notices []frame.Loss
+		want := map[lane.Cause]uint64{}
+		rows, number := uint64(0), uint64(0)
+		add := func(h *frame.Header) {
+			l.Place(h, false)
+			l.Add(h, int64(h.Number))
+		}
+		for file := range 40 {
+			frames, first := 1+r.IntN(5), number+1
+			fate := r.IntN(4)
+			before := rows
+			for range frames {
+				number++
+				h := &frame.Header{Kind: frame.Delta, ID: frame.ID{Epoch: 1, Number: number}, RowsBefore: rows, Rows: uint32(r.IntN(20)), Sent: int64(number)}
+				rows += uint64(h.Rows)
+				if fate == 0 || file == 0 || file == 39 {
+					add(h)
+				}
+			}
+			lost := rows - before
+			switch {
+			case fate == 0 || file == 0 || file == 39:
+			case fate == 1:
+				want[lane.NotArrived] += lost
+			default:
+				cause := frame.CauseEvicted
+				if fate == 2 {
+					cause = frame.CauseCorrupt
+				}
+				want[lane.Cause(cause)] += lost
+				notices = append(notices, frame.Loss{Epoch: 1, From: first, To: number, Rows: lost, First: int64(first), Last: int64(number), Cause: cause})
+			}
+		}
+		r.Shuffle(len(notices), func(i, j int) { notices[i], notices[j] = notices[j], notices[i] })
+		for _, x := range notices {
+			l.Lose(x)
+		}
+		missing := l.Missing()
+		for _, c := range lane.Causes() {
+			if missing.Rows[c] != want[c] {
+				t.Fatalf("seed %d: %d rows are missing as %s, want %d: %v", seed, missing.Rows[c], c, want[c], l.Gaps())
+			}
+		}
+	}
+}
+
+// An outbox that is full for a day makes a notice a minute.
+func TestLedgerLossesOfADay(t *testing.T) {
+	const files, frames = 1440, 4
+	lose := func(l *lane.Ledger, e frame.Epoch, every uint64) {
+		for n := range uint64(files) {
+			l.Lose(frame.Loss{Epoch: e, From: every*frames*n + 2, To: every*frames*n + 1 + frames, Rows: 10 * frames, Cause: frame.CauseEvicted})
+		}
+	}
+	f := func(name string, gaps int, play func(l *lane.Ledger)) {
+		t.Run(name, func(t *testing.T) {
+			var l lane.Ledger
+			h := header(5, 1, 0)
+			l.Place(h, false)
+			l.Add(h, 0)
+			play(&l)
+			missing := l.Missing()
+			if lost := missing.Rows[lane.Evicted] + missing.Rows[lane.Forgotten]; missing.Gaps != gaps || lost != 10*files*frames || missing.Total() != lost {
+				t.Errorf("%d rows in %d gaps are missing, %v by cause, want %d in %d", missing.Total(), missing.Gaps, missing.Rows, 10*files*frames, gaps)
+			}
+		})
+	}
+	f("in a hole", 1, func(l *lane.Ledger) {
+		lose(l, 5, 1)
+		h := header(5, files*frames+2, 0)
+		l.Place(h, false)
+		l.Add(h, 0)
+	})
+	f("before all that came", 1, func(l *lane.Ledger) { lose(l, 4, 1) })
+	f("apart from each other, before all that came", 256, func(l *lane.Ledger) { lose(l, 4, 2) })
 }
 
 // Final gaps go after a while; what may still come stays, and frames that come late do not count twice.

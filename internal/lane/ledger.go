@@ -227,7 +227,13 @@ func (l *Ledger) insertAt(at int, id frame.Epoch) *epoch {
 		next := l.successors()[l.epochs[oldest].id]
 		l.holes(oldest, next, func(g Gap, _ uint64) { l.drop(g.Rows) })
 		l.spans -= len(l.epochs[oldest].spans)
-		l.losses = slices.DeleteFunc(l.losses, func(x Loss) bool { return x.Epoch == l.epochs[oldest].id })
+		l.losses = slices.DeleteFunc(l.losses, func(x Loss) bool {
+			if x.Epoch != l.epochs[oldest].id {
+				return false
+			}
+			l.dropLoss(x)
+			return true
+		})
 		l.epochs = slices.Delete(l.epochs, oldest, oldest+1)
 	}
 	return e
