@@ -17,6 +17,9 @@ type Start struct {
 	Position Position
 	// Time from which on messages are read, by the server's clock. Zero: from the beginning of the stream.
 	Time time.Time
+	// Known is a position that an earlier reader knew. Without a Position, reading begins by the other rule; but if Known
+	// is void the stream is another one, and Reset is called first.
+	Known Position
 }
 
 // ResetReason says why a position is void. It is a closed set.
@@ -77,8 +80,9 @@ type Reader struct {
 	options ReaderOptions
 
 	// Of the goroutine of Run.
-	reading  bool // the consumer has been of use
-	troubled bool // Trouble was last called with an error
+	known    Position // to be verified before anything is read
+	reading  bool     // the consumer has been of use
+	troubled bool     // Trouble was last called with an error
 
 	mu       sync.Mutex
 	position Position
@@ -101,7 +105,7 @@ func (c *Conn) NewReader(o ReaderOptions) (*Reader, error) {
 	if o.Trouble == nil {
 		o.Trouble = func(error) {}
 	}
-	return &Reader{conn: c, options: o, position: o.Start.Position}, nil
+	return &Reader{conn: c, options: o, position: o.Start.Position, known: o.Start.Known}, nil
 }
 
 // Position is behind the last message delivered, or where the reader began; zero if there is no such thing.
@@ -203,14 +207,17 @@ func (r *Reader) follow(ctx context.Context) error {
 	return run.loop(ctx)
 }
 
-// verify reads the message at the position back. If it is no longer there, for another reason than its age, the
-// position is void: the handler is told and errVoid returned.
+// verify reads the message at the position back, or at the one that is known. If it is no longer there, for another
+// reason than its age, the position is void: the handler is told and errVoid returned.
 func (r *Reader) verify(ctx context.Context) (*jetstream.StreamInfo, error) {
 	info, err := r.conn.streamInfo(ctx)
 	if err != nil {
 		return nil, err
 	}
 	p := r.Position()
+	if p.IsZero() {
+		p = r.known
+	}
 	if err := r.compare(p, info); err != nil || p.IsZero() || p.Sequence < info.State.FirstSeq {
 		return info, err
 	}
@@ -221,11 +228,11 @@ func (r *Reader) verify(ctx context.Context) (*jetstream.StreamInfo, error) {
 		if info, err = r.conn.streamInfo(ctx); err != nil || p.Sequence < info.State.FirstSeq {
 			return info, err
 		}
-		return nil, r.void(MessageMissing, fmt.Sprintf("message %d is missing, the stream begins with %d", p.Sequence, info.State.FirstSeq))
+		return nil, r.void(p, MessageMissing, fmt.Sprintf("message %d is missing, the stream begins with %d", p.Sequence, info.State.FirstSeq))
 	case err != nil:
 		return nil, err
 	case m.checksum() != p.Checksum:
-		return nil, r.void(MessageReplaced, fmt.Sprintf("message %d has checksum %08x, want %08x", p.Sequence, m.checksum(), p.Checksum))
+		return nil, r.void(p, MessageReplaced, fmt.Sprintf("message %d has checksum %08x, want %08x", p.Sequence, m.checksum(), p.Checksum))
 	}
 	return info, nil
 }
@@ -236,21 +243,21 @@ func (r *Reader) compare(p Position, info *jetstream.StreamInfo) error {
 	case p.IsZero():
 		return nil
 	case !info.Created.Equal(p.Created):
-		return r.void(StreamRecreated, fmt.Sprintf("stream was created at %s, want %s",
+		return r.void(p, StreamRecreated, fmt.Sprintf("stream was created at %s, want %s",
 			info.Created.Format(time.RFC3339Nano), p.Created.Format(time.RFC3339Nano)))
 	case info.State.LastSeq < p.Sequence:
-		return r.void(StreamRewound, fmt.Sprintf("stream ends at %d, before %d", info.State.LastSeq, p.Sequence))
+		return r.void(p, StreamRewound, fmt.Sprintf("stream ends at %d, before %d", info.State.LastSeq, p.Sequence))
 	}
 	return nil
 }
 
-// void gives the position up.
-func (r *Reader) void(reason ResetReason, detail string) error {
-	p := r.Position()
+// void gives a position up.
+func (r *Reader) void(p Position, reason ResetReason, detail string) error {
 	r.conn.metrics.readerResets.WithLabelValues(string(reason)).Inc()
 	r.conn.log.Warn("position in the stream is void, reading begins again",
 		"reader", r.options.Name, "reason", string(reason), "position", p.String(), "detail", detail)
 	r.setPosition(Position{})
+	r.known = Position{}
 	r.options.Reset(Reset{Reason: reason, Position: p, Detail: detail})
 	return errVoid
 }

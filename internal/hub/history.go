@@ -71,6 +71,9 @@ func (h *history) read(ctx context.Context, from time.Time) error {
 		defer h.hub.mu.Unlock()
 		return h.hub.config.decoder(h.hub.catalog, h.hub.scratch, site)
 	}})
+	h.hub.mu.Lock()
+	caughtUpAt := h.hub.caughtUpAt
+	h.hub.mu.Unlock()
 	config, _ := h.hub.configured()
 	first, messages, rewound := int64(0), 0, false
 	reader, err := h.hub.conn.NewReader(bus.ReaderOptions{
@@ -84,7 +87,7 @@ func (h *history) read(ctx context.Context, from time.Time) error {
 			}
 			messages++
 			h.setLeft(m.Pending)
-			h.step(receiver, m)
+			h.step(receiver, m, m.Sequence > caughtUpAt)
 			return nil
 		},
 		CaughtUp: func() { done(errCaughtUp) },
@@ -102,8 +105,9 @@ func (h *history) read(ctx context.Context, from time.Time) error {
 	return nil
 }
 
-// step takes one message.
-func (h *history) step(receiver *lane.Receiver, m bus.Message) {
+// step takes one message. Of one that the tail reader took when it had caught up, that reader knows better what could not
+// be taken.
+func (h *history) step(receiver *lane.Receiver, m bus.Message, judged bool) {
 	site, l, err := h.hub.conn.Root().ParseLane(m.Subject)
 	if err != nil {
 		return // the tail reader counts and logs such messages
@@ -115,7 +119,7 @@ func (h *history) step(receiver *lane.Receiver, m bus.Message) {
 		Done: v.took,
 		Loss: v.lose,
 		Problem: func(p lane.Problem) {
-			if p.Reason != lane.ReasonRefused {
+			if p.Reason != lane.ReasonRefused && !judged {
 				v.trouble(&p, true)
 			}
 		},

@@ -27,6 +27,9 @@ const (
 	expireEvery = 15 * time.Second
 	// bytesPerSeries is how much a site may hold in labels, metadata, buckets and exemplars, for each series allowed.
 	bytesPerSeries = 512
+	// columnsPerSeries is how many columns of schemas a site may have, for each series allowed: between two keyframes
+	// schemas grow and fork, and what they leave behind counts, as do series that limits refuse later.
+	columnsPerSeries = 4
 	// repeatEvery bounds how often the same problem of the same site is logged.
 	repeatEvery = time.Minute
 	// forgetEvery is how often silent sites are looked for. siteIdle is how long one is silent before its decoders go,
@@ -84,12 +87,16 @@ type Hub struct {
 	generation uint64
 	receiver   *lane.Receiver
 	guards     *guards
+	meter      *meter
 	lastRow    map[string]int64 // by site: when the last row was applied, by this clock
 	catchingUp bool             // the tail reader has not reached the head since it began
+	caughtUpAt uint64           // the last sequence that it had read when it did; 0: none
 	tail       tailPlace
-	reset      StreamReset
-	problem    string // what is wrong with the stream at the moment
-	trouble    error  // why it cannot be read although nothing is wrong with it
+	// tailPosition is that of the tail reader; nil before there is one.
+	tailPosition func() bus.Position
+	reset        StreamReset
+	problem      string // what is wrong with the stream at the moment
+	trouble      error  // why it cannot be read although nothing is wrong with it
 }
 
 // New returns a hub that has read nothing.
@@ -100,7 +107,7 @@ func New(o Options) (*Hub, error) {
 	h := &Hub{
 		name: o.Name, conn: o.Conn, store: o.Store, catalog: o.Catalog, scratch: &frame.Scratch{}, log: o.Logger, now: o.Now, config: o.Config,
 		repeats: telemetry.NewRepeats(o.Logger, repeatEvery), retention: o.Retention, caughtUp: make(chan struct{}),
-		lastRow: map[string]int64{}, problem: "starting", dir: o.Dir, catchingUp: true,
+		lastRow: map[string]int64{}, meter: newMeter(), problem: "starting", dir: o.Dir, catchingUp: true,
 	}
 	h.metrics = newMetrics(h)
 	h.control = newControl(h)
@@ -138,8 +145,7 @@ func (c *Config) decoder(catalog *series.Catalog, scratch *frame.Scratch, site s
 	l := c.SiteLimits(site)
 	d := frame.DecoderConfig{
 		Catalog: catalog, Scratch: scratch, MaxBody: int(l.FrameBytes), MaxSources: l.Sources,
-		// Between two keyframes schemas grow and fork, and what they leave behind counts.
-		MaxColumns: 4 * l.Series,
+		MaxColumns: columnsPerSeries * l.Series,
 		MaxState:   bytesPerSeries * l.Series,
 	}
 	if l.AllowUnlimited {
@@ -156,10 +162,10 @@ func orMost(limit, most int) int {
 	return limit
 }
 
-// StoreLimits bound what a site may hold in the store.
+// StoreLimits bound the memory of a site in the store. Its series and sources are counted before, by its guard.
 func (c *Config) StoreLimits(site string) store.Limits {
 	l := c.SiteLimits(site)
-	return store.Limits{Series: l.Series, Sources: l.Sources}
+	return store.Limits{Series: columnsPerSeries * l.Series, Sources: 2 * l.Sources}
 }
 
 // Apply puts a changed configuration in force: limits, sites and match for what comes from now on. Parts need a
@@ -172,7 +178,7 @@ func (h *Hub) Apply(c Config) error {
 	defer h.mu.Unlock()
 	c.Parts = h.config.Parts
 	h.config = c
-	h.guards = newGuards(&h.config, h.catalog, h.log, h.metrics.refuse)
+	h.guards.reload(&h.config)
 	h.generation++
 	h.receiver.Readmit()
 	return nil
@@ -282,6 +288,12 @@ func (h *Hub) saveLedgers() {
 	if h.dir == "" {
 		return
 	}
+	h.mu.Lock()
+	position := h.tailPosition
+	h.mu.Unlock()
+	if position != nil {
+		h.ledgers.stand(position())
+	}
 	config, _ := h.configured()
 	if err := h.ledgers.save(h.dir, config.Parts); err != nil {
 		h.metrics.saveErrors.Inc()
@@ -297,9 +309,11 @@ func (h *Hub) forgetSites() {
 	h.receiver.Expire(now.Add(-siteIdle).UnixMilli(), gone, func(site string) {
 		delete(h.lastRow, site)
 		delete(h.guards.sites, site)
+		h.meter.forget(site)
 		h.log.Info("site was silent for long and is forgotten", slog.String("site", site))
 	})
-	h.ledgers.forget(gone, func(site string) bool { return h.receiver.Site(site) != nil })
+	// What is missing is told for as long as of others, and who comes back after a long outage has its horizon.
+	h.ledgers.forget(min(gone, now.Add(-gapsKept).UnixMilli()), func(site string) bool { return h.receiver.Site(site) != nil })
 	h.mu.Unlock()
 	h.control.forget(now.Add(-siteIdle))
 }

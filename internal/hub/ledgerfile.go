@@ -20,11 +20,12 @@ import (
 const ledgerFile = "ledgers"
 
 type ledgersHead struct {
-	Version int   `json:"version"`
-	Parts   Parts `json:"parts"`
-	Since   int64 `json:"since"`
-	Until   int64 `json:"until"`
-	Sites   int   `json:"sites"`
+	Version  int          `json:"version"`
+	Parts    Parts        `json:"parts"`
+	Since    int64        `json:"since"`
+	Until    int64        `json:"until"`
+	Position bus.Position `json:"position,omitzero"`
+	Sites    int          `json:"sites"`
 }
 
 type ledgerLine struct {
@@ -54,7 +55,7 @@ func (l *ledgers) save(dir string, parts Parts) error {
 
 func (l *ledgers) encode(parts Parts) []byte {
 	l.mu.Lock()
-	head := ledgersHead{Version: 1, Parts: parts, Since: l.since, Until: l.until, Sites: len(l.sites)}
+	head := ledgersHead{Version: 1, Parts: parts, Since: l.since, Until: l.until, Position: l.position, Sites: len(l.sites)}
 	lines := make([]ledgerLine, 0, len(l.sites))
 	for name, s := range l.sites {
 		lines = append(lines, ledgerLine{name, s.came, s.State()})
@@ -125,7 +126,7 @@ func (l *ledgers) load(dir string, parts Parts) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.since, l.until = head.Since, head.Until
+	l.since, l.until, l.position = head.Since, head.Until, head.Position
 	for _, x := range lines {
 		if parts.Has(uint32(bus.PartOf(x.Site))) {
 			s := &siteLedger{Ledger: lane.LedgerFrom(x.Ledger), came: x.Came}

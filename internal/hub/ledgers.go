@@ -2,11 +2,13 @@ package hub
 
 import (
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/frame"
 	"github.com/thalweg/thalweg/internal/lane"
 	"github.com/thalweg/thalweg/internal/telemetry"
@@ -32,6 +34,8 @@ type ledgers struct {
 	// nothing in between is left to be read.
 	since, until int64
 	whole        bool
+	// position of the tail reader, as far as known: where another process finds out whether the stream is still the one.
+	position bus.Position
 }
 
 type siteLedger struct {
@@ -63,6 +67,29 @@ func (l *ledgers) reach(at int64) {
 	if l.whole {
 		l.until = max(l.until, at)
 	}
+}
+
+// stand notes where the tail reader stands; the zero value says that it has read nothing yet.
+func (l *ledgers) stand(p bus.Position) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !p.IsZero() {
+		l.position = p
+	}
+}
+
+// void notes that the position is one in another stream.
+func (l *ledgers) void() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.position = bus.Position{}
+}
+
+// stood is where the tail reader stood last, in this process or an earlier one.
+func (l *ledgers) stood() bus.Position {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.position
 }
 
 // view is one of the two readers that feed the ledgers.
@@ -115,8 +142,8 @@ func (v *view) reject(site string, h *frame.Header) {
 	}
 }
 
-// trouble notes a frame that could not be taken. While a reader catches up, frames in front of a lane's first keyframe
-// are none that it needs.
+// trouble notes a frame that could not be taken. While a reader catches up, what stands in front of a lane's first keyframe
+// is nothing that it needs.
 func (v *view) trouble(p *lane.Problem, catchingUp bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -246,17 +273,34 @@ func (l *ledgers) tell(site string, s *siteLedger, c lane.Cause, before, now uin
 		l.lost.WithLabelValues(c.String()).Add(float64(now - before))
 	}
 	attrs := []slog.Attr{slog.String("site", site), slog.String("cause", c.String()), slog.Uint64("rows", now-before)}
-	var newest lane.Gap
-	for _, g := range s.Gaps() {
-		if g.Cause == c {
-			newest = g
-		}
-	}
-	if newest.Rows > 0 {
-		attrs = append(attrs, slog.Time("from", time.UnixMilli(newest.First)), slog.Time("to", time.UnixMilli(newest.Last)),
-			slog.String("epoch", newest.Epoch.String()), slog.Uint64("first_frame", newest.From), slog.Uint64("last_frame", newest.To))
-	}
+	attrs = append(attrs, where(s.Gaps(), c, now-before)...)
 	l.repeats.Log(level, "missing "+c.String()+" "+site, message, attrs...)
+}
+
+// where says between which times so many rows are missing that were not before: in the newest gaps that hold as many.
+func where(gaps []lane.Gap, c lane.Cause, rows uint64) (attrs []slog.Attr) {
+	var first, last lane.Gap
+	n := 0
+	for _, g := range slices.Backward(gaps) {
+		if g.Cause != c {
+			continue
+		}
+		if n++; n == 1 {
+			last = g
+		}
+		if first = g; g.Rows >= rows {
+			break
+		}
+		rows -= g.Rows
+	}
+	if n == 0 {
+		return nil // knowledge of them went
+	}
+	attrs = append(attrs, slog.Time("from", time.UnixMilli(first.First)), slog.Time("to", time.UnixMilli(last.Last)), slog.Int("gaps", n))
+	if n == 1 {
+		attrs = append(attrs, slog.String("epoch", last.Epoch.String()), slog.Uint64("first_frame", last.From), slog.Uint64("last_frame", last.To))
+	}
+	return attrs
 }
 
 // forget drops the ledgers of sites of which nothing came since a time, unless they are to be kept.

@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -112,6 +113,92 @@ func TestGapsOfRejectedRows(t *testing.T) {
 	w.live(4)
 	newWriter(t, server.URL(), "ams-2", 2, 5).live(4)
 	c.wantGaps(t, "ams-1 1/2-5:4 rejected")
+}
+
+// So are those of a site of which nothing can be taken, also if they came before the hub began.
+func TestGapsOfASiteBeyondItsLimits(t *testing.T) {
+	server := bustest.NewServer(t)
+	conn := bustest.Hub(t, server)
+	w := newWriter(t, server.URL(), "ams-1", 1, 500)
+	w.live(2)
+	w.encoder.RequestKeyframe()
+	w.live(2)
+	c := startHub(t, conn, func(c *Config) { c.Limits.Series = 10 })
+	// What was before the first frame is not known, and so that counts as the last of it.
+	c.wantGaps(t, "ams-1 1/2-2:1 undecodable, ams-1 1/3-3:1 rejected, ams-1 1/4-4:1 undecodable")
+}
+
+// A hub that was off while the stream was replaced notices when it starts, once, and reads on.
+func TestHubThatMissedAnotherStream(t *testing.T) {
+	server := bustest.NewServer(t)
+	conn := bustest.Hub(t, server)
+	dir := t.TempDir()
+	begin := func() (*center, func()) {
+		c := newHub(t, conn)
+		c.dir = dir
+		if err := c.ledgers.load(dir, AllParts); err != nil {
+			t.Fatal(err)
+		}
+		return c, stopped(t, c)
+	}
+	w := newWriter(t, server.URL(), "ams-1", 1, 5)
+	c, stop := begin()
+	w.live(3)
+	c.wantGaps(t, "")
+	c.rows(t, "ams-1", 3)
+	stop()
+	c, stop = begin()
+	<-c.CaughtUp()
+	stop()
+	if r := c.LastReset(); !r.At.IsZero() {
+		t.Errorf("with the stream of before the last reset is %+v", r)
+	}
+	if _, err := conn.Request(t.Context(), "$JS.API.STREAM.DELETE."+bustest.StreamConfig().Name, nil); err != nil {
+		t.Fatal(err)
+	}
+	bustest.EnsureStream(t, conn)
+	w.last = map[bus.Lane]uint64{}
+	w.encoder.RequestKeyframe()
+	w.live(2)
+	c, stop = begin()
+	c.rows(t, "ams-1", 2)
+	if r := c.LastReset(); r.Reason != bus.StreamRecreated {
+		t.Errorf("with another stream the last reset is %+v", r)
+	}
+	stop()
+	c, stop = begin()
+	<-c.CaughtUp()
+	stop()
+	if r := c.LastReset(); !r.At.IsZero() {
+		t.Errorf("the next time the last reset is %+v", r)
+	}
+}
+
+// A line about lost rows tells of the gaps that are new.
+func TestWhereRowsAreMissing(t *testing.T) {
+	gap := func(from, rows uint64, cause lane.Cause) lane.Gap {
+		return lane.Gap{Epoch: 1, From: from, To: from + 1, Rows: rows, First: int64(from) * 1000, Last: int64(from)*1000 + 500, Cause: cause}
+	}
+	gaps := []lane.Gap{gap(2, 9, lane.Evicted), gap(5, 4, lane.Evicted), gap(7, 4, lane.Corrupt), gap(9, 6, lane.Evicted)}
+	f := func(rows uint64, want string) {
+		t.Helper()
+		text := ""
+		for _, a := range where(gaps, lane.Evicted, rows) {
+			if a.Value.Kind() == slog.KindTime {
+				a.Value = slog.Int64Value(a.Value.Time().UnixMilli())
+			}
+			text += a.String() + " "
+		}
+		if text != want {
+			t.Errorf("of %d rows it says %q, want %q", rows, text, want)
+		}
+	}
+	f(6, "from=9000 to=9500 gaps=1 epoch=0000000000000001 first_frame=9 last_frame=10 ")
+	f(2, "from=9000 to=9500 gaps=1 epoch=0000000000000001 first_frame=9 last_frame=10 ")
+	f(10, "from=5000 to=9500 gaps=2 ")
+	f(30, "from=2000 to=9500 gaps=3 ")
+	gaps = nil
+	f(3, "")
 }
 
 // A hub that is stopped, killed or new says the same about what is missing as one that was there all the time.

@@ -46,7 +46,7 @@ func (h *Hub) readTail(ctx context.Context) error {
 	reader, err := h.conn.NewReader(bus.ReaderOptions{
 		Name:     "tail",
 		Subjects: config.subjects(h.conn.Root()),
-		Start:    bus.Start{Time: begun.Add(-tailBack)},
+		Start:    bus.Start{Time: begun.Add(-tailBack), Known: h.ledgers.stood()},
 		Handle: func(m bus.Message) error {
 			switch now := h.now(); {
 			case rewound:
@@ -60,6 +60,7 @@ func (h *Hub) readTail(ctx context.Context) error {
 		CaughtUp: func() {
 			h.mu.Lock()
 			h.catchingUp, h.tail.pending = false, 0
+			h.caughtUpAt = h.tailPosition().Sequence
 			h.mu.Unlock()
 			h.caughtUpOnce.Do(func() { close(h.caughtUp) })
 			h.history.caughtUp()
@@ -67,6 +68,7 @@ func (h *Hub) readTail(ctx context.Context) error {
 		Trouble: h.setTrouble,
 		Reset: func(r bus.Reset) {
 			rewound = true
+			h.ledgers.void()
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			h.reset = StreamReset{h.now(), r}
@@ -76,7 +78,11 @@ func (h *Hub) readTail(ctx context.Context) error {
 		return fmt.Errorf("read lanes: %w", err)
 	}
 	h.setTrouble(nil) // that of a reader before this one
+	h.mu.Lock()
+	h.tailPosition = reader.Position
+	h.mu.Unlock()
 	err = reader.Run(ctx)
+	h.ledgers.stand(reader.Position())
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.receiver.Restart()

@@ -72,7 +72,7 @@ type Problem struct {
 	Header *frame.Header
 	Reason Reason
 	Err    error
-	// Begun: frames of the lane were decoded before, since the receiver began to read.
+	// Begun: the frame is a keyframe of its lane, or behind one, since the receiver began to read.
 	Begun bool
 }
 
@@ -108,7 +108,7 @@ type Site struct {
 
 	backfillKeyframe uint64
 	live, backfill   *frame.Decoder // nil while the site is silent
-	// frames were decoded since the receiver began to read
+	// a keyframe came since the receiver began to read, whether or not it could be decoded
 	liveBegun, backfillBegun bool
 	refused                  bool // though it was let in before
 	// limits of decoders that are made from now on; those of the lanes are made anew, with their next keyframe, where
@@ -345,7 +345,7 @@ func (r *Receiver) turnAway(m *Message, err error, h *Handler) {
 	}
 }
 
-// begun reports whether frames of a lane were decoded since the receiver began to read.
+// begun reports whether a keyframe of a lane came since the receiver began to read.
 func (s *Site) begun(backfill bool) bool {
 	if backfill {
 		return s.backfillBegun
@@ -358,10 +358,11 @@ func (s *Site) step(m *Message, header *frame.Header, b []byte, h *Handler) erro
 	if header.Kind == frame.Keyframe {
 		s.renew(m.Backfill)
 		s.Waiting = s.Waiting && m.Backfill
+		s.liveBegun, s.backfillBegun = s.liveBegun || !m.Backfill, s.backfillBegun || m.Backfill
 	}
-	decoder, begun := s.live, &s.liveBegun
+	decoder := s.live
 	if m.Backfill {
-		decoder, begun = s.backfill, &s.backfillBegun
+		decoder = s.backfill
 	}
 	had := s.Ledger.Has(header.ID)
 	if had {
@@ -405,7 +406,6 @@ func (s *Site) step(m *Message, header *frame.Header, b []byte, h *Handler) erro
 		s.Waiting = s.Waiting || !m.Backfill
 		return err
 	}
-	*begun = true
 	s.Frames++
 	s.Ledger.Add(header, m.Received)
 	if !had {
