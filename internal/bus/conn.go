@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -44,9 +45,28 @@ type Options struct {
 	InProcess *InProcess
 	// Site is the identity of an edge. Empty: a hub, which has JetStream API rights and no site.
 	Site string
+	// Login, if set, is called at each connect and tells with what this client proves who it is, in place of what Config
+	// says. With an error there is no connection, and State says so.
+	Login func() (Login, error)
+	// LoginSource says where Login has it from, for messages, such as "join token".
+	LoginSource string
+	// TLS, if set, is used in place of Config.TLSConfig.
+	TLS *tls.Config
+	// Inbox is where answers arrive, if not below InboxPrefix of the site.
+	Inbox string
+	// Bucket makes the stream of this connection a key-value bucket of that name, instead of what Config says.
+	Bucket string
 	// Name is how the server's monitoring calls this client, and the value of label connection of Metrics.
 	Name   string
 	Logger *slog.Logger
+}
+
+// Login proves who a client is: by a token, or by a key that signs what the server asks to be signed.
+type Login struct {
+	Token string
+	// Key is the public key or, for servers that know no keys of sites, a user JWT.
+	Key  string
+	Sign func(nonce []byte) ([]byte, error)
 }
 
 // InProcess reaches a server in this process without a socket (package natsd makes these).
@@ -63,6 +83,8 @@ type State struct {
 	Server    string    // the URL in use, without secrets, or "in-process"; the last one while not connected
 	// Reason says in one line why there is no connection or, while there is one, what the server last refused.
 	Reason string
+	// Refused means that the server did not accept the credential at the last attempt.
+	Refused bool
 }
 
 // Conn is a connection that is kept up for ever. All methods are safe for concurrent use.
@@ -109,6 +131,9 @@ func Connect(o Options) (*Conn, error) {
 	}
 	c.link, c.cut = context.WithCancel(context.Background())
 	c.cut()
+	if o.Bucket != "" {
+		c.options.Config.Stream.Name = bucketPrefix + o.Bucket
+	}
 	options, err := c.natsOptions()
 	if err != nil {
 		return nil, fmt.Errorf("connect to NATS: %w", err)
@@ -217,6 +242,7 @@ func (c *Conn) onAttempt(nc *nats.Conn, err error) {
 	if errors.Is(err, errNotYet) {
 		return
 	}
+	refused := c.refusal(err) != nil
 	c.mu.Lock()
 	err = c.explain(err)
 	if c.secret != nil {
@@ -224,7 +250,7 @@ func (c *Conn) onAttempt(nc *nats.Conn, err error) {
 	}
 	s := c.state
 	if !s.Connected {
-		s.Reason = err.Error()
+		s.Reason, s.Refused = err.Error(), refused
 		c.setState(s)
 	}
 	c.mu.Unlock()

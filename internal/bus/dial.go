@@ -2,6 +2,7 @@ package bus
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -53,7 +54,8 @@ func (c *Conn) natsOptions() (*nats.Options, error) {
 		// The answer to a ping waits behind the frame that is on its way, so no frame may take longer than the pings go
 		// on. That nobody is there any more an edge learns from its publishes, and sooner.
 		o.MaxPingsOut = int(publishTime(largestFrame)/pingInterval) + 1
-		o.InboxPrefix = InboxPrefix(site) + "." + rand.Text() // nobody can guess where answers arrive
+		prefix := cmp.Or(c.options.Inbox, InboxPrefix(site))
+		o.InboxPrefix = prefix + "." + rand.Text() // nobody can guess where answers arrive
 	}
 	dialer := &dialer{conn: c, net: net.Dialer{Timeout: connectTimeout, KeepAlive: -1}}
 	o.CustomDialer = dialer
@@ -74,7 +76,9 @@ func (c *Conn) natsOptions() (*nats.Options, error) {
 		dialer.proxy = u
 		o.SkipHostLookup = true // the proxy resolves names
 	}
-	if t := c.options.Config.TLSConfig; !reflect.ValueOf(t).IsZero() {
+	if t := c.options.Config.TLSConfig; c.options.TLS != nil {
+		o.TLSConfig = c.options.TLS
+	} else if !reflect.ValueOf(t).IsZero() {
 		var err error
 		if o.TLSConfig, err = config.NewTLSConfig(&t); err != nil {
 			return nil, fmt.Errorf("read tls_config: %w", err)
@@ -86,6 +90,8 @@ func (c *Conn) natsOptions() (*nats.Options, error) {
 // credentials sets who this client says it is. All files are read again at each connect.
 func (c *Conn) credentials(o *nats.Options) error {
 	switch cfg := &c.options.Config; {
+	case c.options.Login != nil:
+		c.logins(o)
 	case cfg.TokenFile != "":
 		o.User = c.options.Site // the server compares it with the token's
 		o.TokenHandler = func() string { return c.readSecret("token_file", cfg.TokenFile) }
@@ -116,6 +122,22 @@ func (c *Conn) credentials(o *nats.Options) error {
 	return nil
 }
 
+// logins sets a login that is asked for anew at each connect.
+func (c *Conn) logins(o *nats.Options) {
+	var login Login // of the attempt under way; the library asks for its parts in this order
+	o.User = c.options.Site
+	o.UserJWT = func() (string, error) { // unlike Options.Nkey it may change
+		var err error
+		if login, err = c.options.Login(); err != nil {
+			c.setSecret(err)
+			return "", err
+		}
+		return login.Key, nil
+	}
+	o.SignatureCB = func(nonce []byte) ([]byte, error) { return login.Sign(nonce) }
+	o.TokenHandler = func() string { return login.Token }
+}
+
 // refusal says of a refused login which credential it was, in the same words wherever the library reports it. It is
 // nil for other errors.
 func (c *Conn) refusal(err error) error {
@@ -134,6 +156,8 @@ func (c *Conn) credentialSource() string {
 	switch cfg := &c.options.Config; {
 	case c.options.InProcess != nil:
 		return "of this process"
+	case c.options.Login != nil:
+		return c.options.LoginSource
 	case cfg.TokenFile != "":
 		return "token_file " + cfg.TokenFile
 	case cfg.Username != "":
@@ -153,13 +177,18 @@ func (c *Conn) readSecret(key, file string) string {
 	if err == nil && secret == "" {
 		err = fmt.Errorf("%q is empty", file)
 	}
+	if err != nil {
+		err = fmt.Errorf("read %s: %w", key, err)
+	}
+	c.setSecret(err)
+	return secret
+}
+
+// setSecret keeps why this client cannot say who it is, nil if it can.
+func (c *Conn) setSecret(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.secret = nil
-	if err != nil {
-		c.secret = fmt.Errorf("read %s: %w", key, err)
-	}
-	return secret
+	c.secret = err
 }
 
 func signWithSeed(file string, nonce []byte) (public string, signature []byte, err error) {

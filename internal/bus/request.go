@@ -32,9 +32,18 @@ func (c *Conn) Request(ctx context.Context, subject string, data []byte) ([]byte
 // What arrives without a reply subject is not a request and is dropped: it is how the answer to a request of somebody
 // else looks whose reply subject was forged to be this one (package natsd says more).
 func (c *Conn) Serve(subject string, answer func(subject string, data []byte) []byte) (stop func(), err error) {
+	return c.serve(subject, "", answer)
+}
+
+// ServeShared is Serve, except that of all processes which do so one gets each request.
+func (c *Conn) ServeShared(subject string, answer func(subject string, data []byte) []byte) (stop func(), err error) {
+	return c.serve(subject, "shared", answer)
+}
+
+func (c *Conn) serve(subject, queue string, answer func(subject string, data []byte) []byte) (stop func(), err error) {
 	var running sync.Mutex
 	stopped := false
-	subscription, err := c.nc.Subscribe(subject, func(m *nats.Msg) {
+	subscription, err := c.nc.QueueSubscribe(subject, queue, func(m *nats.Msg) {
 		if m.Reply == "" {
 			c.metrics.unsolicited.Inc()
 			return

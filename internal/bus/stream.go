@@ -83,6 +83,9 @@ func (c *Conn) ensureStream(ctx context.Context) (StreamResult, error) {
 
 func (c *Conn) wantedStream() jetstream.StreamConfig {
 	cfg := &c.options.Config.Stream
+	if c.options.Bucket != "" {
+		return c.wantedBucket()
+	}
 	return jetstream.StreamConfig{
 		Name:        cfg.Name,
 		Description: "Thalweg frames",

@@ -67,6 +67,7 @@ func PartOf(site string) int {
 //	<root>.v1.ctl.<site>.<random>          requests to an edge
 //	<root>.v1.hello.<site>                 requests to hubs
 //	<root>.v1.events.<site>                events, in a stream of their own
+//	<root>.v1.enrol.<site>                 requests to hubs, about the keys of a site
 //
 // A root may itself have several tokens; Config.Validate checks it.
 type Root string
@@ -123,6 +124,24 @@ func (r Root) ParseHello(subject string) (site string, err error) {
 	return site, nil
 }
 
+// Enrol is the subject on which a site, or who has a join token of it, presents a new key to the hubs.
+func (r Root) Enrol(site string) string { return r.under("enrol") + site }
+
+// Enrols is the wildcard over the enrolments of all sites, which hubs serve.
+func (r Root) Enrols() string { return r.under("enrol") + "*" }
+
+// ParseEnrol is the inverse of Enrol.
+func (r Root) ParseEnrol(subject string) (site string, err error) {
+	site, ok := strings.CutPrefix(subject, r.under("enrol"))
+	if !ok {
+		return "", fmt.Errorf("parse subject %q: not an enrolment of root %q", subject, string(r))
+	}
+	if err := ValidSite(site); err != nil {
+		return "", fmt.Errorf("parse subject %q: %w", subject, err)
+	}
+	return site, nil
+}
+
 // NewControl makes a control subject that only this process and those it tells can know: 128 random bits. An edge
 // serves exactly that subject and names it in its hello.
 func (r Root) NewControl(site string) string { return r.under("ctl") + site + "." + rand.Text() }
@@ -158,6 +177,9 @@ func (r Root) under(kind string) string { return string(r) + "." + version + "."
 
 // InboxPrefix is where the answers to a site's requests arrive; it is the only such place the site may listen on.
 func InboxPrefix(site string) string { return "_INBOX_" + site }
+
+// JoinInboxPrefix is InboxPrefix for who has no more than a join token of a site: nothing of the site arrives there.
+func JoinInboxPrefix(site string) string { return "_JOIN." + site }
 
 // DirectGetSubject is the API subject of the last message of a subject, within a JetStream domain unless that is "".
 func DirectGetSubject(domain, stream, subject string) string {

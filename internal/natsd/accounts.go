@@ -34,7 +34,7 @@ func accounts(root bus.Root, stream, domain string) ([]*server.Account, error) {
 				imports: [`,
 		accountCore, accountSites, accountSystem, root.AllControls())
 	direct := bus.DirectGetSubject("", stream, root.AllLanes())
-	for _, subject := range []string{root.AllLanes(), root.Hellos(), root.AllEvents(), direct} {
+	for _, subject := range []string{root.AllLanes(), root.Hellos(), root.AllEvents(), root.Enrols(), direct} {
 		text += fmt.Sprintf("{service: {account: %s, subject: %q}}\n", accountCore, subject)
 	}
 	if domain != "" {
@@ -51,7 +51,7 @@ func accounts(root bus.Root, stream, domain string) ([]*server.Account, error) {
 
 // sitePermissions is everything a site may do.
 func sitePermissions(root bus.Root, stream, domain, site string) *server.Permissions {
-	publish := []string{root.Hello(site), root.Events(site)}
+	publish := []string{root.Hello(site), root.Events(site), root.Enrol(site)}
 	for _, lane := range bus.Lanes() {
 		subject := root.Lane(site, lane)
 		publish = append(publish, subject, bus.DirectGetSubject("", stream, subject))
