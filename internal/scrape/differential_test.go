@@ -431,7 +431,7 @@ func (s *script) add(rnd *rand.Rand, seed uint64) (yaml string, f format) {
 	tracking := maybe("  track_timestamps_staleness: true\n", 0.5)
 	s.answers = append(s.answers, all)
 	s.tracks = append(s.tracks, tracking != "")
-	return fmt.Sprintf("- job_name: case%d\n  metrics_path: /case%d\n  scrape_interval: 4s\n  static_configs: [{targets: [ADDRESS]}]\n", seed, seed) +
+	return fmt.Sprintf("- job_name: case%d\n  metrics_path: /case%d\n  scrape_interval: 8s\n  static_configs: [{targets: [ADDRESS]}]\n", seed, seed) +
 		tracking +
 		maybe("  honor_labels: true\n", 0.5) +
 		maybe("  honor_timestamps: false\n", 0.25) +

@@ -159,9 +159,7 @@ func TestTLS(t *testing.T) {
 	f := func(name, tlsConfig string, up float64, reason string) {
 		t.Run(name, func(t *testing.T) {
 			m, rec, _ := run(t, jobYAML("node", addr, "  scheme: https", "  tls_config: {"+tlsConfig+"}"))
-			if row, _ := rec.wait(t, 0, "a scrape", func(*got) bool { return true }); row.up() != up {
-				t.Errorf("up is %v, want %v", row.up(), up)
-			}
+			rec.wait(t, 0, fmt.Sprintf("up %v", up), func(row *got) bool { return row.up() == up })
 			eventually(t, "the reason "+reason, func() bool {
 				targets := m.Targets()
 				return len(targets) == 1 && (up == 1 || targets[0].Err != nil && strings.Contains(targets[0].Err.Error(), reason))
