@@ -27,8 +27,6 @@ import (
 const drainTimeout = 5 * time.Second
 
 const (
-	// maxLosses bounds the losses that wait to be announced while the outbox takes no frames.
-	maxLosses = 256
 	// expireEvery is how often the outbox deletes and writes down what it knows.
 	expireEvery = 5 * time.Second
 	// repeatEvery bounds how often the same failure is logged.
@@ -80,9 +78,8 @@ type Edge struct {
 	epoch    frame.Epoch
 	config   Config
 	sender   *lane.Sender
-	frames   [][]byte                  // closed and not yet appended; empty between calls
-	losses   []frame.Loss              // that no stored frame tells of, beside those that the outbox knows
-	told     struct{ outbox, own int } // how many of them stand in the frames that are being stored
+	frames   [][]byte // closed and not yet appended; empty between calls
+	told     int      // how many losses of the outbox stand in the frames that are being stored
 	appended chan struct{}
 	maxAge   time.Duration
 	lookback time.Duration
@@ -197,16 +194,13 @@ func (e *Edge) Flush() error {
 
 // flush does the work of Flush. The caller holds mu.
 func (e *Edge) flush() error {
-	evicted := e.outbox.Losses()
-	for _, l := range evicted {
+	losses := e.outbox.Losses()
+	for _, l := range losses {
 		e.sender.Lost(frame.Loss{
 			Epoch: l.Epoch, From: l.From, To: l.To, Rows: l.Rows, First: l.FirstSent, Last: l.LastSent, Cause: lossCause(l.Cause),
 		})
 	}
-	for _, l := range e.losses {
-		e.sender.Lost(l)
-	}
-	e.told.outbox, e.told.own = len(evicted), len(e.losses)
+	e.told = len(losses)
 	e.frames = e.sender.Flush(e.frames, e.now().UnixMilli())
 	return e.store()
 }
@@ -215,6 +209,10 @@ func lossCause(c outbox.Cause) frame.Cause {
 	switch c {
 	case outbox.CauseCorrupt, outbox.CauseMissing:
 		return frame.CauseCorrupt
+	case outbox.CauseUnwritten:
+		return frame.CauseUnwritten
+	case outbox.CauseOversize:
+		return frame.CauseOversize
 	}
 	return frame.CauseEvicted
 }
@@ -233,9 +231,8 @@ func (e *Edge) store() error {
 			e.metrics.frameBytes.Add(float64(len(f)))
 		}
 		e.metrics.frames.Add(float64(len(frames)))
-		e.outbox.Announced(e.told.outbox)
-		e.losses = e.losses[e.told.own:]
-		e.told.outbox, e.told.own = 0, 0
+		e.outbox.Announced(e.told)
+		e.told = 0
 		close(e.appended)
 		e.appended = make(chan struct{})
 		e.status.clear("outbox")
@@ -244,20 +241,20 @@ func (e *Edge) store() error {
 		}
 		return nil
 	}
-	e.told.outbox, e.told.own = 0, 0
-	var loss frame.Loss
+	e.told = 0
+	loss := outbox.Loss{Cause: outbox.CauseUnwritten}
 	for i, f := range frames {
 		h, parseErr := frame.ParseHeader(f)
 		if parseErr != nil {
 			panic("BUG: edge: own frame: " + parseErr.Error())
 		}
 		if i == 0 {
-			loss = frame.Loss{Epoch: h.Epoch, From: h.Number, First: h.Sent, Cause: frame.CauseUnwritten}
+			loss.Epoch, loss.From, loss.FirstSent = h.Epoch, h.Number, h.Sent
 		}
-		loss.To, loss.Last = h.Number, h.Sent
+		loss.To, loss.LastSent = h.Number, h.Sent
 		loss.Rows += uint64(h.Rows)
 	}
-	e.lose(loss)
+	e.outbox.Lose(loss)
 	if last, _ := e.outbox.Last(); last.Epoch != e.epoch {
 		// Nobody would learn what this epoch comes after: only its first frame says so.
 		e.epoch = newEpoch()
@@ -276,24 +273,6 @@ func (e *Edge) store() error {
 // the link returns. The caller holds mu.
 func (e *Edge) tailGrows() bool {
 	return e.outbox.UnsentBytes() > e.tailBytes/3 && e.sender.SinceKeyframe(e.now().UnixMilli()) > e.keyframeInterval()/10
-}
-
-// lose notes frames that no hub will get, to be announced in a frame that is stored. The caller holds mu.
-func (e *Edge) lose(l frame.Loss) {
-	if n := len(e.losses); n > 0 {
-		if last := &e.losses[n-1]; l.Cause == frame.CauseUnwritten && last.Cause == l.Cause && last.Epoch != l.Epoch && l.From == 1 {
-			// Frames of epochs of which no frame was stored: as good as those of one.
-			last.To, last.Last, last.Rows = last.To+l.To, l.Last, last.Rows+l.Rows
-			return
-		}
-		if last := &e.losses[n-1]; last.Epoch == l.Epoch && last.Cause == l.Cause && last.To+1 == l.From {
-			last.To, last.Last, last.Rows = l.To, l.Last, last.Rows+l.Rows
-			return
-		}
-	}
-	if e.losses = append(e.losses, l); len(e.losses) > maxLosses {
-		e.losses = e.losses[1:] // hubs still see the gap, without its cause
-	}
 }
 
 // Apply takes a changed configuration over at the next flush: intervals and recovery. The outbox's own settings need a

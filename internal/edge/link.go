@@ -307,13 +307,11 @@ var errNeedsLarger = errors.New("they apply to a frame that was larger than the 
 // skip gives up frames that no message can carry.
 func (e *Edge) skip(first, last *frame.Header, cause error) {
 	e.outbox.Ack(first.Epoch, first.Number, last.Number)
-	loss := frame.Loss{
+	loss := outbox.Loss{Cause: outbox.CauseOversize, Range: outbox.Range{
 		Epoch: first.Epoch, From: first.Number, To: last.Number, Rows: last.RowsAfter() - first.RowsBefore,
-		First: first.Sent, Last: last.Sent, Cause: frame.CauseOversize,
-	}
-	e.mu.Lock()
-	e.lose(loss)
-	e.mu.Unlock()
+		FirstSent: first.Sent, LastSent: last.Sent,
+	}}
+	e.outbox.Lose(loss)
 	e.log.Error("frames cannot be sent and are given up", "site", e.site, "epoch", first.Epoch,
 		"from", first.Number, "to", last.Number, "rows", loss.Rows, "bytes", first.Size, "err", cause)
 }

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -341,6 +342,36 @@ func TestOutboxRefuses(t *testing.T) {
 	if len(p.reading.losses) != 1 {
 		t.Errorf("losses announced: %+v, want one", p.reading.losses)
 	}
+}
+
+// The frame that tells of rows that were not written is evicted during an outage: hubs are told nevertheless.
+func TestNoticeIsEvicted(t *testing.T) {
+	t.Parallel()
+	p := single(t)
+	s := start(t, p.proxy.URL(), t.TempDir(), func(o *Options) { o.Config.Outbox.MaxBytes = 20_000 })
+	s.sink(2)
+	s.allStored()
+	p.proxy.Refuse(true)
+	p.proxy.Cut()
+	if err := s.sinkWide(wide(40_000)); err == nil {
+		t.Fatal("the outbox took a frame larger than its limit")
+	}
+	s.sink(2)
+	told, _ := s.edge.outbox.Last()
+	for first := told.ID; first == told.ID; first, _ = s.edge.outbox.FirstUnacked() {
+		s.edge.mu.Lock()
+		s.edge.sender.RequestKeyframe(time.Now().UnixMilli(), false)
+		s.edge.mu.Unlock()
+		s.sink(20)
+	}
+	s.sink(1) // tells of what went
+	p.proxy.Refuse(false)
+	s.allStored()
+	bustest.WaitFor(t, "the notice", func() bool {
+		p.reading.mu.Lock()
+		defer p.reading.mu.Unlock()
+		return slices.ContainsFunc(p.reading.losses, func(l frame.Loss) bool { return l.Rows == 1 && l.Cause == frame.CauseUnwritten })
+	})
 }
 
 // A process whose first frames the outbox does not take still tells hubs what its epoch comes after.

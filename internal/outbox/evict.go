@@ -22,12 +22,16 @@ const (
 	CauseDisk    Cause = "disk"    // the disk was full
 	CauseCorrupt Cause = "corrupt" // the file held something else
 	CauseMissing Cause = "missing" // the file was not there, or was shorter, at Open
+
+	// Of losses that the outbox is told of, see Lose.
+	CauseUnwritten Cause = "unwritten" // Append refused the frames
+	CauseOversize  Cause = "oversize"  // the server does not take the frame
 )
 
-// causes are all values of Cause, for metrics.
+// causes are those of the metrics: why the outbox itself lost something.
 var causes = [...]Cause{CauseSize, CauseAge, CauseDisk, CauseCorrupt, CauseMissing}
 
-// Loss is a range of accepted frames that are gone without having been acknowledged.
+// Loss is a range of frames that no hub will get.
 type Loss struct {
 	Range
 	Cause Cause
@@ -70,34 +74,70 @@ func (o *Outbox) Announced(n int) {
 // settleTold is for a file that goes, or a part of it: with lost set, what it told of has to be told again. The caller
 // holds mu.
 func (o *Outbox) settleTold(ordinal uint64, lost bool) {
+	var again []Loss
 	o.told = slices.DeleteFunc(o.told, func(t toldLoss) bool {
-		if t.in == ordinal && lost && len(o.losses) < maxLosses {
-			o.losses = append(o.losses, t.Loss)
+		if t.in == ordinal {
+			again = append(again, t.Loss)
 		}
 		return t.in == ordinal
 	})
+	if lost {
+		o.losses = slices.Insert(o.losses, o.shown, again...)
+		o.boundLosses()
+	}
 }
 
-// lose notes losses. The caller holds mu.
+// Lose notes a loss of which the outbox cannot know, CauseUnwritten or CauseOversize: it is announced, and kept, as the
+// outbox's own ones are.
+func (o *Outbox) Lose(l Loss) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.note(l)
+}
+
+// lose notes and counts what the outbox itself has lost. The caller holds mu.
 func (o *Outbox) lose(cause Cause, ranges []Range) {
 	for _, r := range ranges {
 		o.m.lostFrames.WithLabelValues(string(cause)).Add(float64(r.To - r.From + 1))
 		o.m.lostRows.WithLabelValues(string(cause)).Add(float64(r.Rows))
-		if n := len(o.losses); n > o.shown {
-			if last := &o.losses[n-1]; last.Epoch == r.Epoch && last.Cause == cause && last.To+1 == r.From {
-				last.To, last.LastSent = r.To, r.LastSent
-				last.Rows, last.Bytes = last.Rows+r.Rows, last.Bytes+r.Bytes
-				continue
-			}
-		}
-		o.losses = append(o.losses, Loss{Range: r, Cause: cause})
-		if len(o.losses) > maxLosses {
-			o.losses = slices.Delete(o.losses, 0, 1)
-			o.shown = max(o.shown-1, 0)
-			o.m.lossesForgotten.Inc()
-		}
+		o.note(Loss{Range: r, Cause: cause})
 	}
+}
+
+// note adds a loss to those that are to be announced. The caller holds mu.
+func (o *Outbox) note(l Loss) {
 	o.dirty = true
+	if n := len(o.losses); n > o.shown && o.losses[n-1].extend(&l) {
+		return
+	}
+	o.losses = append(o.losses, l)
+	o.boundLosses()
+}
+
+// extend takes over a loss that comes right behind l and is of the same cause.
+func (l *Loss) extend(next *Loss) bool {
+	to := next.To
+	switch {
+	case l.Cause != next.Cause:
+		return false
+	case l.Epoch == next.Epoch && l.To+1 == next.From:
+	case l.Epoch != next.Epoch && next.From == 1 && next.Cause == CauseUnwritten:
+		to += l.To // of an epoch of which no frame was stored: as good as one of the epoch before it
+	default:
+		return false
+	}
+	l.To, l.LastSent = to, next.LastSent
+	l.Rows, l.Bytes = l.Rows+next.Rows, l.Bytes+next.Bytes
+	return true
+}
+
+// boundLosses forgets the oldest losses if there are too many. The caller holds mu.
+func (o *Outbox) boundLosses() {
+	if n := len(o.losses) - maxLosses; n > 0 {
+		o.losses = slices.Delete(o.losses, 0, n)
+		o.shown = max(o.shown-n, 0)
+		o.m.lossesForgotten.Add(float64(n))
+	}
 }
 
 // Expire deletes the files that were acknowledged a resend_window ago, and those older than max_age; and it saves the

@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -98,5 +99,74 @@ func TestAnnouncementsThatAreLost(t *testing.T) {
 	}
 	if lost() {
 		t.Fatalf("losses are %v, one of which the server was told", f.box.Losses())
+	}
+}
+
+// What the outbox is told that hubs will not get is announced as its own losses are, and again if that is lost.
+func TestLossesOfOthers(t *testing.T) {
+	f := newFixture(t)
+	f.conf.MaxBytes = 10 * units.KiB
+	f.open()
+	f.group(1, 1000)
+	epoch := f.epoch()
+	unwritten := func(e frame.Epoch, from, to, rows uint64) {
+		f.box.Lose(Loss{Range{Epoch: e, From: from, To: to, Rows: rows, FirstSent: int64(from), LastSent: int64(to)}, CauseUnwritten})
+	}
+	want := func(want ...Loss) {
+		t.Helper()
+		if got := f.box.Losses(); !slices.Equal(got, want) {
+			t.Fatalf("losses are %+v, want %+v", got, want)
+		}
+	}
+	// A disk is full for long: each frame that is refused was to tell of those before it.
+	for n := uint64(2); n <= 5; n++ {
+		unwritten(epoch, n, n, 10)
+		f.box.Losses()
+		if err := f.box.Append([]byte("no frame")); !errors.Is(err, ErrKeyframeNeeded) {
+			t.Fatalf("append: %v", err)
+		}
+	}
+	unwritten(epoch+1, 1, 2, 5) // no frame of this epoch was ever stored
+	told := Loss{Range{Epoch: epoch, From: 2, To: 7, Rows: 45, FirstSent: 2, LastSent: 2}, CauseUnwritten}
+	want(told)
+	f.open()
+	want(told)
+
+	f.group(4, 1000)
+	f.box.Announced(1)
+	want()
+	f.group(4, 1000)
+	unwritten(epoch+2, 3, 3, 1)
+	f.box.Losses()
+	f.group(4, 1000) // the first two files go, and with the second what told of it
+	got := f.box.Losses()
+	if len(got) != 4 || got[0] != (Loss{Range{Epoch: epoch + 2, From: 3, To: 3, Rows: 1, FirstSent: 3, LastSent: 3}, CauseUnwritten}) || got[1] != told {
+		t.Fatalf("losses are %+v, want that of epoch %s, %+v and the two evicted files", got, epoch+2, told)
+	}
+}
+
+// Which rows a file held that is gone, and was acknowledged in part, nobody knows any more. A loss has them all.
+func TestRowsOfFilesAcknowledgedInPart(t *testing.T) {
+	f := newFixture(t)
+	f.open()
+	f.group(9, 100)
+	f.group(1, 100)
+	behind, err := frame.ParseHeader(f.sent[9])
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.box.Ack(f.epoch(), 1, 2)
+	f.box.Ack(f.epoch(), 5, 7)
+	file := f.files(groupSuffix)[0]
+	f.close()
+	if err := os.Remove(filepath.Join(f.dir, file)); err != nil {
+		t.Fatal(err)
+	}
+	f.box = nil
+	f.open()
+	losses := lossRanges(f.box.Losses())
+	f.wantSpans(losses, span{3, 4}, span{8, 9})
+	if n := behind.RowsBefore; losses[0].Rows != n/2 || rows(losses) != n {
+		t.Errorf("losses have %d and %d rows, want %d in all", losses[0].Rows, losses[1].Rows, n)
 	}
 }

@@ -67,7 +67,7 @@ type Outbox struct {
 type Range struct {
 	Epoch    frame.Epoch
 	From, To uint64
-	// Rows that the frames complete; of a loss, as far as known.
+	// Rows that the frames complete; of a loss at most so many, if the file cannot be read, and 0 if nothing is known.
 	Rows  uint64
 	Bytes int64
 	// FirstSent and LastSent are the send times of the first and the last frame, in milliseconds since 1970.
@@ -169,6 +169,9 @@ func (o *Outbox) Append(frames ...[]byte) error {
 	}
 	if err != nil {
 		o.endTail()
+		o.mu.Lock()
+		o.shown = 0 // nobody was told of them
+		o.mu.Unlock()
 		o.m.appendErrors.Inc()
 		return fmt.Errorf("append %d frames to outbox: %w: %w", len(frames), ErrKeyframeNeeded, err)
 	}

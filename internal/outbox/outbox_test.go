@@ -449,7 +449,7 @@ func TestEvict(t *testing.T) {
 	if err := f.box.Expire(f.clock); err != nil {
 		t.Fatal(err)
 	}
-	if l := f.box.Losses(); len(l) != 3 || l[0].Cause != CauseAge || l[0].Epoch != epoch || l[0].From != 11 || l[0].To != 18 {
+	if l := f.box.Losses(); len(l) != 3 || l[2].Cause != CauseAge || l[2].Epoch != epoch || l[2].From != 11 || l[2].To != 18 {
 		t.Fatalf("losses are %+v", l)
 	}
 	if got := f.files(groupSuffix); len(got) != 1 {
