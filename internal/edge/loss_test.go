@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/bus/bustest"
 )
@@ -118,4 +120,10 @@ func TestOldCopyBehindAnotherStream(t *testing.T) {
 	again.sink(1)
 	again.allStored()
 	read(t, p.hub).expect(again)
+	if n := testutil.ToFloat64(again.edge.metrics.serverLosses); n != 1 || again.logs.count("level=WARN", "the server no longer holds what it had stored") != 1 {
+		t.Errorf("%v losses of the server are counted, want 1, and a line about it", n)
+	}
+	if again.logs.count(takingLine) != 0 {
+		t.Error("the frames of an earlier process count as another's")
+	}
 }

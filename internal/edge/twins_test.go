@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"os"
 	"testing"
 
 	"github.com/thalweg/thalweg/internal/bus"
@@ -76,4 +77,40 @@ func TestTwinBeginsDuringPartition(t *testing.T) {
 	}
 	a.noLoss()
 	b.noLoss()
+}
+
+// A machine is copied while the edge runs: the copy knows the epoch that it takes over from, and says so all the same.
+func TestTwinWithCopyOfOutbox(t *testing.T) {
+	t.Parallel()
+	p := single(t)
+	dir, copied := t.TempDir(), t.TempDir()
+	a := start(t, p.proxy.URL(), dir)
+	a.sink(2)
+	a.allStored()
+	if err := a.edge.outbox.SaveState(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		a.sink(2)
+		a.allStored()
+	}
+	b := start(t, p.proxy.URL(), copied)
+	b.sink(2)
+	b.allStored()
+	a.sink(1)
+	a.problem("link", b.edge.Epoch().String())
+	if n := b.logs.count(takingLine, "lane=live", a.edge.Epoch().String()); n != 1 || b.logs.count(takingLine) != 1 {
+		t.Errorf("the copy says %d times that it takes over, want 1", n)
+	}
+	b.noLoss()
+	b.stop()
+	again := start(t, p.proxy.URL(), copied)
+	again.sink(1)
+	again.allStored()
+	if again.logs.count(takingLine) != 0 {
+		t.Error("the copy takes over from itself")
+	}
 }

@@ -88,10 +88,11 @@ func (w *wire) look(ctx context.Context, begins bool) (frame.ID, error) {
 		case err == nil:
 			newest, at := w.publisher.Newest()
 			if first, last := frames(m.Payload); w.publisher.Found(m.Sequence, first.ID, last) {
+				copied := w.beyond(last, newest)
 				if begins && last.Epoch != 0 && m.Sequence > at && w.precedes(last, newest) {
-					w.forget()
+					w.forget(w.e.outbox.Knows(last.Epoch) && !copied)
 				}
-				return w.found(&first, last, m.Sequence), nil
+				return w.found(&first, last, m.Sequence, copied), nil
 			}
 		case errors.Is(err, bus.ErrNoMessage):
 			if w.publisher.FoundNone() {
@@ -107,9 +108,13 @@ func (w *wire) look(ctx context.Context, begins bool) (frame.ID, error) {
 }
 
 // found takes note of the first and the last frame of the lane's last message, and returns the last if it is ours. What
-// begins with a keyframe is acknowledged; what a delta applies to may be what the server lost.
-func (w *wire) found(first *frame.Header, id frame.ID, sequence uint64) frame.ID {
+// begins with a keyframe is acknowledged; what a delta applies to may be what the server lost. It is told whether the
+// message is one of a process with a copy of this outbox.
+func (w *wire) found(first *frame.Header, id frame.ID, sequence uint64, copied bool) frame.ID {
 	if id.Epoch != 0 && w.e.outbox.Knows(id.Epoch) {
+		if copied {
+			w.takeOver(id)
+		}
 		w.learn()
 		if first.Kind == frame.Keyframe {
 			w.e.outbox.Ack(id.Epoch, first.Number, id.Number)
@@ -122,10 +127,15 @@ func (w *wire) found(first *frame.Header, id frame.ID, sequence uint64) frame.ID
 	w.foreign = id.Epoch
 	w.mu.Unlock()
 	if id.Epoch != 0 && !known && w.publisher.Next() != lane.Yield {
-		w.e.log.Warn("taking the lane over from another process", "site", w.e.site, "lane", w.lane, "epoch", w.e.Epoch(),
-			"other_epoch", id.Epoch, "other_frame", id.Number)
+		w.takeOver(id)
 	}
 	return frame.ID{}
+}
+
+// takeOver says that the next message will replace the process that sent a frame.
+func (w *wire) takeOver(id frame.ID) {
+	w.e.log.Warn("taking the lane over from another process", "site", w.e.site, "lane", w.lane, "epoch", w.e.Epoch(),
+		"other_epoch", id.Epoch, "other_frame", id.Number)
 }
 
 // send brings whole frames of one epoch onto the lane and returns when they are stored; nil says so. It tries until
@@ -211,11 +221,29 @@ func (w *wire) precedes(last, newest frame.ID) bool {
 	return box.Holds(newest) && (!box.Holds(last) || box.Before(last, newest))
 }
 
-// forget makes everything count as not stored when something else stands behind what was stored last: an older copy of
-// the stream whose sequences went on for longer, or the message of another process that hides what became of ours.
-func (w *wire) forget() {
-	w.e.log.Info("lane ends with something else than what was sent last; sending again what the outbox holds", "site", w.e.site, "lane", w.lane)
+// beyond reports whether a frame is of an epoch of this outbox, but made later than all that this outbox knows of it: by
+// a process with a copy. newest was stored last before it was found.
+func (w *wire) beyond(last, newest frame.ID) bool {
+	end := uint64(0)
+	if newest.Epoch == last.Epoch {
+		end = newest.Number
+	}
+	if head, ok := w.e.outbox.Last(); ok && head.Epoch == last.Epoch {
+		end = max(end, head.Number)
+	}
+	return end != 0 && last.Number > end && !w.e.outbox.Holds(last)
+}
+
+// forget makes everything count as not stored when something else stands behind what was stored last: own frames of an
+// older copy of the stream whose sequences went on for longer, or the message of another process that hides what became
+// of ours.
+func (w *wire) forget(own bool) {
 	w.e.outbox.UnackAll()
+	if own {
+		w.lost = true
+		return
+	}
+	w.e.log.Info("lane ends with something else than what was sent last; sending again what the outbox holds", "site", w.e.site, "lane", w.lane)
 }
 
 // confess writes down that the next publish is one in doubt.
