@@ -12,6 +12,8 @@ const (
 	maxOnes = 31
 	// maxPut is how many bits can be written or read at once.
 	maxPut = 57
+	// maxShort is less than that, for a bit before a number, and for a number below maxStep.
+	maxShort = 53
 )
 
 // numberBits is how many bits bitWriter.number takes.
@@ -118,11 +120,11 @@ func (r *bitReader) peek() uint64 {
 }
 
 func (r *bitReader) peekEnd(at int) uint64 {
-	var last [8]byte
-	if at < len(r.b) {
-		copy(last[:], r.b[at:])
+	var last uint64
+	for i := len(r.b) - 1; i >= at; i-- {
+		last = last<<8 | uint64(r.b[i])
 	}
-	return binary.LittleEndian.Uint64(last[:]) >> (r.at & 7)
+	return last >> (r.at & 7)
 }
 
 // take reads n bits, at most 64.
@@ -142,16 +144,21 @@ func (r *bitReader) take(n uint) uint64 {
 
 // number reads what bitWriter.number wrote with the same k.
 func (r *bitReader) number(k uint) uint64 {
-	v := r.peek()
-	ones := uint(bits.TrailingZeros64(^v))
-	n := max(ones, 2) - 2
-	size := ones + 1 + n + k
-	if size > maxPut || ones >= maxOnes {
-		return r.longNumber(min(ones, maxOnes), k)
+	field := r.peek()
+	if u, size := shortNumber(field, k); size <= maxPut {
+		r.at += size
+		return u
 	}
-	r.at += size
-	// No branch depends on the number, for none could be predicted.
-	return v>>((ones+1)&63)&(1<<((n+k)&63)-1) + (1<<(n&63)+uint64(min(ones, 2))-1)<<(k&63)
+	return r.longNumber(min(uint(bits.TrailingZeros64(^field)), maxOnes), k)
+}
+
+// shortNumber is the number at the beginning of field and how many bits it takes. It is right if those are at most
+// maxPut; up to maxShort it is below maxStep. No branch depends on the number, for none could be predicted.
+func shortNumber(field uint64, k uint) (u uint64, size uint) {
+	ones := uint(bits.TrailingZeros64(^field))
+	n := max(ones, 2) - 2
+	first := (1<<(n&63) + uint64(min(ones, 2)) - 1) << (k & 63)
+	return field>>((ones+1)&63)&(1<<((n+k)&63)-1) + first, ones + 1 + n + k
 }
 
 func (r *bitReader) longNumber(ones, k uint) uint64 {

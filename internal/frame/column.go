@@ -3,6 +3,8 @@ package frame
 import (
 	"math"
 	"math/bits"
+
+	"github.com/thalweg/thalweg/internal/series"
 )
 
 // way is how the value of a float column is coded (docs/frame.md, section 5.3). Each column has the way that is
@@ -36,17 +38,19 @@ const (
 	maxShift  = 52
 	// maxStep bounds what a difference adds to trend and spread, so that they do not overflow.
 	maxStep = 1 << 54
+	settled = 2
 )
 
 // column is what encoder and decoder both know of one float column beside its value: the value is the integer
 // scaled * 2^shift / 10^power, or near that; with powerBits scaled is the value's bits. It begins as +0.
-type column struct {
+type column struct { // 32 bytes: two share a line of a cache
 	scaled int64
 	trend  int64  // running mean of the differences of scaled, times 16
 	spread uint64 // running mean of the numbers coded, times 16
 	power  int8
 	shift  uint8
-	age    uint8 // numbers coded since the mode was set, up to 2: means settle quickly first
+	age    uint8 // numbers coded since the mode was set, up to settled: means settle quickly first
+	way    way   // as expected
 }
 
 // expected is the difference that the column is expected to make.
@@ -61,12 +65,12 @@ func (c *column) step(d int64, u uint64) {
 	d = max(-maxStep, min(maxStep, d))
 	c.trend += (d<<4 - c.trend) >> (c.age & 3)
 	c.spread += uint64((int64(min(u, maxStep)<<4) - int64(c.spread)) >> (min(c.age, 1) & 3))
-	c.age = min(c.age+1, 2)
+	c.age = min(c.age+1, settled)
 }
 
 // set begins anew with an integer in another mode.
 func (c *column) set(scaled int64, power int8, shift uint8) {
-	*c = column{scaled: scaled, power: power, shift: shift, spread: 16 << (bits.Len64(zigzag(scaled)) / 2)}
+	*c = column{scaled: scaled, power: power, shift: shift, spread: 16 << (bits.Len64(zigzag(scaled)) / 2), way: c.way}
 }
 
 // fits reports whether the integer is one that a decimal may have; others are not exact.
@@ -80,7 +84,7 @@ func (c *column) value() float64 {
 	if c.power == powerBits {
 		return math.Float64frombits(uint64(c.scaled))
 	}
-	return unscale(c.scaled<<c.shift, c.power)
+	return unscale(c.scaled<<(c.shift&63), c.power)
 }
 
 // refine changes to a mode in which the integer is a multiple of what it is now; ok is false if there is none.
@@ -136,6 +140,53 @@ func newGaps() gaps { return gaps{mean: 8 << 4, next: [ways]way{waySame: wayCode
 func (g *gaps) k() uint { return uint(bits.Len64(g.mean >> 5)) }
 
 func (g *gaps) add(n uint64) { g.mean += uint64((int64(min(n, maxStep)<<4) - int64(g.mean)) >> 2) }
+
+// columnSet is a set of columns.
+type columnSet []uint64
+
+func (s columnSet) put(i int, in bool) {
+	bit := uint64(1) << (i & 63)
+	s[i>>6] &^= bit
+	if in {
+		s[i>>6] |= bit
+	}
+}
+
+// floatsAt returns which of the 64 columns from base on are float columns of the range from first to end and present,
+// where nil means that all are.
+func floatsAt(schema *series.Schema, present []uint64, base, first, end int) uint64 {
+	in := ^uint64(0)
+	if base < first {
+		in <<= first - base
+	}
+	if left := end - base; left < 64 {
+		in &= 1<<left - 1
+	}
+	if present != nil {
+		in &= present[base>>6]
+	}
+	if !schema.FloatsOnly() {
+		for rest := in; rest != 0; rest &= rest - 1 {
+			if schema.Column(base+bits.TrailingZeros64(rest)).Kind != series.Float {
+				in &^= rest & -rest
+			}
+		}
+	}
+	return in
+}
+
+// nth is the place of the bit of set that has n bits of it below.
+func nth(set uint64, n uint) uint {
+	for {
+		lowest := uint(bits.TrailingZeros64(set))
+		run := uint(bits.TrailingZeros64(^(set >> (lowest & 63))))
+		if n < run {
+			return lowest + n
+		}
+		n -= run
+		set &= ^uint64(0) << (lowest & 63) << (run & 63)
+	}
+}
 
 // after is the way that is expected of a column after a token.
 func after(w way, near bool) way {

@@ -3,26 +3,27 @@ package frame
 import (
 	"encoding/binary"
 	"math"
+	"math/bits"
 
 	"github.com/thalweg/thalweg/internal/series"
 )
 
 // valuesDecoder is the state of the float columns of a source.
 type valuesDecoder struct {
-	ways    []way // as expected
 	columns []column
+	active  columnSet // those that are not expected to stay the same
 	lastT   int64
 }
 
 func (s *valuesDecoder) begin() {
-	s.ways, s.columns, s.lastT = s.ways[:0], s.columns[:0], 0
+	s.columns, s.active, s.lastT = s.columns[:0], s.active[:0], 0
 }
 
 func (s *valuesDecoder) resize(n int, anew bool) {
 	if anew {
-		s.ways, s.columns = s.ways[:0], s.columns[:0]
+		s.columns, s.active = s.columns[:0], s.active[:0]
 	}
-	s.ways, s.columns = growColumns(s.ways, n), growColumns(s.columns, n)
+	s.columns, s.active = growColumns(s.columns, n), growColumns(s.active, (n+63)/64)
 }
 
 // readTime reads a row's time; the parts of a row have the same.
@@ -55,54 +56,14 @@ func (w *rowReader) token(from way) way {
 // readValues decodes the float columns of a range.
 func (v *valuesDecoder) readValues(d *Decoder, s *decoderSource, r *reader, first, end int) {
 	size := r.bounded(len(d.bits)+1, "size of tokens")
-	w := rowReader{tokens: bitReader{b: d.bits[:size]}, bits: bitReader{b: d.bits[size:]}, sets: r, gaps: newGaps()}
-	partial := s.flagsRow&rowPartial != 0
-	floats := s.schema.schema.FloatsOnly()
-	dense := floats && !partial && s.allPresent
-	if partial {
-		s.partial = growColumns(s.partial, end)
-	}
+	w := rowReader{tokens: bitReader{b: d.bits}, bits: bitReader{b: d.bits[size:]}, sets: r, gaps: newGaps()}
 	w.nextGap()
-	for i := first; i < end && r.err == nil; i++ {
-		at := i
-		switch {
-		case dense:
-			same := sameWays(v.ways[i:end], w.gap)
-			w.gap -= uint64(same)
-			if i += same; i == end {
-				continue
-			}
-			at = i
-		case partial:
-			at = int(s.list[i])
-		case !s.allPresent && s.present[i>>6]&(1<<(i&63)) == 0:
-			continue
-		}
-		if !floats && s.schema.schema.Column(at).Kind != series.Float {
-			continue
-		}
-		if w.gap > 0 {
-			w.gap--
-			switch as := v.ways[at]; as {
-			case waySame:
-			case wayCode:
-				if !v.columns[at].decodeCode(&w, &s.values[at]) {
-					v.columns[at].fail(&w)
-				}
-			default:
-				v.columns[at].decode(&w, as, &s.values[at])
-			}
-		} else {
-			as := w.token(v.ways[at])
-			near := v.columns[at].decode(&w, as, &s.values[at])
-			v.ways[at] = after(as, near)
-			w.nextGap()
-		}
-		if partial {
-			s.partial[i] = s.values[at]
-		}
+	if s.flagsRow&rowPartial != 0 {
+		v.readList(&w, s, first, end)
+	} else {
+		v.readWhole(&w, s, first, end)
 	}
-	if _, ok := w.tokens.end(); r.err == nil && (w.gap > 0 || !ok || int(w.tokens.at+7)>>3 != size) {
+	if rest, ok := w.tokens.end(); r.err == nil && (w.gap > 0 || !ok || len(d.bits)-len(rest) != size) {
 		r.failf("tokens do not end with the columns")
 	}
 	rest, ok := w.bits.end()
@@ -112,20 +73,102 @@ func (v *valuesDecoder) readValues(d *Decoder, s *decoderSource, r *reader, firs
 	d.bits = rest
 }
 
-// sameWays counts the first columns, at most limit, that are expected to be unchanged.
-func sameWays(ways []way, limit uint64) int {
-	n := len(ways)
-	if uint64(n) > limit {
-		n = int(limit)
+// readList decodes the columns that a partial row lists.
+func (v *valuesDecoder) readList(w *rowReader, s *decoderSource, first, end int) {
+	s.partial = growColumns(s.partial, end)
+	floats := s.schema.schema.FloatsOnly()
+	for i := first; i < end && w.sets.err == nil; i++ {
+		at := int(s.list[i])
+		if !floats && s.schema.schema.Column(at).Kind != series.Float {
+			continue
+		}
+		if w.gap > 0 {
+			w.gap--
+			v.columns[at].decode(w, v.columns[at].way, &s.values[at])
+		} else {
+			v.readToken(w, at, &s.values[at])
+		}
+		s.partial[i] = s.values[at]
 	}
-	ways = ways[:n]
-	i := 0
-	for ; i+8 <= n && binary.LittleEndian.Uint64(ways[i:]) == 0; i += 8 {
+}
+
+// readToken decodes the column at a token.
+func (v *valuesDecoder) readToken(w *rowReader, at int, value *float64) {
+	c := &v.columns[at]
+	as := w.token(c.way)
+	near := c.decode(w, as, value)
+	c.way = after(as, near)
+	v.active.put(at, c.way != waySame)
+	w.nextGap()
+}
+
+// readWhole decodes a range of a whole row, 64 columns at a time: of those that go their expected way only the active
+// ones are looked at.
+func (v *valuesDecoder) readWhole(w *rowReader, s *decoderSource, first, end int) {
+	present := s.present
+	if s.allPresent {
+		present = nil
 	}
-	for i < n && ways[i] == waySame {
-		i++
+	for base := first &^ 63; base < end && w.sets.err == nil; base += 64 {
+		left := floatsAt(s.schema.schema, present, base, first, end)
+		columns, values := v.columns[base:min(base+64, len(v.columns))], s.values[base:]
+		values = values[:len(columns)]
+		for {
+			n := uint64(bits.OnesCount64(left))
+			if w.gap >= n {
+				w.gap -= n
+				w.readActive(v.active[base>>6]&left, columns, values)
+				break
+			}
+			at := nth(left, uint(w.gap))
+			w.readActive(v.active[base>>6]&left&(1<<(at&63)-1), columns, values)
+			v.readToken(w, base+int(at), &values[at])
+			left &= ^uint64(1) << (at & 63)
+		}
 	}
-	return i
+}
+
+// readActive decodes the columns of the set, each of which goes its expected way. It is where a hub spends its time:
+// numbers of columns that are not new are read here, all else by decode.
+func (w *rowReader) readActive(set uint64, columns []column, values []float64) {
+	b, at, like := w.bits.b, w.bits.at, w.like
+	for ; set != 0; set &= set - 1 {
+		i := bits.TrailingZeros64(set)
+		if i >= len(columns) || i >= len(values) {
+			break
+		}
+		c, value := &columns[i], &values[i]
+		if from := int(at >> 3); (c.way == wayCode || c.way == wayMaybe) && c.age == settled && c.power < powerBits && from+8 <= len(b) {
+			field, began := binary.LittleEndian.Uint64(b[from:])>>(at&7), at
+			if c.way == wayMaybe {
+				if at++; field&1 == 0 {
+					continue
+				}
+				field >>= 1
+			}
+			if u, size := shortNumber(field, c.k()); size <= maxShort {
+				at += size
+				// Nothing overflows, as it might in step: where d is too large, so is scaled.
+				d := c.expected() + unzigzag(u)
+				c.scaled += d
+				c.trend += (d<<4 - c.trend) >> settled
+				c.spread += uint64(int64(u<<4-c.spread) >> 1)
+				if d != 0 {
+					like = d
+				}
+				*value = float64(c.scaled<<(c.shift&63)) / powers[c.power&modePower]
+				if !c.fits(c.scaled) {
+					c.fail(w)
+				}
+				continue
+			}
+			at = began
+		}
+		w.bits.at, w.like = at, like
+		c.decode(w, c.way, value)
+		at, like = w.bits.at, w.like
+	}
+	w.bits.at, w.like = at, like
 }
 
 // decode is the reverse of encode. It reports whether the value is not that of its integer.
@@ -182,7 +225,7 @@ func (c *column) take(d int64, u uint64, value *float64) bool {
 		*value = math.Float64frombits(uint64(c.scaled))
 		return true
 	}
-	*value = unscale(c.scaled<<c.shift, c.power)
+	*value = unscale(c.scaled<<(c.shift&63), c.power)
 	return c.fits(c.scaled)
 }
 
