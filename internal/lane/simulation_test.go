@@ -17,6 +17,7 @@ import (
 )
 
 var (
+	simulationSeeds = flag.Uint64("lane.seeds", 500, "how many seeds TestSimulation tries, a tenth with -short")
 	simulationSeed  = flag.Uint64("lane.seed", 0, "the only seed of TestSimulation, with a trace")
 	simulationHarms = flag.String("lane.harms", "", "what may go wrong in it, separated by spaces; default: what the seed says")
 )
@@ -386,12 +387,12 @@ func harmsOf(seed uint64) harm {
 	return harm(r.Uint64()&r.Uint64()) & allHarm
 }
 
-// TestSimulation plays a million steps.
+// TestSimulation plays a million steps, or more by -lane.seeds.
 func TestSimulation(t *testing.T) {
 	const steps = 2000
-	seeds, silent := uint64(500), func(string, ...any) {}
+	seeds, silent := *simulationSeeds, func(string, ...any) {}
 	if testing.Short() {
-		seeds = 50
+		seeds /= 10
 	}
 	if seed := *simulationSeed; seed != 0 {
 		harms := harmsOf(seed)
