@@ -17,11 +17,12 @@
 // writing) are kept as they come. Whole and partial rows never mix in a source, so that what a whole row lacks has ended
 // without a doubt.
 //
-// Most bodies say again what the one before said, with other values. The parser keeps the last good body without its
-// values, line by line (the script), and with each line what is known of its series. A body in the text format or in
-// OpenMetrics is compared with it: one comparison of memory and one number for each sample, nothing allocated. textparse
-// judges single lines that are new or uncommon, whole bodies that do not come apart into lines, and all of protobuf; the
-// script saves these the look-up of their series.
+// Most bodies say again what the one before said, with other values. The parser keeps a good body without its values, line
+// by line (the script), and what each line is for the target (the cast). A body in the text format or in OpenMetrics is
+// compared with it: one comparison of memory for each sample, and one number where the value is another one, nothing
+// allocated. The body may leave out lines; what it says beyond the script makes another script. textparse judges single
+// lines that are new or uncommon, whole bodies that do not come apart into lines, and all of protobuf; the script saves
+// these the look-up of their series. Targets that say the same share a script, if their parsers have the same Scripts.
 //
 // It promises that a body is taken whole or not at all: after an error the parser knows what it knew before. The
 // samples are those of Prometheus' textparse, bit for bit. Start timestamps come from protobuf only: in OpenMetrics they

@@ -18,6 +18,8 @@ const MaxAhead = 10 * time.Minute
 // Options of a Parser. Catalog, Source and Map are required.
 type Options struct {
 	Catalog *series.Catalog
+	// Scripts are shared with the parsers of targets that may say the same. Nil: the parser shares nothing.
+	Scripts *Scripts
 	// Source of whole rows. Series with timestamps of their own get others, one for each (job, instance), whose keys
 	// begin with the key of Source.
 	Source *series.Source
@@ -82,7 +84,7 @@ type Stats struct {
 type Result struct {
 	Stats
 	// Whole has one value for each column without timestamps of its own. The caller sets the first len(Options.Lead)
-	// values.
+	// values, and leaves the others as they are: the parser goes on with them.
 	Whole *series.Row
 	// Stamped are the partial rows of samples with timestamps of their own: source by source, each in ascending order
 	// of time. Sources that ended follow, each with a row that says so.
@@ -97,7 +99,7 @@ type Parser struct {
 	maxSchema int32
 
 	known  *knowledge
-	round  uint64 // of the current or last body, good or bad
+	round  uint32 // of the current or last body, good or bad
 	media  media  // of the last body
 	slow   bool   // leave everything to textparse, for tests
 	reader reader
@@ -105,8 +107,13 @@ type Parser struct {
 
 	result Result
 	row    series.Row
+	// seen are the lines of the script that the current body has had, counted those that were counted as added. Both are
+	// bitmaps.
+	seen    []uint64
+	counted []uint64
+	// values are those of the last body, until the current one has others. What is held of a column spells its value here.
+	values []float64
 	// Buffers of the current body. values, present, histograms, exemplars and starts become row.
-	values     []float64
 	present    []uint64
 	histograms []series.HistogramAt
 	exemplars  []series.ExemplarAt
@@ -197,9 +204,7 @@ func (p *Parser) Parse(body []byte, contentType string, t int64) (*Result, error
 	p.known = known
 	p.finish(t, p.round)
 	if len(body) > 0 { // some targets answer with nothing now and then, it is not worth losing all for that
-		if draft != nil {
-			known.keep(draft)
-		}
+		known.keep(p.seen, p.counted, draft, p.options.Scripts)
 		p.tidy(t)
 	}
 	return &p.result, nil
@@ -220,7 +225,7 @@ func (p *Parser) read(body []byte, contentType string, t int64) (*knowledge, err
 		if known != p.known || errors.Is(err, errAnew) {
 			known = p.known.replace(&p.options)
 		} else {
-			known.unsee(p.round, p.reader.counted)
+			known.unsee(p.round)
 		}
 	}
 }
@@ -246,8 +251,8 @@ func (p *Parser) reset(k *knowledge) {
 	clear(p.result.Stamped)
 	p.result = Result{Stamped: p.result.Stamped[:0]}
 	n := k.whole.len()
-	p.values = slices.Grow(p.values[:0], n)[:n]
-	clear(p.values)
+	p.values = slices.Grow(p.values[:min(n, len(p.values))], n)[:n]
+	clear(p.values[:k.whole.lead])
 	// What a former body left behind must not be kept alive.
 	clear(p.histograms)
 	clear(p.exemplars)
@@ -260,7 +265,10 @@ func (p *Parser) pass(k *knowledge, body []byte, contentType string, t int64, od
 	p.reset(k)
 	k.begin(p.round)
 	r := &p.reader
-	*r = reader{Parser: p, known: k, t: t, item: -1}
+	p.seen = series.Bitmap(p.seen, len(k.lines))
+	p.counted = append(p.counted[:0], k.counted...)
+	*r = reader{Parser: p, known: k, cast: k.cast, t: t, item: -1}
+	r.cast.counted = p.counted
 	if len(body) == 0 {
 		return nil
 	}
@@ -271,10 +279,15 @@ func (p *Parser) pass(k *knowledge, body []byte, contentType string, t int64, od
 		return &ContentTypeError{ContentType: contentType, Err: p.media.err}
 	}
 	p.result.Fallback = p.media.err
-	if r.format = p.media.format; r.format != other && !odd {
+	if r.format = p.media.format; odd {
+		r.format = other
+	}
+	if k.worn {
+		r.deviate()
+	}
+	if r.format != other {
 		return r.readLines(body)
 	}
-	r.format = other
 	return r.readEntries(body, contentType)
 }
 
@@ -331,7 +344,7 @@ func (r *reader) readEntries(body []byte, contentType string) error {
 		next, err := in.Next()
 		switch {
 		case errors.Is(err, io.EOF):
-			if s.format != other || r.same < len(s.lines) {
+			if s.format != other {
 				r.deviate()
 			}
 			return r.limitErr

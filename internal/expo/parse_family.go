@@ -11,39 +11,25 @@ import (
 	"github.com/thalweg/thalweg/internal/series"
 )
 
-// families follows the metadata of a body. What it says about a family is one object as long as it does not change, so
-// that a sample is compared with the metadata above it by address.
+// families follows the metadata of a body: the block of metadata lines that is being read, or was read last.
 type families struct {
-	known map[string]*family
-	kept  int // length of known after the last good body
-	round uint64
-
-	// The block of metadata lines that is being read, or was read last.
 	name    []byte
 	typ     model.MetricType
 	help    []byte
 	unit    []byte
-	block   *family // for these lines, nil until a sample asks for it
-	resumed bool    // block says what the lines said
+	block   *series.Family // for these lines, nil until a sample asks for it
+	resumed bool           // block says what the lines said
 }
 
-type family struct {
-	series.Family
-	seen uint64
-}
-
-func (f *families) begin(round uint64) {
-	f.round = round
+func (f *families) begin() {
 	f.name, f.block, f.resumed = f.name[:0], nil, false
 	f.typ, f.help, f.unit = "", f.help[:0], f.unit[:0]
 }
 
 // resume goes on behind a sample that stood under the metadata at.
-func (f *families) resume(at *family) {
+func (f *families) resume(at *series.Family) {
 	f.block = at
-	if f.resumed = at != nil; f.resumed {
-		at.seen = f.round
-	} else {
+	if f.resumed = at != nil; !f.resumed {
 		f.name = f.name[:0]
 	}
 }
@@ -76,59 +62,33 @@ func (f *families) about(name []byte) {
 	}
 }
 
-// current returns the metadata above the current sample; nil if there is none. It is looked for in expected first, which
-// may be nil.
-func (f *families) current(expected *family) *family {
+// current returns the metadata above the current sample; nil if there is none. That is expected, which may be nil, if it
+// says the same.
+func (f *families) current(expected *series.Family) *series.Family {
 	if f.block != nil || len(f.name) == 0 {
 		return f.block
 	}
-	k := expected
-	if !f.say(k) {
-		k = f.known[string(f.name)]
+	if f.block = expected; !f.say(expected) {
+		f.block = &series.Family{Name: string(f.name), Type: f.typ, Help: string(f.help), Unit: string(f.unit)}
 	}
-	if !f.say(k) {
-		k = &family{Family: series.Family{
-			Name: string(f.name),
-			Type: f.typ,
-			Help: string(f.help),
-			Unit: string(f.unit),
-		}}
-		f.known[k.Name] = k
-	}
-	k.seen = f.round
-	f.block = k
-	return k
+	return f.block
 }
 
 // say reports whether the lines of the block say what k does.
-func (f *families) say(k *family) bool {
+func (f *families) say(k *series.Family) bool {
 	return k != nil && k.Name == string(f.name) && k.Type == f.typ && k.Help == string(f.help) && k.Unit == string(f.unit)
 }
 
-// forget drops the families that the current body does not have.
-func (f *families) forget() {
-	for name, k := range f.known {
-		if k.seen != f.round {
-			delete(f.known, name)
-		}
-	}
-	f.kept = len(f.known)
-}
+// sameFamily reports whether two samples stand under the same metadata.
+func sameFamily(a, b *series.Family) bool { return a == b || a != nil && b != nil && *a == *b }
 
-// bound sees to it that bad bodies do not fill the memory.
-func (f *families) bound() {
-	if len(f.known) > 2*f.kept+1000 {
-		clear(f.known)
-	}
-}
-
-// of returns the family of a series that stands under the metadata f, which may be nil. It is the zero Family if the
-// name says that the series is not of that family.
-func (f *family) of(l labels.Labels) series.Family {
+// familyOf returns the family of a series that stands under the metadata f, which may be nil. It is the zero Family if
+// the name says that the series is not of that family.
+func familyOf(f *series.Family, l labels.Labels) series.Family {
 	if f == nil || !partOf(l.Get(model.MetricNameLabel), f.Name, f.Type) {
 		return series.Family{}
 	}
-	return f.Family
+	return *f
 }
 
 // partOf reports whether a family of the given type has series of the given name. As in Prometheus

@@ -2,7 +2,7 @@ package expo
 
 import "math/bits"
 
-// index finds numbers by the hashes of what they stand for. It takes four to eight bytes of memory for each.
+// index finds numbers by the hashes of what they stand for. It takes five to eleven bytes of memory for each.
 type index struct {
 	slots []uint32 // each free (0) or a number plus 1; their count is a power of two
 	used  int
@@ -10,7 +10,7 @@ type index struct {
 
 // newIndex returns an index with room for n numbers.
 func newIndex(n int) *index {
-	return &index{slots: make([]uint32, 2<<bits.Len(uint(n)))}
+	return &index{slots: make([]uint32, 1<<bits.Len(uint(n+n/3+2)))}
 }
 
 // find returns the number with the given hash for which same is true.
@@ -25,7 +25,7 @@ func (x *index) find(hash uint64, same func(i int) bool) (i int, found bool) {
 
 // enter adds a number that is not there yet. hash is for it, and for those that are.
 func (x *index) enter(i int, hash func(i int) uint64) {
-	if x.used++; x.used > len(x.slots)/2 {
+	if x.used++; x.used > len(x.slots)/4*3 {
 		before := x.slots
 		x.slots = make([]uint32, 2*len(before))
 		for _, n := range before {

@@ -14,7 +14,7 @@ import (
 
 // knowledge is what the bodies of a target told so far.
 type knowledge struct {
-	script   *script // of the last good body: its series
+	cast     // of what the last good body said, and maybe lines that it did not have
 	families families
 	whole    *table            // series without timestamps
 	stamped  []*table          // series with timestamps of their own, by origin, in the order of their appearance
@@ -50,10 +50,9 @@ func (o origin) source(target *series.Source) *series.Source {
 
 func newKnowledge(o *Options) *knowledge {
 	return &knowledge{
-		script:   &script{},
-		families: families{known: map[string]*family{}},
-		whole:    newTable(o.Catalog, o.Source, o.Lead),
-		origins:  map[origin]*table{},
+		cast:    cast{script: &script{}},
+		whole:   newTable(o.Catalog, o.Source, o.Lead),
+		origins: map[origin]*table{},
 	}
 }
 
@@ -95,32 +94,31 @@ func (k *knowledge) insert(t *table) {
 	k.origins[t.origin] = t
 }
 
-// counted reports whether the series that the bytes of key expose was counted as added before everything was made anew.
-func (k *knowledge) counted(key []byte) bool {
+// wasCounted reports whether the series that the bytes of key expose was counted as added before everything was made anew.
+func (k *knowledge) wasCounted(key []byte) bool {
 	if k.former == nil {
 		return false
 	}
-	i, found := k.former.script.find(key)
-	return found && k.former.script.lines[i].counted
+	i, found := k.former.find(key)
+	return found && hasBit(k.former.counted, i)
 }
 
-// describes reports whether the column of l is still right for its series, which is seen as s under the current
-// metadata.
-func (k *knowledge) describes(l *line, s *sample) bool {
-	if l.table.stamped != s.stamped || l.kind != s.kind {
+// describes reports whether the column of a line of the script is still right for its series, which is seen as s under
+// the current metadata.
+func (k *knowledge) describes(i int, s *sample) bool {
+	t := k.table(i, k.whole)
+	c := t.column(k.columns[i])
+	if t.stamped != s.stamped || c.Kind != s.kind {
 		return false
 	}
-	current := k.families.current(l.family)
-	if l.family == current {
-		return true
-	}
-	c := l.table.column(l.column)
-	return current.of(c.Labels) == c.Family
+	expected := k.family(i)
+	current := k.families.current(expected)
+	return current == expected || familyOf(current, c.Labels) == c.Family
 }
 
-func (k *knowledge) begin(round uint64) {
+func (k *knowledge) begin(round uint32) {
 	k.settled = len(k.stamped)
-	k.families.begin(round)
+	k.families.begin()
 	k.whole.begin(round)
 	for _, t := range k.stamped {
 		t.begin(round)
@@ -128,8 +126,7 @@ func (k *knowledge) begin(round uint64) {
 }
 
 // rollback forgets what the current body added.
-func (k *knowledge) rollback(round uint64) {
-	k.families.bound()
+func (k *knowledge) rollback(round uint32) {
 	k.whole.rollback(round)
 	for _, t := range k.stamped[k.settled:] {
 		delete(k.origins, t.origin)
@@ -141,17 +138,8 @@ func (k *knowledge) rollback(round uint64) {
 	}
 }
 
-// unsee lets a body that was read in vain be read once more in the same round. counted are the lines that it counted as
-// added.
-func (k *knowledge) unsee(round uint64, counted []*line) {
-	for _, l := range counted {
-		l.counted = false
-	}
-	for i := range k.script.lines {
-		if l := &k.script.lines[i]; l.seen == round {
-			l.seen = 0
-		}
-	}
+// unsee lets a body that was read in vain be read once more in the same round.
+func (k *knowledge) unsee(round uint32) {
 	for t := range k.tables {
 		for i := range t.columns {
 			if c := &t.columns[i]; c.seen == round {
@@ -162,7 +150,7 @@ func (k *knowledge) unsee(round uint64, counted []*line) {
 }
 
 // inherit takes over from the knowledge that is replaced what the current body does not have and that is not dead.
-func (k *knowledge) inherit(round uint64, n int) {
+func (k *knowledge) inherit(round uint32, n int) {
 	if k.former == nil {
 		return
 	}
@@ -177,34 +165,30 @@ func (k *knowledge) inherit(round uint64, n int) {
 }
 
 // mark ends the series with timestamps of their own that the current body does not have.
-func (k *knowledge) mark(round uint64, t int64) {
+func (k *knowledge) mark(round uint32, t int64) {
 	for _, table := range k.stamped {
 		table.mark(round, t)
 	}
 }
 
 // commit keeps what the current body added.
-func (k *knowledge) commit(round uint64, catalog *series.Catalog) {
+func (k *knowledge) commit(round uint32, catalog *series.Catalog) {
 	k.whole.commit(round, catalog)
 	for _, t := range k.stamped {
 		t.commit(round, catalog)
 	}
 }
 
-// keep takes over what a body says that did not say what the script does.
-func (k *knowledge) keep(draft *script) {
-	k.script = draft.settled()
-	for i := range k.script.lines {
-		l := &k.script.lines[i]
-		if l.table == nil || l.family == nil {
-			continue
-		}
-		// Other targets have the same metadata: their strings are those of the schema.
-		if c := l.table.column(l.column); c.Family == l.family.Family {
-			l.family.Family = c.Family
-		}
+// keep remembers what a good body said: the lines of the script in seen, of which those in counted were counted as added,
+// or a draft.
+func (k *knowledge) keep(seen, counted []uint64, d *draft, with *Scripts) {
+	if d != nil {
+		k.cast = d.settled(k.whole, with)
+		return
 	}
-	k.families.forget()
+	for i := range seen {
+		k.had[i], k.counted[i] = seen[i], counted[i]&seen[i]
+	}
 }
 
 // crowded reports whether there are so many columns that the current body does not have that they cannot wait for their
@@ -220,21 +204,24 @@ func (k *knowledge) crowded() bool {
 	return total-present > present+before+1000
 }
 
-// expire drops the origins that were not in the last n bodies, and calls ended for each. It comes after the script is
-// replaced.
-func (k *knowledge) expire(round uint64, n int, ended func(*table)) {
+// expire drops the origins that were not in the last n bodies, and calls ended for each. It comes after keep.
+func (k *knowledge) expire(round uint32, n int, ended func(*table)) {
+	before := len(k.stamped)
 	k.stamped = slices.DeleteFunc(k.stamped, func(t *table) bool {
-		if t.seen+uint64(n) > round {
+		if t.seen+uint32(n) > round {
 			return false
 		}
 		ended(t)
 		delete(k.origins, t.origin)
 		return true
 	})
+	if len(k.stamped) < before {
+		k.lose()
+	}
 }
 
-// compact makes the sparse ones of the tables anew. It comes after the script is replaced.
-func (k *knowledge) compact(round uint64, n int, catalog *series.Catalog) {
+// compact makes the sparse ones of the tables anew. It comes after keep.
+func (k *knowledge) compact(round uint32, n int, catalog *series.Catalog) {
 	var compacted []*table
 	for t := range k.tables {
 		if t.sparse(round, n) {
@@ -245,9 +232,10 @@ func (k *knowledge) compact(round uint64, n int, catalog *series.Catalog) {
 	if compacted == nil {
 		return
 	}
-	for i := range k.script.lines {
-		if l := &k.script.lines[i]; l.table != nil && l.table.moves != nil {
-			l.column = l.table.moves[l.column]
+	k.lose()
+	for i, c := range k.columns {
+		if moves := k.table(i, k.whole).moves; moves != nil && c < maxColumns {
+			k.columns[i] = moves[c]
 		}
 	}
 	for _, t := range compacted {

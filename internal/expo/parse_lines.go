@@ -10,6 +10,8 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/textparse"
+
+	"github.com/thalweg/thalweg/internal/series"
 )
 
 // readLines reads a body in one of the text formats against the script: as long as the body repeats it there is one
@@ -36,10 +38,10 @@ func (r *reader) readLines(body []byte) error {
 	return r.limitErr
 }
 
-// ends reports whether the body has repeated the whole script and rest is what the script ends with.
+// ends reports whether the body says nothing but what the script does, and rest is what that ends with.
 func (r *reader) ends(rest []byte) bool {
 	s := r.known.script
-	return r.draft == nil && s.format == r.format && r.same == len(s.lines) && bytes.Equal(rest, s.tail())
+	return r.draft == nil && s.format == r.format && bytes.Equal(rest, s.tail())
 }
 
 // search reads lines up to the first sample, and returns where its line ends, or that there is none.
@@ -93,21 +95,19 @@ func lineEnd(body []byte, i int) int {
 	return len(body)
 }
 
-// follow reads samples as long as the body repeats the script. It returns where the line of the last one ends.
+// follow reads samples as long as the body repeats the script, or leaves out parts of it. It returns where the line of
+// the last one ends.
 func (r *reader) follow(body []byte, from int) (int, error) {
 	s, k := r.known.script, r.known
-	if s.format != r.format || !r.inState(r.at) {
+	if s.format != r.format || !r.inState(r.at, from) {
 		return from, nil
 	}
 	for r.at < len(s.lines) {
 		first := r.at
-		if t := s.lines[first].table; t == nil || !t.stamped {
-			from = r.followPlain(body, from)
-		}
+		from = r.followPlain(body, from)
 		if r.at > first {
-			l := &s.lines[r.at-1]
-			k.families.resume(l.family)
-			r.typ = l.typ
+			k.families.resume(s.family(r.at - 1))
+			r.typ = s.lines[r.at-1].typ
 		}
 		if r.at == len(s.lines) {
 			break
@@ -115,11 +115,14 @@ func (r *reader) follow(body []byte, from int) (int, error) {
 		// Either the segment is another one, or the sample is not plain.
 		g := s.segment(r.at)
 		if !bytes.HasPrefix(body[from:], g.text) {
+			if i := r.furtherDown(body[from:]); i > 0 {
+				r.skip(i)
+				continue
+			}
 			break
 		}
-		l := &s.lines[r.at]
-		k.families.resume(l.family)
-		r.typ, r.item = l.typ, r.at
+		k.families.resume(s.family(r.at))
+		r.typ, r.item = s.lines[r.at].typ, r.at
 		end := lineEnd(body, from+len(g.text))
 		if err := r.repeated(body, from+g.key, end, g); err != nil {
 			return 0, err
@@ -130,87 +133,131 @@ func (r *reader) follow(body []byte, from int) (int, error) {
 	return from, nil
 }
 
-// inState reports whether line i of the script stands under the metadata that are current.
-func (r *reader) inState(i int) bool {
+// inState reports whether line i of the script stands under the metadata that are current at body[from].
+func (r *reader) inState(i, from int) bool {
 	if i == 0 {
-		return r.draft == nil && r.same == 0 // at the beginning of the body
+		return from == 0
 	}
-	l := &r.known.script.lines[i-1]
-	return l.typ == r.typ && l.family == r.known.families.current(l.family)
+	s := r.known.script
+	expected := s.family(i - 1)
+	return s.lines[i-1].typ == r.typ && sameFamily(expected, r.known.families.current(expected))
 }
 
-// followPlain reads samples of whole rows that have nothing behind their values, as long as the body repeats the script
-// and none of them counts in another way than before.
+// furtherDown returns the first of the near lines of the script that rest begins with, if that stands there under the same
+// metadata as in the script; 0 if there is none.
+func (r *reader) furtherDown(rest []byte) int {
+	s := r.known.script
+	if r.at == 0 {
+		return 0
+	}
+	for i := r.at + 1; i < min(r.at+near, len(s.lines)); i++ {
+		if bytes.HasPrefix(rest, s.text[s.begin(i):s.lines[i].end]) && s.mayFollow(r.at-1, i) {
+			return i
+		}
+	}
+	return 0
+}
+
+// mayFollow reports whether line i is what it is also if it follows line last and not line i-1: whether it stands under
+// the same metadata.
+func (s *script) mayFollow(last, i int) bool {
+	l := &s.lines[i]
+	switch f := s.family(i); {
+	case l.repeat:
+		return false
+	case l.key == s.begin(i)+1: // nothing stands between the samples but a newline
+		return l.typ == s.lines[last].typ && sameFamily(f, s.family(last))
+	default: // the lines above must say all: the type of a metric whose name is another one
+		return f != nil && f.Type != "" && !named(s.family(last), f.Name) && !named(s.family(i-1), f.Name)
+	}
+}
+
+func named(f *series.Family, name string) bool { return f != nil && f.Name == name }
+
+// followPlain reads samples of whole rows that have nothing behind their values, as long as the body repeats the script.
 func (r *reader) followPlain(body []byte, from int) int {
 	s, k := r.known.script, r.known
-	if max := r.options.SampleLimit; r.limitErr != nil || max > 0 && r.limited+len(s.lines)-r.at > max {
+	first := r.at
+	// A series that the body has had already, because it is in another order, is not plain.
+	last := nextBit(r.seen, first, len(s.lines))
+	if max := r.options.SampleLimit; r.limitErr != nil || max > 0 && r.limited+last-first > max {
 		return from
 	}
 	var (
-		first, dropped = r.at, 0
-		lines, text    = s.lines, s.text
-		whole, round   = k.whole, r.round
-		columns        = whole.columns
-		values         = r.values
-		place          = uint32(r.result.Samples)
-		begin          = s.begin(first)
-		at             = first
+		owners, lines = r.cast.owners, s.lines[:last]
+		roles         = r.cast.columns[:len(lines)]
+		text, values  = s.text, r.values
+		columns       = k.whole.columns[:len(values)]
+		round         = r.round
+		place         = uint32(r.result.Samples)
+		begin         = s.begin(first)
+		none, added   = 0, 0
+		at            = first
 	)
 	for ; at < len(lines); at++ {
-		l := &lines[at]
-		v, end := l.value, from+int(l.end-begin)+int(l.held)
-		if l.held == 0 || len(body) < end || string(body[from:end]) != string(text[begin:l.end+uint32(l.held)]) {
-			if v, end = valueBehind(body, from, text[begin:l.end]); end == 0 {
-				break
-			}
-			l.hold(text, body[from+int(l.end-begin):end+1], v)
-		} else {
-			end--
-		}
-		if l.repeat || l.seen == round {
+		end := lines[at].end
+		segment := text[begin:end]
+		value := from + len(segment)
+		if len(body) <= value || string(body[from:value]) != string(segment) {
 			break
 		}
-		place++
-		if l.dropped {
-			dropped++
-		} else {
-			if l.table != whole || !l.counted || columns[l.column].seen == round {
+		role := roles[at]
+		if role >= uint32(len(columns)) || owners != nil && owners[at] != nil {
+			if role != dropped {
 				break
 			}
-			c := &columns[l.column]
-			c.seen, c.place = round, place
-			values[l.column] = v
+			_, after := valueAt(body, value)
+			if after == 0 {
+				break
+			}
+			if none++; !hasBit(r.cast.counted, at) {
+				added--
+			}
+			from = after
+		} else {
+			c := &columns[role]
+			if c.seen == round {
+				break
+			}
+			if n := c.held.size(); n > 0 && value+heldBytes <= len(body) && c.held.at(body, value) {
+				from = value + n - 1
+			} else {
+				v, after := valueAt(body, value)
+				if after == 0 {
+					break
+				}
+				c.held = hold(body, value, after)
+				values[role], from = v, after
+			}
+			c.seen, c.place = round, place+1
 		}
-		l.seen = round
-		from, begin = end, l.end+uint32(l.room)
+		place++
+		begin = end
 	}
 	n := at - first
 	if n == 0 {
 		return from
 	}
+	added += setBits(r.cast.counted, first, at)
+	setBits(r.seen, first, at)
 	r.at = at
 	r.result.Samples += n
-	r.result.Kept += n - dropped
-	r.limited += n - dropped
-	whole.seen = round
-	whole.present += n - dropped
-	if r.draft == nil {
-		r.same = at
-	} else {
-		r.repeat(first, at)
+	r.result.Kept += n - none
+	r.result.Added += added
+	r.limited += n - none
+	k.whole.seen = round
+	k.whole.present += n - none
+	if r.draft != nil {
+		r.draft.copy(&r.cast, first, at)
 	}
 	return from
 }
 
-// valueBehind returns the value that stands behind segment in the body from from on, if nothing else does, and where its
-// line ends. If the body has another segment, or something else stands behind it, it returns 0 as the end.
-func valueBehind(body []byte, from int, segment []byte) (v float64, end int) {
-	begin := from + len(segment)
-	if len(body) <= begin || string(body[from:begin]) != string(segment) {
-		return 0, 0
-	}
-	if v, end = number(body, begin); end == 0 {
-		return longNumber(body, begin)
+// valueAt returns the value that begins at body[i] if nothing but a newline follows, and where it ends; otherwise 0 as
+// the end.
+func valueAt(body []byte, i int) (v float64, end int) {
+	if v, end = number(body, i); end == 0 {
+		return longNumber(body, i)
 	}
 	if end == len(body) || body[end] != '\n' {
 		return 0, 0
@@ -223,9 +270,10 @@ func (r *reader) repeated(body []byte, begin, end int, g segment) error {
 	n := len(g.text) - g.key
 	if s, ok := r.valueOf(body[begin+n : end]); ok {
 		key := body[begin : begin+n-g.gap]
-		r.in = nil
-		l, at := r.find(key)
-		return r.add(l, at, key, &s)
+		if l := r.find(key, &s); l.known() {
+			r.in = nil
+			return r.add(l, key, &s)
+		}
 	}
 	return r.judge(body, begin-g.key, begin, end)
 }
@@ -236,25 +284,15 @@ func (r *reader) searched(body []byte, from, begin, end int) error {
 	key := text[:seriesLen(text)]
 	if gap := r.gap(text[len(key):]); gap > 0 {
 		if s, ok := r.valueOf(text[len(key)+gap:]); ok {
-			if l, at := r.find(key); l != nil {
-				r.segment = newSegment(body, from, begin, len(key), gap, end)
+			if l := r.find(key, &s); l.known() {
+				value := begin + len(key) + gap
+				r.segment = segment{text: body[from:value], key: begin - from, gap: gap}
 				r.in = nil
-				return r.add(l, at, key, &s)
+				return r.add(l, key, &s)
 			}
 		}
 	}
 	return r.judge(body, from, begin, end)
-}
-
-// newSegment returns the segment that begins at from, with a series of n bytes at begin and a gap behind it, in a line that
-// ends at end.
-func newSegment(body []byte, from, begin, n, gap, end int) segment {
-	value := begin + n + gap
-	g := segment{text: body[from:value], key: begin - from, gap: gap}
-	if size := end - value; size <= longest && bytes.IndexByte(body[value:end], ' ') < 0 {
-		g.room = size + 2 // for the newline, and for one digit more
-	}
-	return g
 }
 
 // judge leaves the line body[begin:end] with a sample to textparse. The segment begins at from.
@@ -273,7 +311,7 @@ func (r *reader) judge(body []byte, from, begin, end int) error {
 		return errOdd // what comes first belongs to the series or to the value, depending on what follows
 	}
 	if r.item < 0 {
-		r.segment = newSegment(body, from, begin, len(key), gap, end)
+		r.segment = segment{text: body[from : begin+len(key)+gap], key: begin - from, gap: gap}
 	} else if !bytes.Equal(key, r.known.script.key(r.item)) {
 		return errOdd
 	}

@@ -137,6 +137,43 @@ func longNumber(b []byte, i int) (v float64, end int) {
 	return v, i + n
 }
 
+// held is the spelling of a value with the newline behind it, if both together are no longer than 15 bytes: these bytes,
+// and in the last byte how many they are; 0 if nothing is held.
+type held [2]uint64
+
+// heldBytes is how many bytes of a body must be there to be compared with what is held.
+const heldBytes = 16
+
+// heldMasks are set where what is held of a given size has bytes.
+var heldMasks = func() (masks [heldBytes][2]uint64) {
+	for n := range masks {
+		masks[n] = [2]uint64{1<<(8*n) - 1, 1<<(8*max(0, n-8)) - 1}
+	}
+	return masks
+}()
+
+// hold returns what is held of the value body[begin:end].
+func hold(body []byte, begin, end int) held {
+	n := end + 1 - begin
+	if n >= heldBytes || begin+heldBytes > len(body) {
+		return held{}
+	}
+	m := &heldMasks[n]
+	return held{
+		binary.LittleEndian.Uint64(body[begin:]) & m[0],
+		binary.LittleEndian.Uint64(body[begin+8:])&m[1] | uint64(n)<<56,
+	}
+}
+
+func (h *held) size() int { return int(h[1] >> 56) }
+
+// at reports whether what is held stands at body[i]. It is for bodies of heldBytes more.
+func (h *held) at(body []byte, i int) bool {
+	m := &heldMasks[h[1]>>56%heldBytes]
+	low, high := binary.LittleEndian.Uint64(body[i:]), binary.LittleEndian.Uint64(body[i+8:])
+	return (low^h[0])&m[0]|(high^h[1])&m[1] == 0
+}
+
 // milliseconds reads a timestamp of the text format.
 func milliseconds(text []byte) (int64, bool) {
 	if len(text) == 0 || len(text) > 18 {

@@ -154,7 +154,7 @@ func TestOriginsEnd(t *testing.T) {
 	}
 	later := func(t int) string { return fmt.Sprintf(`a{job="n",instance="1"} 1 17000000%02d000`+"\n", t) }
 	p.expect(t, later(10), key1+"  10000 "+a1+" 1\n"+key2+"  0 end\n")
-	if n := len(p.known.stamped); n != 1 || len(p.known.origins) != 1 || len(p.known.script.lines) != 1 {
+	if n := len(p.known.stamped); n != 1 || len(p.known.origins) != 1 {
 		t.Errorf("%d sources are known, want 1", n)
 	}
 	p.expect(t, later(11)+strings.Replace(later(11), `"1"`, `"2"`, 1),

@@ -25,10 +25,10 @@ func staleMarker(column uint32, kind series.Kind, t int64) stamp {
 }
 
 // noRound is the round of a body that is not there.
-const noRound = math.MaxUint64
+const noRound = math.MaxUint32
 
 // finish makes the rows of the result from what was collected in a round.
-func (p *Parser) finish(t int64, round uint64) {
+func (p *Parser) finish(t int64, round uint32) {
 	p.row = series.Row{
 		Source:     p.options.Source,
 		Schema:     p.known.whole.schema,
@@ -39,7 +39,7 @@ func (p *Parser) finish(t int64, round uint64) {
 		Starts:     p.starts,
 	}
 	if w := p.known.whole; w.present < w.len() {
-		p.present = w.presence(p.present, round)
+		p.present = w.presence(p.present, p.values, round)
 		p.row.Present = p.present
 	}
 	slices.SortFunc(p.histograms, func(a, b series.HistogramAt) int { return cmp.Compare(a.Column, b.Column) })

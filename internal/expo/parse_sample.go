@@ -3,7 +3,6 @@ package expo
 import (
 	"bytes"
 	"errors"
-	"hash/maphash"
 	"unicode/utf8"
 
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -25,11 +24,11 @@ type reader struct {
 	limited   int              // samples that count for the sample limit
 	limitErr  error            // the first limit exceeded; what follows is only counted
 
-	at    int     // line of the script that the body is expected to repeat next
-	same  int     // lines of the script, from the first on, that the body repeated, as long as draft is nil
-	draft *script // what the body says, once that is not what the script says
-
-	counted []*line // of the script, those that this pass counted as added
+	cast      cast   // known.cast, with the bitmap counted of this pass
+	at        int    // line of the script that the body is expected to have next
+	gaps      int    // how often it had another one further down
+	draft     *draft // what the body says, once that is not what the script says
+	turncoats bool   // the draft has series that the script has in another role
 
 	// Of the current sample.
 	item    int     // line of the script that it repeats; -1 if it does not
@@ -73,80 +72,122 @@ func (r *reader) sample(isHistogram bool) error {
 	if r.format == other {
 		r.place(key)
 	}
-	l, at := r.find(key)
-	return r.add(l, at, key, &s)
+	return r.add(r.find(key, &s), key, &s)
 }
 
-// place compares a series with the one that the script has next.
+// near is how far down the script a body is compared with it when it does not say what comes next.
+const near = 64
+
+// place compares a series with those that the script has next.
 func (r *reader) place(key []byte) {
 	s := r.known.script
 	r.item, r.segment = -1, segment{text: key}
-	if s.format == other && r.at < len(s.lines) && bytes.Equal(s.key(r.at), key) {
-		r.item = r.at
+	if s.format != other {
+		return
 	}
-}
-
-// find returns what is known of the series that the bytes of key expose: a line of the script and its number, or a line
-// of the draft and -1. It is nil if the series is new.
-func (r *reader) find(key []byte) (l *line, at int) {
-	s := r.known.script
-	if i := r.item; i >= 0 && !s.lines[i].repeat {
-		return &s.lines[i], i
-	}
-	if i, found := s.find(key); found {
-		return &s.lines[i], i
-	}
-	if r.draft != nil && r.draft.index != nil {
-		if i, found := r.draft.find(key); found {
-			return &r.draft.lines[i], -1
+	for i := r.at; i < min(r.at+near, len(s.lines)); i++ {
+		if bytes.Equal(s.key(i), key) {
+			r.item = i
+			r.skip(i)
+			return
 		}
 	}
-	return nil, -1
 }
 
-// add takes a sample of the series of which find returned l and at.
-func (r *reader) add(l *line, at int, key []byte, s *sample) error {
+// skip leaves out the lines of the script before line to, which the body does not have. If there are many such gaps the
+// body is to become the script.
+func (r *reader) skip(to int) {
+	if to == r.at {
+		return
+	}
+	if r.gaps++; r.gaps > 4+len(r.known.lines)/32 {
+		r.deviate()
+	}
+	r.at = to
+}
+
+// find returns what is known of the series that the bytes of key expose, which is seen as s.
+func (r *reader) find(key []byte, s *sample) role {
+	if r.turncoats {
+		if l := r.draft.find(key); l.known() {
+			return l
+		}
+	}
+	i, found := r.item, r.item >= 0 && !r.known.lines[r.item].repeat
+	if !found {
+		i, found = r.known.find(key)
+	}
+	switch {
+	case !found:
+		return r.draft.find(key)
+	case r.cast.columns[i] == gone, r.turns(i, s):
+		return role{}
+	}
+	return role{&r.cast, i}
+}
+
+// turns reports whether a line that the last good body did not have comes back as something else. It is learnt anew.
+func (r *reader) turns(i int, s *sample) bool {
+	return !hasBit(r.cast.had, i) && !hasBit(r.seen, i) && r.cast.columns[i] != dropped && !r.known.describes(i, s)
+}
+
+// add takes a sample of the series of which find returned l.
+func (r *reader) add(l role, key []byte, s *sample) error {
 	r.result.Samples++
-	if l == nil {
+	if !l.known() {
 		return r.learn(key, s)
 	}
-	again := l.seen == r.round
-	if l.seen = r.round; !again && !l.dropped && !r.known.describes(l, s) {
+	scripted := l.cast == &r.cast
+	again := !scripted || hasBit(r.seen, l.line)
+	if !again && !l.dropped() && !r.known.describes(l.line, s) {
 		return errAnew
 	}
-	counted := l.counted
+	if r.item < 0 {
+		r.deviate()
+	}
 	if err := r.take(l, s, again); err != nil {
 		return err
 	}
-	if at >= 0 && l.counted != counted {
-		r.counted = append(r.counted, l)
+	if r.draft != nil {
+		var err error
+		if again {
+			err = r.write(repeated, nil, false)
+		} else {
+			err = r.write(l.column(), r.cast.table(l.line, nil), l.counted())
+		}
+		if err != nil {
+			return err
+		}
 	}
 	switch {
 	case r.item >= 0:
 		r.at = r.item + 1
-	case !again && at >= 0:
-		r.at = at + 1
+		series.SetBit(r.seen, r.item)
+	case !again:
+		r.at = l.line + 1
 	}
-	if r.draft == nil && r.item >= 0 && r.item == r.same {
-		r.same++
-		return nil
+	if scripted {
+		series.SetBit(r.seen, l.line)
 	}
-	copied := *l
-	if again {
-		copied = line{repeat: true}
-	}
-	return r.write(copied)
+	return nil
 }
 
 // write adds a line for the current sample to the draft.
-func (r *reader) write(l line) error {
-	r.deviate()
-	l.family, l.typ = r.known.families.current(l.family), r.typ
-	g := r.segment
+func (r *reader) write(column uint32, t *table, counted bool) error {
+	var (
+		s        = r.known.script
+		g        = r.segment
+		expected *series.Family
+	)
 	if r.item >= 0 {
-		g = r.known.script.segment(r.item)
+		g, expected = s.segment(r.item), s.family(r.item)
 	}
-	return r.draft.append(l, g)
+	d := r.draft
+	if err := d.append(g, r.known.families.current(expected), r.typ, column == repeated); err != nil {
+		return err
+	}
+	d.add(column, t, counted)
+	return nil
 }
 
 // deviate begins a draft with those lines of the script that the body has repeated.
@@ -154,23 +195,11 @@ func (r *reader) deviate() {
 	if r.draft != nil {
 		return
 	}
-	s := r.known.script
-	r.draft = &script{
-		format: r.format,
-		text:   make([]byte, 0, len(s.text)+len(s.text)/16+1024),
-		lines:  make([]line, 0, len(s.lines)+len(s.lines)/16+16),
-	}
-	r.repeat(0, r.same)
-}
-
-// repeat adds the lines [first, last) of the script to the draft.
-func (r *reader) repeat(first, last int) {
-	s := r.known.script
-	r.draft.copy(s, first, last)
-	for i := first; i < last; i++ {
-		if f := s.lines[i].family; f != nil {
-			f.seen = r.round
-		}
+	r.draft = newDraft(r.format, r.known.script)
+	for first := nextBit(r.seen, 0, r.at); first < r.at; {
+		last := nextFreeBit(r.seen, first, r.at)
+		r.draft.copy(&r.cast, first, last)
+		first = nextBit(r.seen, last, r.at)
 	}
 }
 
@@ -188,13 +217,14 @@ func (r *reader) learn(key []byte, s *sample) error {
 		}
 		return nil
 	}
-	l := line{seen: r.round, dropped: !keep, kind: s.kind, counted: k.counted(key)}
+	to, in := uint32(dropped), (*table)(nil)
 	if keep {
 		table := k.whole
 		if s.stamped {
 			table, columnLabels = r.stampedTable(columnLabels)
+			in = table
 		}
-		c := series.Column{Labels: columnLabels, Kind: s.kind, Family: k.families.current(nil).of(columnLabels)}
+		c := series.Column{Labels: columnLabels, Kind: s.kind, Family: familyOf(k.families.current(nil), columnLabels)}
 		i, found := table.find(columnLabels)
 		switch {
 		case !found:
@@ -204,33 +234,38 @@ func (r *reader) learn(key []byte, s *sample) error {
 			}
 		case table.columns[i].seen == r.round:
 			// Another spelling of the series came before, and decides what it is.
-			l.kind = table.column(i).Kind
 		case !table.column(i).Equal(&c):
 			return errAnew
 		}
-		l.table, l.column = table, i
+		to = i
 	}
-	if err := r.write(l); err != nil {
+	r.deviate()
+	if err := r.write(to, in, k.wasCounted(key)); err != nil {
 		return err
 	}
 	d := r.draft
-	if d.index == nil {
-		d.index, d.seed = newIndex(0), maphash.MakeSeed()
+	d.learn()
+	if i, found := k.find(key); found {
+		r.turncoats = true
+		series.SetBit(r.seen, i)
 	}
-	d.enter(len(d.lines) - 1)
-	return r.take(&d.lines[len(d.lines)-1], s, false)
+	if r.item >= 0 {
+		r.at = r.item + 1
+	}
+	return r.take(role{&d.cast, len(d.lines) - 1}, s, false)
 }
 
 // take takes a sample of a known series. again says that this body had the series before.
-func (r *reader) take(l *line, s *sample, again bool) error {
-	if l.dropped {
+func (r *reader) take(l role, s *sample, again bool) error {
+	if l.dropped() {
 		return nil
 	}
 	r.result.Kept++
 	if r.limitErr != nil {
 		return nil
 	}
-	l.table.seen = r.round
+	i, t := l.column(), l.cast.table(l.line, r.known.whole)
+	t.seen = r.round
 	if again && !s.stamped {
 		r.result.Duplicates++
 		return nil
@@ -243,26 +278,27 @@ func (r *reader) take(l *line, s *sample, again bool) error {
 		r.limitErr = err
 		return nil
 	}
-	column := &l.table.columns[l.column]
+	column := &t.columns[i]
 	// The series may have come in another spelling, or it changes its nature within the body.
-	if l.table.stamped != s.stamped || l.kind != s.kind || !s.stamped && column.seen == r.round {
+	if t.stamped != s.stamped || t.column(i).Kind != s.kind || !s.stamped && column.seen == r.round {
 		r.result.Duplicates++
 		r.count(l)
 		return nil
 	}
 	if column.seen != r.round {
 		column.seen = r.round
-		l.table.present++
+		t.present++
 	}
 	column.place = uint32(r.result.Samples)
-	if s.stamped && !r.advances(l, &l.table.clocks[l.column], s.t) {
+	if s.stamped && !r.advances(l, &t.clocks[i], s.t) {
 		return nil
 	}
 	r.count(l)
 	if s.stamped {
-		r.addStamped(l, s)
+		r.addStamped(t, i, s)
 	} else {
-		r.addWhole(l.column, s)
+		column.held = held{}
+		r.addWhole(i, s)
 	}
 	return nil
 }
@@ -276,9 +312,9 @@ func (r *reader) stampedTable(column labels.Labels) (*table, labels.Labels) {
 
 // count counts the series as added if that was not done before. Another spelling of a series counts once more, as in
 // Prometheus.
-func (r *reader) count(l *line) {
-	if !l.counted {
-		l.counted = true
+func (r *reader) count(l role) {
+	if !l.counted() {
+		l.count()
 		r.result.Added++
 	}
 }
@@ -292,8 +328,8 @@ func (r *reader) limit(s *sample) error {
 	return limitBuckets(s, r.options.BucketLimit, r.maxSchema)
 }
 
-// advances reports whether t is a new timestamp of the column of l, and counts it if it must not be.
-func (r *reader) advances(l *line, c *clock, t int64) bool {
+// advances reports whether t is a new timestamp of the series of l, and counts it if it must not be.
+func (r *reader) advances(l role, c *clock, t int64) bool {
 	last := c.last
 	again := c.moved == r.round
 	if again {
@@ -333,20 +369,20 @@ func (r *reader) addWhole(column uint32, s *sample) {
 	}
 }
 
-func (r *reader) addStamped(l *line, s *sample) {
-	st := stamp{t: s.t, column: l.column, v: s.v}
+func (r *reader) addStamped(t *table, column uint32, s *sample) {
+	st := stamp{t: s.t, column: column, v: s.v}
 	extra := stampExtra{start: r.start()}
 	if s.kind != series.Float {
-		extra.HistogramAt = series.HistogramAt{Column: l.column, H: s.h, FH: s.fh}
+		extra.HistogramAt = series.HistogramAt{Column: column, H: s.h, FH: s.fh}
 	}
 	for x, ok := r.exemplar(s); ok; x, ok = r.exemplar(s) {
-		extra.exemplars = append(extra.exemplars, series.ExemplarAt{Column: l.column, Exemplar: x})
+		extra.exemplars = append(extra.exemplars, series.ExemplarAt{Column: column, Exemplar: x})
 	}
 	if s.kind != series.Float || extra.start != 0 || extra.exemplars != nil {
 		few := extra // only these escape
 		st.extra = &few
 	}
-	l.table.stamps = append(l.table.stamps, st)
+	t.stamps = append(t.stamps, st)
 }
 
 // start returns the start timestamp of the sample at which the input stands, 0 if it has none.

@@ -20,24 +20,25 @@ type table struct {
 	added    []series.Column // columns behind schema, of the current body
 	columns  []column        // one for each of schema and added
 	clocks   []clock         // one for each column, if stamped
-	byLabels *index          // of the columns
+	byLabels *index          // of the columns, as long as bodies add some
 	previous *table          // while the table is made anew: what it replaces
 	moves    []uint32        // while the table is compacted: where its columns went
-	seen     uint64          // round that had one of its series last
+	seen     uint32          // round that had one of its series last
 	present  int             // columns that the current body has, lead columns included
 	stamps   []stamp         // samples of the current body with timestamps of their own
 }
 
 // column is what is known of a column beyond the schema.
 type column struct {
-	seen  uint64 // round that had it last
+	held  held   // how its value is spelled
+	seen  uint32 // round that had it last
 	place uint32 // among the samples of that body
 }
 
 // clock is what is known of the timestamps of a column.
 type clock struct {
 	alive bool   // the last good body had it
-	moved uint64 // round that had it alive
+	moved uint32 // round that had it alive
 	last  int64  // its newest timestamp
 	next  int64  // what last will be if round moved turns out to be good
 }
@@ -59,16 +60,7 @@ type stampExtra struct {
 func newTable(catalog *series.Catalog, source *series.Source, lead []series.Column) *table {
 	t := &table{source: source, lead: len(lead), schema: catalog.Extend(catalog.Empty(), lead)}
 	t.columns = make([]column, len(lead))
-	t.index()
 	return t
-}
-
-// index makes byLabels for the columns of the schema.
-func (t *table) index() {
-	t.byLabels = newIndex(t.schema.Len())
-	for i := range t.schema.Len() {
-		t.byLabels.enter(i, t.hash)
-	}
 }
 
 func (t *table) hash(i int) uint64 { return t.column(uint32(i)).Labels.Hash() }
@@ -83,7 +75,7 @@ func (t *table) column(i uint32) *series.Column {
 }
 
 // begin marks the lead columns as seen, so that a target cannot speak for them.
-func (t *table) begin(round uint64) {
+func (t *table) begin(round uint32) {
 	t.clearStamps()
 	t.present = t.lead
 	for i := range t.columns[:t.lead] {
@@ -98,10 +90,22 @@ func (t *table) clearStamps() {
 
 // find returns the column with the given labels.
 func (t *table) find(l labels.Labels) (uint32, bool) {
+	if t.byLabels == nil {
+		t.index()
+	}
 	i, found := t.byLabels.find(l.Hash(), func(i int) bool { return labels.Equal(t.column(uint32(i)).Labels, l) })
 	return uint32(i), found
 }
 
+// index makes byLabels.
+func (t *table) index() {
+	t.byLabels = newIndex(t.len())
+	for i := range t.columns {
+		t.byLabels.enter(i, t.hash)
+	}
+}
+
+// add adds a column that find did not find.
 func (t *table) add(c series.Column) uint32 {
 	i := uint32(len(t.columns))
 	t.added = append(t.added, c)
@@ -121,7 +125,7 @@ func (t *table) add(c series.Column) uint32 {
 
 // adopt takes over the columns of old that the current body does not have and that are not dead, for the sake of their
 // last timestamps: a sample must not come twice because its schema was made anew in between.
-func (t *table) adopt(old *table, round uint64, n int) {
+func (t *table) adopt(old *table, round uint32, n int) {
 	for i := range old.columns {
 		c := old.column(uint32(i))
 		if _, found := t.find(c.Labels); found || old.columns[i].absent(round, n) {
@@ -134,7 +138,7 @@ func (t *table) adopt(old *table, round uint64, n int) {
 
 // mark adds stale markers at now for the series that were alive and that the current body does not have. Where that is
 // not after their last sample there is no marker: it would never count.
-func (t *table) mark(round uint64, now int64) {
+func (t *table) mark(round uint32, now int64) {
 	for i := range t.clocks {
 		c := &t.clocks[i]
 		if !c.alive || c.moved == round {
@@ -147,21 +151,24 @@ func (t *table) mark(round uint64, now int64) {
 	}
 }
 
-// presence returns the bitmap of the columns that a round has, and of the lead columns.
-func (t *table) presence(b []uint64, round uint64) []uint64 {
+// presence returns the bitmap of the columns that a round has, and of the lead columns. It clears the values of the
+// others.
+func (t *table) presence(b []uint64, values []float64, round uint32) []uint64 {
 	b = series.Bitmap(b, len(t.columns))
 	for i := range t.columns {
-		if i < t.lead || t.columns[i].seen == round {
+		if c := &t.columns[i]; i < t.lead || c.seen == round {
 			series.SetBit(b, i)
+		} else {
+			values[i], c.held = 0, held{}
 		}
 	}
 	return b
 }
 
-func (t *table) rollback(round uint64) {
+func (t *table) rollback(round uint32) {
 	t.columns = t.columns[:t.schema.Len()]
 	if len(t.added) > 0 {
-		t.index()
+		t.byLabels = nil
 	}
 	if t.stamped {
 		t.clocks = t.clocks[:len(t.columns)]
@@ -175,7 +182,10 @@ func (t *table) rollback(round uint64) {
 	t.settle()
 }
 
-func (t *table) commit(round uint64, catalog *series.Catalog) {
+func (t *table) commit(round uint32, catalog *series.Catalog) {
+	if len(t.added) == 0 {
+		t.byLabels = nil
+	}
 	t.schema = catalog.Extend(t.schema, t.added)
 	for i := range t.clocks {
 		if c := &t.clocks[i]; c.moved == round {
@@ -192,10 +202,10 @@ func (t *table) settle() {
 }
 
 // absent reports whether the column was not in the last n bodies.
-func (c *column) absent(round uint64, n int) bool { return c.seen+uint64(n) <= round }
+func (c *column) absent(round uint32, n int) bool { return c.seen+uint32(n) <= round }
 
 // sparse reports whether a quarter of the columns was not in the last n bodies.
-func (t *table) sparse(round uint64, n int) bool {
+func (t *table) sparse(round uint32, n int) bool {
 	if (len(t.columns)-t.present)*4 < len(t.columns)-t.lead {
 		return false
 	}
@@ -210,7 +220,7 @@ func (t *table) sparse(round uint64, n int) bool {
 
 // compact drops the columns that were not in the last n bodies, and puts the others in the order of the body that had
 // them last: what stands together there costs less together. The caller renumbers what refers to columns, by moves.
-func (t *table) compact(round uint64, n int, catalog *series.Catalog) {
+func (t *table) compact(round uint32, n int, catalog *series.Catalog) {
 	keep := make([]uint32, 0, len(t.columns))
 	for i := range t.columns {
 		if i < t.lead || !t.columns[i].absent(round, n) {
@@ -224,7 +234,7 @@ func (t *table) compact(round uint64, n int, catalog *series.Catalog) {
 	kept, states := make([]series.Column, len(keep)), make([]column, len(keep))
 	for to, from := range keep {
 		t.moves[from] = uint32(to)
-		kept[to], states[to] = *t.column(from), t.columns[from]
+		kept[to], states[to] = *t.column(from), column{seen: t.columns[from].seen, place: t.columns[from].place}
 	}
 	if t.stamped {
 		clocks := make([]clock, len(keep))
@@ -233,6 +243,5 @@ func (t *table) compact(round uint64, n int, catalog *series.Catalog) {
 		}
 		t.clocks = clocks
 	}
-	t.schema, t.columns = catalog.Extend(catalog.Empty(), kept), states
-	t.index()
+	t.schema, t.columns, t.byLabels = catalog.Extend(catalog.Empty(), kept), states, nil
 }
