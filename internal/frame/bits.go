@@ -155,10 +155,10 @@ func (r *bitReader) number(k uint) uint64 {
 // shortNumber is the number at the beginning of field and how many bits it takes. It is right if those are at most
 // maxPut; up to maxShort it is below maxStep. No branch depends on the number, for none could be predicted.
 func shortNumber(field uint64, k uint) (u uint64, size uint) {
-	ones := uint(bits.TrailingZeros64(^field))
-	n := max(ones, 2) - 2
-	first := (1<<(n&63) + uint64(min(ones, 2)) - 1) << (k & 63)
-	return field>>((ones+1)&63)&(1<<((n+k)&63)-1) + first, ones + 1 + n + k
+	ones := bits.TrailingZeros64(^field)
+	n := (ones - 2) &^ ((ones - 2) >> 63) // not below 0
+	first := (uint64(1)<<(n&63) + uint64(ones-n) - 1) << (k & 63)
+	return field>>(uint(ones+1)&63)&(1<<((uint(n)+k)&63)-1) + first, uint(ones+1+n) + k
 }
 
 func (r *bitReader) longNumber(ones, k uint) uint64 {

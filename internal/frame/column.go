@@ -188,15 +188,10 @@ func nth(set uint64, n uint) uint {
 	}
 }
 
-// after is the way that is expected of a column after a token.
-func after(w way, near bool) way {
-	switch {
-	case w == waySet:
-		return waySame
-	case w == wayScale && near:
+// afterScale is the way that is expected of a column after wayScale.
+func afterScale(ulps int64) way {
+	if ulps != 0 {
 		return wayNear
-	case w == wayScale:
-		return wayCode
 	}
-	return w
+	return wayCode
 }

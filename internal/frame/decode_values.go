@@ -41,23 +41,29 @@ type rowReader struct {
 	like         int64
 }
 
-func (w *rowReader) nextGap() {
-	w.gap = w.tokens.number(w.gaps.k())
-	w.gaps.add(w.gap)
+// token reads the way of the column at a token, and the gap behind it.
+func (w *rowReader) token(expected way) way {
+	next := &w.gaps.next[expected]
+	field := w.tokens.take(4)
+	if field&1 == 0 {
+		w.tokens.at -= 3
+	} else {
+		*next = way(field >> 1)
+	}
+	w.readGap()
+	return *next
 }
 
-func (w *rowReader) token(from way) way {
-	if w.tokens.take(1) == 1 {
-		w.gaps.next[from] = way(w.tokens.take(3))
-	}
-	return w.gaps.next[from]
+func (w *rowReader) readGap() {
+	w.gap = w.tokens.number(w.gaps.k())
+	w.gaps.add(w.gap)
 }
 
 // readValues decodes the float columns of a range.
 func (v *valuesDecoder) readValues(d *Decoder, s *decoderSource, r *reader, first, end int) {
 	size := r.bounded(len(d.bits)+1, "size of tokens")
 	w := rowReader{tokens: bitReader{b: d.bits}, bits: bitReader{b: d.bits[size:]}, sets: r, gaps: newGaps()}
-	w.nextGap()
+	w.readGap()
 	if s.flagsRow&rowPartial != 0 {
 		v.readList(&w, s, first, end)
 	} else {
@@ -84,47 +90,49 @@ func (v *valuesDecoder) readList(w *rowReader, s *decoderSource, first, end int)
 		}
 		if w.gap > 0 {
 			w.gap--
-			v.columns[at].decode(w, v.columns[at].way, &s.values[at])
 		} else {
 			v.readToken(w, at, &s.values[at])
 		}
+		v.columns[at].decode(w, &s.values[at])
 		s.partial[i] = s.values[at]
 	}
 }
 
-// readToken decodes the column at a token.
+// readToken makes the way at a token the expected one of its column, which is still to be decoded.
 func (v *valuesDecoder) readToken(w *rowReader, at int, value *float64) {
 	c := &v.columns[at]
-	as := w.token(c.way)
-	near := c.decode(w, as, value)
-	c.way = after(as, near)
+	c.way = w.token(c.way)
+	switch c.way {
+	case waySet:
+		c.decodeSet(w.sets, value)
+		c.way = waySame
+	case wayScale:
+		c.decodeScale(w.sets)
+	}
 	v.active.put(at, c.way != waySame)
-	w.nextGap()
 }
 
-// readWhole decodes a range of a whole row, 64 columns at a time: of those that go their expected way only the active
-// ones are looked at.
+// readWhole decodes a range of a whole row, 64 columns at a time: first the tokens, then, as tokens and bits do not
+// depend on each other, the bits of those that are active now.
 func (v *valuesDecoder) readWhole(w *rowReader, s *decoderSource, first, end int) {
 	present := s.present
 	if s.allPresent {
 		present = nil
 	}
 	for base := first &^ 63; base < end && w.sets.err == nil; base += 64 {
-		left := floatsAt(s.schema.schema, present, base, first, end)
+		all := floatsAt(s.schema.schema, present, base, first, end)
 		columns, values := v.columns[base:min(base+64, len(v.columns))], s.values[base:]
 		values = values[:len(columns)]
-		for {
-			n := uint64(bits.OnesCount64(left))
-			if w.gap >= n {
-				w.gap -= n
-				w.readActive(v.active[base>>6]&left, columns, values)
-				break
-			}
+		left := all
+		n := uint64(bits.OnesCount64(left))
+		for w.gap < n {
 			at := nth(left, uint(w.gap))
-			w.readActive(v.active[base>>6]&left&(1<<(at&63)-1), columns, values)
-			v.readToken(w, base+int(at), &values[at])
+			n -= w.gap + 1
 			left &= ^uint64(1) << (at & 63)
+			v.readToken(w, base+int(at), &values[at])
 		}
+		w.gap -= n
+		w.readActive(v.active[base>>6]&all, columns, values)
 	}
 }
 
@@ -165,30 +173,24 @@ func (w *rowReader) readActive(set uint64, columns []column, values []float64) {
 			at = began
 		}
 		w.bits.at, w.like = at, like
-		c.decode(w, c.way, value)
+		c.decode(w, value)
 		at, like = w.bits.at, w.like
 	}
 	w.bits.at, w.like = at, like
 }
 
-// decode is the reverse of encode. It reports whether the value is not that of its integer.
-func (c *column) decode(w *rowReader, as way, value *float64) (near bool) {
-	switch as {
+// decode brings the column forward by its expected way.
+func (c *column) decode(w *rowReader, value *float64) {
+	switch c.way {
 	case waySame:
-		return false
-	case waySet:
-		return c.decodeSet(w, value)
-	case wayScale:
-		if c.decodeScale(w.sets); w.sets.err != nil {
-			return false
-		}
+		return
 	case wayMaybe, wayMaybeNear:
 		if w.bits.take(1) == 0 {
-			return false
+			return
 		}
 	}
 	var ok bool
-	if as == wayLike {
+	if c.way == wayLike {
 		ok = c.take(w.like, zigzag(w.like-c.expected()), value)
 	} else {
 		ok = c.decodeCode(w, value)
@@ -196,16 +198,18 @@ func (c *column) decode(w *rowReader, as way, value *float64) (near bool) {
 	switch {
 	case !ok:
 		c.fail(w)
-		return false
-	case as == wayCode || as == wayMaybe || as == wayLike:
-		return false
+		return
+	case c.way == wayCode || c.way == wayMaybe || c.way == wayLike:
+		return
 	case c.power == powerBits:
 		w.sets.failf("distance from an integer that is only bits")
-		return false
+		return
 	}
 	ulps := w.ulps()
 	*value = math.Float64frombits(math.Float64bits(*value) + uint64(ulps))
-	return ulps != 0
+	if c.way == wayScale {
+		c.way = afterScale(ulps)
+	}
 }
 
 // decodeCode is wayCode, which most values of a site go. It reports whether the integer is one that may be.
@@ -245,14 +249,13 @@ func (w *rowReader) ulps() int64 {
 	return unzigzag(1<<(n-1) | w.bits.take(uint(n-1)))
 }
 
-func (c *column) decodeSet(w *rowReader, value *float64) (near bool) {
-	r := w.sets
+func (c *column) decodeSet(r *reader, value *float64) {
 	mode := r.byte()
 	power, shift := int8(mode&modePower), uint8(0)
 	if mode == modeBits {
 		c.set(int64(r.uint64()), powerBits, 0)
 		*value = c.value()
-		return false
+		return
 	}
 	if mode&^modeKnown != 0 || mode&modeBits != 0 {
 		r.failf("mode %#x of a column", mode)
@@ -264,20 +267,17 @@ func (c *column) decodeSet(w *rowReader, value *float64) (near bool) {
 	}
 	scaled := r.varint()
 	if r.err != nil {
-		return false
+		return
 	}
 	c.set(scaled, power, shift)
 	if !c.fits(scaled) {
 		r.failf("scaled integer %d is beyond 53 bits", scaled)
-		return false
+		return
 	}
 	*value = c.value()
-	if mode&modeUlps == 0 {
-		return false
+	if mode&modeUlps != 0 {
+		*value = math.Float64frombits(math.Float64bits(*value) + uint64(r.varint()))
 	}
-	ulps := r.varint()
-	*value = math.Float64frombits(math.Float64bits(*value) + uint64(ulps))
-	return ulps != 0
 }
 
 func (c *column) decodeScale(r *reader) {

@@ -165,7 +165,7 @@ func (s *valuesEncoder) encode(w *rowWriter, at int, b uint64) {
 		c.refine(p.power, p.shift)
 		w.code(c, p.scaled-c.scaled)
 		w.ulps(p.ulps)
-		s.ways[at] = after(wayScale, p.ulps != 0)
+		s.ways[at] = afterScale(p.ulps)
 		return
 	}
 	d := p.scaled - c.scaled
