@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -15,25 +16,42 @@ const (
 	backlogShort = time.Hour
 )
 
-// backlogWatch says in the log what waits in the outbox, when something has waited for more than lane.Backlog, and
-// that it is gone. It is for one goroutine.
+// backlogWatch says in the log what waits in the outbox, when something has waited for more than lane.Backlog, that some
+// of it was dropped, and that nothing waits any more. It is for one goroutine.
 type backlogWatch struct {
-	told time.Time // when it was said last; zero: nothing waits
+	told   time.Time // when it was said last; zero: nothing waits
+	before uint64    // rows that had been dropped when nothing waited
 }
 
 // look is to be called every few seconds.
 func (b *backlogWatch) look(e *Edge) {
 	now, s := e.now(), e.outbox.Stats()
-	switch waits := s.UnackedFrames > 0 && lane.Old(s.OldestUnacked.UnixMilli(), now.UnixMilli()); {
-	case !waits && b.told.IsZero() || waits && !b.told.IsZero() && now.Sub(b.told).Abs() < backlogEvery:
-		return
+	waits := s.UnackedFrames > 0 && lane.Old(s.OldestUnacked.UnixMilli(), now.UnixMilli())
+	if !b.told.IsZero() && s.UnackedFrames > 0 && !e.conn.State().Connected {
+		waits = true // the oldest are young because older ones were dropped
+	}
+	dropped := s.DroppedRows - b.before
+	level := slog.LevelInfo
+	if dropped > 0 {
+		level = slog.LevelWarn
+	}
+	switch {
 	case !waits:
+		if b.before = s.DroppedRows; b.told.IsZero() {
+			return
+		}
 		b.told = time.Time{}
-		e.log.Info("the server has all rows again", "site", e.site)
+		e.status.clear(PartBacklog)
+		e.log.Log(context.Background(), level, "no rows wait in the outbox any more", "site", e.site, "dropped", dropped)
+		return
+	case dropped > 0:
+		e.status.set(PartBacklog, fmt.Sprintf("%d rows were dropped unsent, as the outbox was full or they were too old", dropped))
+	}
+	if !b.told.IsZero() && now.Sub(b.told).Abs() < backlogEvery {
 		return
 	}
 	b.told = now
-	level, left := slog.LevelInfo, "not known yet"
+	left := "not known yet"
 	if s.Left >= 0 {
 		left = s.Left.Round(time.Minute).String()
 		if s.Left < backlogShort {
@@ -41,5 +59,5 @@ func (b *backlogWatch) look(e *Edge) {
 		}
 	}
 	e.log.Log(context.Background(), level, "rows wait in the outbox", "site", e.site, "since", s.OldestUnacked.UTC(),
-		"rows", s.UnackedRows, "bytes", s.UnackedBytes, "limit", s.Limit, "left", left)
+		"rows", s.UnackedRows, "bytes", s.UnackedBytes, "limit", s.Limit, "left", left, "dropped", dropped)
 }

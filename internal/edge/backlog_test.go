@@ -99,7 +99,7 @@ func TestBacklogIsLogged(t *testing.T) {
 			t.Errorf("the log says %d times %q, want %d", got, text, want)
 		}
 	}
-	const waits, over = `msg="rows wait in the outbox"`, `msg="the server has all rows again"`
+	const waits, over = `msg="rows wait in the outbox"`, `msg="no rows wait in the outbox any more"`
 	said(waits, 0)
 	s.sink(3)
 	said(waits, 0)
@@ -117,6 +117,52 @@ func TestBacklogIsLogged(t *testing.T) {
 	said(over, 1)
 	said(over, 1)
 	said(waits, 2)
+}
+
+// An outbox that is full holds young rows only: that is no end of the backlog, and what was dropped is told.
+func TestBacklogThatDoesNotFitIsLogged(t *testing.T) {
+	t.Parallel()
+	p := single(t)
+	p.proxy.Refuse(true)
+	s := prepare(t, p.proxy.URL(), t.TempDir(), func(o *Options) { o.Config.Outbox.MaxBytes = 2000 })
+	file := func() {
+		t.Helper()
+		s.edge.mu.Lock()
+		s.edge.sender.RequestKeyframe(s.edge.now().UnixMilli(), false)
+		s.edge.mu.Unlock()
+		s.sink(2)
+	}
+	var watch backlogWatch
+	file()
+	s.ahead.Add(int64(2 * time.Minute))
+	watch.look(s.edge)
+	if n := s.logs.count("rows wait in the outbox", "dropped=0"); n != 1 {
+		t.Fatalf("the log says %d times that rows wait, want 1", n)
+	}
+	for s.edge.outbox.Stats().DroppedRows == 0 {
+		file()
+	}
+	if s.edge.outbox.Stats().OldestUnacked.Before(s.edge.now().Add(-lane.Backlog)) {
+		t.Fatal("the oldest row in the outbox is old still")
+	}
+	watch.look(s.edge)
+	if n := s.logs.count("no rows wait"); n != 0 {
+		t.Error("the log says that no rows wait")
+	}
+	s.problem(PartBacklog, "2 rows were dropped unsent")
+	s.ahead.Add(int64(backlogEvery))
+	watch.look(s.edge)
+	if n := s.logs.count("level=WARN", "rows wait in the outbox", "dropped=2"); n != 1 {
+		t.Errorf("the log says %d times what was dropped, want 1", n)
+	}
+	p.proxy.Refuse(false)
+	s.run()
+	s.allStored()
+	watch.look(s.edge)
+	if n := s.logs.count("level=WARN", "no rows wait in the outbox any more", "dropped=2"); n != 1 {
+		t.Errorf("the log says %d times that nothing waits any more, want 1", n)
+	}
+	s.healthy()
 }
 
 // A keyframe says which frames may still come, so that hubs need not wait for others.
@@ -144,7 +190,8 @@ func TestKeyframesTellWhatIsPending(t *testing.T) {
 	s.allStored()
 	keyframe()
 	s.allStored()
-	told("")
+	head, _ := s.edge.outbox.Last()
+	told(head.ID.String()) // what was stored when the keyframe began is not pending
 	p.proxy.Refuse(true)
 	p.proxy.Cut()
 	s.problem("link", "")

@@ -130,16 +130,20 @@ func (e *Edge) beginEpoch() (before frame.Predecessor) {
 	return before
 }
 
-// facts are what a keyframe says of this edge. The caller holds mu.
+// facts are what a keyframe says of this edge. They may be older than the keyframe is, and so name a frame also where
+// all is stored: the one behind the newest. The caller holds mu.
 func (e *Edge) facts() []frame.Fact {
-	pending := ""
-	if id, ok := e.outbox.FirstUnacked(); ok {
-		pending = id.String()
+	pending, ok := e.outbox.FirstUnacked()
+	if !ok {
+		pending = frame.ID{Epoch: e.epoch, Number: 1}
+		if last, _ := e.outbox.Last(); last.Epoch == e.epoch {
+			pending.Number = last.Number + 1
+		}
 	}
 	return []frame.Fact{
 		{Name: "version", Value: e.release},
 		{Name: "keyframe_interval_ms", Value: strconv.FormatInt(e.keyframeInterval().Milliseconds(), 10)},
-		{Name: lane.FactPending, Value: pending},
+		{Name: lane.FactPending, Value: pending.String()},
 	}
 }
 
@@ -392,4 +396,4 @@ func (e *Edge) cutHere() (*outbox.Reader, frame.ID, error) {
 	return e.outbox.ReaderAtHead(), frame.ID{Epoch: e.epoch, Number: e.sender.Last().Number + 1}, err
 }
 
-var errReplan = errors.New("the live lane has fallen behind")
+var errReplan = errors.New("the lanes are planned anew")

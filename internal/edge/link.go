@@ -250,7 +250,7 @@ func (e *Edge) runLive(ctx context.Context, reader *outbox.Reader, head frame.ID
 			fresh()
 		}
 		if behind && lane.Old(first.Sent, e.now().UnixMilli()) && !e.inOrder() {
-			return fmt.Errorf("%w: frame %s is of %s", errReplan, first.ID, first.SentTime().UTC().Format(time.RFC3339))
+			return fmt.Errorf("%w: the live lane has fallen behind: frame %s is of %s", errReplan, first.ID, first.SentTime().UTC().Format(time.RFC3339))
 		}
 		if err := e.live.send(ctx, data, &first, &last); err != nil {
 			if errors.Is(err, bus.ErrTooLarge) {

@@ -12,8 +12,12 @@ import (
 	"github.com/thalweg/thalweg/internal/outbox"
 )
 
-// PartHello is the part whose problems do not keep an edge from its work: no hub answers.
-const PartHello = "hello"
+const (
+	// PartHello is the part whose problems do not keep an edge from its work: no hub answers.
+	PartHello = "hello"
+	// PartBacklog is the part whose problem is that the outbox does not hold all that waits.
+	PartBacklog = "backlog"
+)
 
 // statusBoard holds what is wrong at the moment, by part.
 type statusBoard struct {
@@ -51,7 +55,7 @@ func (e *Edge) complain(l bus.Lane, attempt int, err error) {
 
 // Problem is something that keeps the edge from its work at the moment.
 type Problem struct {
-	Part   string // outbox, link, live, backfill, hello
+	Part   string // outbox, link, live, backfill, hello, backlog
 	Reason string
 }
 

@@ -158,11 +158,13 @@ func (e *simEdge) beginEpoch() (before frame.Predecessor) {
 
 // facts say what is still to come.
 func (e *simEdge) facts() []frame.Fact {
-	pending := ""
+	pending := frame.ID{Epoch: e.epoch, Number: 1}
 	if i := e.box.unacked(); i < e.box.end() {
-		pending = e.box.at(i).header.ID.String()
+		pending = e.box.at(i).header.ID
+	} else if n := len(e.box.frames); n > 0 && e.box.frames[n-1].header.Epoch == e.epoch {
+		pending.Number = e.box.frames[n-1].header.Number + 1
 	}
-	return []frame.Fact{{Name: lane.FactPending, Value: pending}}
+	return []frame.Fact{{Name: lane.FactPending, Value: pending.String()}}
 }
 
 // save writes the state file.

@@ -100,6 +100,9 @@ func (o *Outbox) lose(cause Cause, ranges []Range) {
 	for _, r := range ranges {
 		o.m.lostFrames.WithLabelValues(string(cause)).Add(float64(r.To - r.From + 1))
 		o.m.lostRows.WithLabelValues(string(cause)).Add(float64(r.Rows))
+		if cause == CauseSize || cause == CauseAge || cause == CauseDisk {
+			o.dropped += r.Rows
+		}
 		o.note(Loss{Range: r, Cause: cause})
 	}
 }

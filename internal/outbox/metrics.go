@@ -20,6 +20,8 @@ type Stats struct {
 	UnackedFrames, UnackedRows uint64
 	UnackedBytes               int64
 	OldestUnacked              time.Time
+	// DroppedRows that the server did not have, for lack of room or for their age, since Open.
+	DroppedRows uint64
 	// Losses that have not been announced.
 	Losses int
 	// Left is how long it takes, at the rate of the last hour (of a younger process: since its start), until the oldest
@@ -30,7 +32,7 @@ type Stats struct {
 // Stats reads headers as Unacked does.
 func (o *Outbox) Stats() Stats {
 	o.mu.Lock()
-	s := Stats{Bytes: o.bytes, Limit: int64(o.config.MaxBytes), Left: -1, Files: len(o.groups), Losses: len(o.losses)}
+	s := Stats{Bytes: o.bytes, Limit: int64(o.config.MaxBytes), Left: -1, Files: len(o.groups), DroppedRows: o.dropped, Losses: len(o.losses)}
 	for i, g := range o.groups {
 		s.Frames += g.frames()
 		if i == 0 {

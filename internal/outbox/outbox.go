@@ -58,6 +58,7 @@ type Outbox struct {
 	told   []toldLoss
 	tips   map[string]Tip
 
+	dropped uint64 // see Stats.DroppedRows
 	opened  time.Time
 	history history // of what was appended since
 	dirty   bool    // the state file is behind in what no file of frames says
