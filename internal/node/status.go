@@ -65,13 +65,17 @@ func (n *Node) setConditions() {
 		// An edge does its work without a link: rows are kept in the outbox. People should know all the same.
 		c := n.health.Condition("edge")
 		var amiss []string
+		kept := " (rows are kept in the outbox)"
 		for _, p := range n.edge.edge.Problems() {
 			if p.Part != edge.PartHello {
 				amiss = append(amiss, p.Part+": "+p.Reason)
 			}
+			if p.Part == edge.PartBacklog {
+				kept = " (newer rows are kept in the outbox)"
+			}
 		}
 		if len(amiss) > 0 {
-			c.Degraded(strings.Join(amiss, "; ") + " (rows are kept in the outbox)")
+			c.Degraded(strings.Join(amiss, "; ") + kept)
 		} else {
 			c.Ready()
 		}
