@@ -1,6 +1,8 @@
 package lane_test
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -77,6 +79,90 @@ func TestSenderWhenTheClockIsSet(t *testing.T) {
 		f.seconds(1)
 		if f.sender.RequestKeyframe(f.now, true) {
 			t.Errorf("clock set by %d ms: a hub gets a keyframe too early", step)
+		}
+	}
+}
+
+// The version changes whenever hubs come and go, in the middle of a frame or of a second: no row is lost with it, and none
+// comes twice.
+func TestSenderChangesVersion(t *testing.T) {
+	key := func(r *series.Row) string { return fmt.Sprintf("%s %d %x", r.Source.Key, r.T, r.Values) }
+	for seed := range uint64(100) {
+		r := rand.New(rand.NewPCG(seed, 4))
+		catalog := series.NewCatalog()
+		now := int64(1_700_000_000_000)
+		sender := lane.NewSender(lane.SenderConfig{
+			Encoder: frame.EncoderConfig{Epoch: own, Version: frame.Version - 1}, KeyframeInterval: 20 * time.Second, Lookback: 5 * time.Second,
+			Jitter: r.Float64,
+		})
+		sender.Limit(4096)
+		sources := make([]*series.Source, 5)
+		schemas := make([]*series.Schema, len(sources))
+		for i := range sources {
+			sources[i] = &series.Source{Key: fmt.Sprintf("static/%d", i), Labels: labels.FromStrings("instance", fmt.Sprint(i), "job", "j"), Interval: time.Second}
+			schemas[i] = catalog.Empty()
+		}
+		sent, came := map[string]bool{}, map[string]int{}
+		var frames [][]byte
+		for range 100 {
+			now += int64(r.IntN(2000))
+			i := r.IntN(len(sources))
+			if n := schemas[i].Len(); n == 0 || r.IntN(10) == 0 {
+				var columns []series.Column
+				for k := range 1 + r.IntN(60) {
+					columns = append(columns, series.Synthetic(fmt.Sprintf("metric_%d_%d", n, k), "A metric."))
+				}
+				schemas[i] = catalog.Extend(schemas[i], columns)
+			}
+			row := series.Row{Source: sources[i], Schema: schemas[i], T: now, Values: make([]float64, schemas[i].Len())}
+			for k := range row.Values {
+				row.Values[k] = float64(r.IntN(1000)) / float64(1+r.IntN(3))
+			}
+			var err error
+			if frames, err = sender.Append(frames, &row, now); err != nil {
+				t.Fatal(err)
+			}
+			sent[key(&row)] = true
+			if r.IntN(8) == 0 {
+				sender.SetVersion(frame.Version - r.IntN(2))
+			}
+			if r.IntN(15) == 0 {
+				sender.RequestKeyframe(now, r.IntN(2) == 0)
+			}
+			if r.IntN(3) == 0 {
+				frames = sender.Flush(frames, now)
+			}
+		}
+		frames = sender.Flush(frames, now)
+		receiver := lane.NewReceiver(lane.ReceiverConfig{Decoder: func(string) (frame.DecoderConfig, bool) {
+			return frame.DecoderConfig{Catalog: series.NewCatalog()}, true
+		}})
+		versions := map[int]bool{}
+		for i, data := range frames {
+			h, err := frame.ParseHeader(data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			versions[h.Version] = true
+			receiver.Step(lane.Message{Site: "a", Sequence: uint64(i + 1), Received: now, Payload: data}, lane.Handler{
+				Row:     func(_ *lane.Delivery, row *series.Row) { came[key(row)]++ },
+				Problem: func(p lane.Problem) { t.Errorf("seed %d: frame %s: %v", seed, h.ID, p.Err) },
+			})
+		}
+		for row := range sent {
+			if came[row] != 1 {
+				t.Errorf("seed %d: row %s came %d times", seed, row, came[row])
+			}
+		}
+		if len(came) != len(sent) || len(versions) != 2 {
+			t.Errorf("seed %d: %d rows came of %d, in frames of %d versions", seed, len(came), len(sent), len(versions))
+		}
+		ledger := receiver.Site("a").Ledger
+		if have, lacking := ledger.Rows(); have != uint64(len(sent)) || lacking != 0 {
+			t.Errorf("seed %d: the ledger has %d rows and lacks %d, want %d", seed, have, lacking, len(sent))
+		}
+		if t.Failed() {
+			return
 		}
 	}
 }
