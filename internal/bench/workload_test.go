@@ -175,25 +175,27 @@ func (t *target) value(l *line, cycle int) float64 {
 // workload is a number of targets with the parsers of an edge.
 type workload struct {
 	catalog *series.Catalog
+	scripts *expo.Scripts
 	targets []*target
 	parsers []*expo.Parser
 	round   int
 }
 
 func newWorkload(b testing.TB, name string, targets int) *workload {
-	w := &workload{catalog: series.NewCatalog()}
+	w := &workload{catalog: series.NewCatalog(), scripts: expo.NewScripts()}
 	bodies := scrapes(b, name)
 	for i := range targets {
 		w.targets = append(w.targets, newTarget(bodies, i))
-		w.parsers = append(w.parsers, newParser(w.catalog, name, i))
+		w.parsers = append(w.parsers, w.newParser(name, i))
 	}
 	return w
 }
 
-func newParser(catalog *series.Catalog, name string, i int) *expo.Parser {
+func (w *workload) newParser(name string, i int) *expo.Parser {
 	instance := fmt.Sprintf("host-%02d.example.org:9100", i)
 	return expo.NewParser(expo.Options{
-		Catalog: catalog,
+		Catalog: w.catalog,
+		Scripts: w.scripts,
 		Source: &series.Source{
 			Key: "scrape/" + name + "/" + instance, Labels: labels.FromStrings("instance", instance, "job", name), Interval: interval,
 		},

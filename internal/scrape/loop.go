@@ -81,6 +81,7 @@ type loop struct {
 type shared struct {
 	Options
 	memory  *memory
+	scripts *expo.Scripts
 	metrics *metrics
 	logs    *limitedLog
 }
@@ -281,6 +282,7 @@ func (l *loop) parserOptions(s *settings) expo.Options {
 	cfg, t := s.cfg, s.target
 	o := expo.Options{
 		Catalog: l.shared.Catalog,
+		Scripts: l.shared.scripts,
 		Source:  t.source,
 		Map:     newMapper(cfg, t.source.Labels).column,
 		Lead:    reportColumns(cfg.ExtraScrapeMetricsEnabled()),

@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/prometheus/discovery/targetgroup"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/thalweg/thalweg/internal/expo"
 	"github.com/thalweg/thalweg/internal/series"
 )
 
@@ -101,7 +102,7 @@ func New(o Options, configs []*promconfig.ScrapeConfig) (*Manager, error) {
 		return nil, errors.New("new scrape manager: catalog, sink or logger is missing")
 	}
 	m := &Manager{
-		shared:  shared{Options: o, memory: newMemory(), logs: newLimitedLog(o.Logger)},
+		shared:  shared{Options: o, memory: newMemory(), scripts: expo.NewScripts(), logs: newLimitedLog(o.Logger)},
 		loops:   map[string]*loop{},
 		ended:   make(chan *loop),
 		apply:   make(chan applyRequest),
