@@ -35,7 +35,7 @@ func Load(file string) (*Config, error) {
 	c, err := Parse(b)
 	if err == nil {
 		c.SetDirectory(filepath.Dir(file))
-		err = c.readMatchFile()
+		err = errors.Join(c.readMatchFile(), c.checkKeys())
 	}
 	if err != nil {
 		for e := range each(err) {
@@ -112,7 +112,10 @@ func (c *Config) SetDirectory(dir string) {
 			c.Edge.NATS.SetDirectory(dir)
 		}
 		c.Edge.Scrape.SetDirectory(dir)
-		c.Edge.Pipeline.MatchFile = config.JoinDir(dir, c.Edge.Pipeline.MatchFile)
+		p := &c.Edge.Pipeline
+		p.MatchFile = config.JoinDir(dir, p.MatchFile)
+		p.Anonymize.KeyFile = config.JoinDir(dir, p.Anonymize.KeyFile)
+		p.Anonymize.PreviousKeyFile = config.JoinDir(dir, p.Anonymize.PreviousKeyFile)
 	}
 	if c.Hub != nil && c.Hub.NATS != nil {
 		c.Hub.NATS.SetDirectory(dir)

@@ -9,9 +9,9 @@ import (
 // reloadable lists the keys that a running process takes over, each with everything below it.
 var reloadable = []string{
 	"global",
-	"edge.scrape_configs", "edge.match", "edge.match_file", "edge.relabel_configs",
+	"edge.scrape_configs", "edge.match", "edge.match_file", "edge.relabel_configs", "edge.required_labels", "edge.anonymize", "edge.limits",
 	"edge.flush_interval", "edge.keyframe_interval", "edge.recovery",
-	"hub.lookback", "hub.site_label", "hub.on_conflict", "hub.federate", "hub.match", "hub.views", "hub.limits", "hub.sites", "hub.strict_sites",
+	"hub.lookback", "hub.site_label", "hub.on_conflict", "hub.federate", "hub.match", "hub.required_labels", "hub.views", "hub.limits", "hub.sites", "hub.strict_sites",
 }
 
 // NeedsRestart returns the keys in which two configurations differ and that a running process cannot take over, in the

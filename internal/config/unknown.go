@@ -15,13 +15,8 @@ var later = []string{
 	"gateway", "nats_exporter",
 	"nats.puppet_ssl_dir", "nats.puppet_identity", "nats.embedded.auth.mtls", "nats.embedded.auth.oidc",
 	"edge.nats.puppet_ssl_dir", "edge.nats.puppet_identity", "hub.nats.puppet_ssl_dir", "hub.nats.puppet_identity",
-	"edge.receive", "edge.required_labels", "edge.anonymize", "edge.limits",
-	"hub.required_labels", "hub.receive", "hub.remote_write", "hub.pushgateway", "hub.telemeter",
-	"hub.limits.series_per_source", "hub.limits.new_series_per_hour", "hub.limits.samples_per_second",
-	"hub.limits.bytes_per_second", "hub.limits.labels", "hub.limits.label_name_length", "hub.limits.label_value_length",
-	"hub.sites.*.limits.series_per_source", "hub.sites.*.limits.new_series_per_hour",
-	"hub.sites.*.limits.samples_per_second", "hub.sites.*.limits.bytes_per_second", "hub.sites.*.limits.labels",
-	"hub.sites.*.limits.label_name_length", "hub.sites.*.limits.label_value_length",
+	"edge.receive",
+	"hub.receive", "hub.remote_write", "hub.pushgateway", "hub.telemeter",
 }
 
 // elsewhere explains keys that people bring along from Prometheus.

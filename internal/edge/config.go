@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/alecthomas/units"
 	"github.com/prometheus/common/model"
 
 	"github.com/thalweg/thalweg/internal/outbox"
@@ -20,6 +21,10 @@ type Config struct {
 	Scrape   scrape.Config   `yaml:",inline"`
 	Pipeline pipeline.Config `yaml:",inline"`
 
+	// What leaves the site at most. More is refused before it is in the outbox, counted and logged; bytes_per_second
+	// makes it wait there.
+	Limits Limits `yaml:"limits"`
+
 	// Frames are closed and sent this often, from 20ms to 1m. It bounds how late a sample is at the hub, and costs bytes when short.
 	FlushInterval model.Duration `yaml:"flush_interval"`
 	// A frame that stands alone is sent this often, from 1s to 1d. It bounds how far back a hub has to read. Lowered to a
@@ -29,6 +34,15 @@ type Config struct {
 	Outbox outbox.Config `yaml:"outbox"`
 	// After an outage. live_first: new rows at once, the backlog beside them. in_order: the backlog first.
 	Recovery Recovery `yaml:"recovery"`
+}
+
+// Limits bound what leaves the site. Zero means no limit.
+type Limits struct {
+	pipeline.Limits `yaml:",inline"`
+
+	// Bytes of frames that are sent per second, live rows before a backlog. What has to wait stays in the outbox. Hubs
+	// say what they take from a site, and no more is sent either.
+	BytesPerSecond units.Base2Bytes `yaml:"bytes_per_second"`
 }
 
 // Recovery says what is sent first when a link returns.
@@ -62,7 +76,10 @@ func (c *Config) UnmarshalYAML(unmarshal func(any) error) error {
 // Validate reports everything that is wrong, each error beginning with the key. Scrape is checked by Scrape.Resolve,
 // which needs the global settings.
 func (c *Config) Validate() error {
-	errs := []error{c.Pipeline.Validate()}
+	errs := []error{c.Pipeline.Validate(), c.Limits.Validate("limits.")}
+	if c.Limits.BytesPerSecond < 0 {
+		errs = append(errs, fmt.Errorf("limits.bytes_per_second: %s is negative", c.Limits.BytesPerSecond))
+	}
 	if d := time.Duration(c.FlushInterval); d < 20*time.Millisecond || d > time.Minute {
 		errs = append(errs, fmt.Errorf("flush_interval: %s is not between 20ms and 1m", c.FlushInterval))
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/alecthomas/units"
 
 	"github.com/thalweg/thalweg/internal/federate"
+	"github.com/thalweg/thalweg/internal/lane"
 	"github.com/thalweg/thalweg/internal/pipeline"
 	"github.com/thalweg/thalweg/internal/store"
 )
@@ -24,8 +25,12 @@ type Config struct {
 
 	// The /federate endpoint.
 	Federate federate.Config `yaml:"federate"`
-	// Selectors of the series that are taken, as in /federate. Empty: everything is taken.
+	// Selectors of the series that are taken, as in /federate. Empty: everything is taken. up, scrape_* and the job
+	// thalweg always are.
 	Match []string `yaml:"match"`
+	// Labels, and their values, that every series must have, as in {tenant: a}. A series without is dropped; nothing is
+	// excepted.
+	RequiredLabels pipeline.RequiredLabels `yaml:"required_labels"`
 	// What the users of the web configuration may read at /federate, on the status page and in the JSON API. Absent or
 	// empty: everybody reads everything. Otherwise a user who stands in no view reads nothing. The hub does not start
 	// with views if nobody has to log in, which the file of --web.config.file says. /metrics and /metrics/sites are
@@ -41,13 +46,16 @@ type Config struct {
 
 // Limits bound what one site may use at a hub.
 type Limits struct {
-	// Series alive at a time.
-	Series int `yaml:"series"`
-	// Sources (such as scrape targets) alive at a time.
+	pipeline.Limits `yaml:",inline"`
+
+	// Sources (such as scrape targets) alive at a time. The rows of further ones are refused.
 	Sources int `yaml:"sources"`
 	// Decoded size of one frame.
 	FrameBytes units.Base2Bytes `yaml:"frame_bytes"`
-	// Permits 0 in the other limits, which means no limit then.
+	// Bytes of messages per second, with a burst of ten seconds and one frame of frame_bytes. Messages beyond it are not
+	// looked into, and their rows are missing. Edges are told, and stay below it.
+	BytesPerSecond units.Base2Bytes `yaml:"bytes_per_second"`
+	// Permits 0 in series, sources, frame_bytes and bytes_per_second, which means no limit then.
 	AllowUnlimited bool `yaml:"allow_unlimited"`
 }
 
@@ -65,10 +73,24 @@ type Site struct {
 type SiteLimits struct {
 	// Series alive at a time.
 	Series *int `yaml:"series"`
+	// Series alive at a time of one source.
+	SeriesPerSource *int `yaml:"series_per_source"`
+	// Series that were not alive within the last hour, per hour.
+	NewSeriesPerHour *int `yaml:"new_series_per_hour"`
+	// Samples per second.
+	SamplesPerSecond *int `yaml:"samples_per_second"`
+	// Labels of a series.
+	Labels *int `yaml:"labels"`
+	// Longest name of a label, in bytes.
+	LabelNameLength *int `yaml:"label_name_length"`
+	// Longest value of a label, in bytes.
+	LabelValueLength *int `yaml:"label_value_length"`
 	// Sources alive at a time.
 	Sources *int `yaml:"sources"`
 	// Decoded size of one frame.
 	FrameBytes *units.Base2Bytes `yaml:"frame_bytes"`
+	// Bytes of messages per second.
+	BytesPerSecond *units.Base2Bytes `yaml:"bytes_per_second"`
 }
 
 // View is what some users may read.
@@ -92,7 +114,10 @@ func DefaultConfig() Config {
 
 // DefaultLimits is what an absent key of limits means.
 func DefaultLimits() Limits {
-	return Limits{Series: 1_000_000, Sources: 10_000, FrameBytes: 8 * units.MiB}
+	return Limits{
+		Limits: pipeline.Limits{Series: 1_000_000}, Sources: 10_000, FrameBytes: 8 * units.MiB,
+		BytesPerSecond: lane.DefaultBytesPerSecond,
+	}
 }
 
 // UnmarshalYAML decodes over the defaults.
@@ -126,7 +151,7 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf("federate.%w", err))
 	}
 	_, err := pipeline.ParseMatch(c.Match)
-	errs = append(errs, err, c.Limits.validate("limits."))
+	errs = append(errs, err, c.RequiredLabels.Validate(), c.Limits.validate("limits."))
 	for i := range c.Views {
 		errs = append(errs, c.Views[i].validate(fmt.Sprintf("views[%d].", i)))
 	}
@@ -172,20 +197,27 @@ func (v *View) validate(prefix string) error {
 // SiteLimits returns the limits of a site.
 func (c *Config) SiteLimits(site string) Limits {
 	l, s := c.Limits, c.Sites[site].Limits
-	if s.Series != nil {
-		l.Series = *s.Series
-	}
-	if s.Sources != nil {
-		l.Sources = *s.Sources
-	}
-	if s.FrameBytes != nil {
-		l.FrameBytes = *s.FrameBytes
-	}
+	replace(&l.Series, s.Series)
+	replace(&l.SeriesPerSource, s.SeriesPerSource)
+	replace(&l.NewSeriesPerHour, s.NewSeriesPerHour)
+	replace(&l.SamplesPerSecond, s.SamplesPerSecond)
+	replace(&l.Labels, s.Labels)
+	replace(&l.LabelNameLength, s.LabelNameLength)
+	replace(&l.LabelValueLength, s.LabelValueLength)
+	replace(&l.Sources, s.Sources)
+	replace(&l.FrameBytes, s.FrameBytes)
+	replace(&l.BytesPerSecond, s.BytesPerSecond)
 	return l
 }
 
+func replace[T any](limit *T, by *T) {
+	if by != nil {
+		*limit = *by
+	}
+}
+
 func (l *Limits) validate(prefix string) error {
-	var errs []error
+	errs := []error{l.Limits.Validate(prefix)}
 	check := func(key string, value int64) {
 		switch {
 		case value < 0:
@@ -194,8 +226,11 @@ func (l *Limits) validate(prefix string) error {
 			errs = append(errs, fmt.Errorf("%s%s: 0 means no limit, which needs hub.limits.allow_unlimited: true", prefix, key))
 		}
 	}
-	check("series", int64(l.Series))
+	if l.Series >= 0 { // else it is complained of
+		check("series", int64(l.Series))
+	}
 	check("sources", int64(l.Sources))
 	check("frame_bytes", int64(l.FrameBytes))
+	check("bytes_per_second", int64(l.BytesPerSecond))
 	return errors.Join(errs...)
 }

@@ -102,7 +102,9 @@ func (c *control) welcome(subject string, data []byte) []byte {
 		c.refuse(site, "its control subject is not its own")
 		return nil
 	}
-	admitted := c.hub.admits(site)
+	config, _ := c.hub.configured()
+	admitted := config.admits(site)
+	limits := config.SiteLimits(site)
 	c.mu.Lock()
 	g := c.edges[site]
 	if g == nil && admitted && len(c.edges) < maxControls {
@@ -121,6 +123,7 @@ func (c *control) welcome(subject string, data []byte) []byte {
 	}
 	answer, err := json.Marshal(lane.Welcome{
 		Hub: c.hub.name, Instance: c.instance, NowMs: now.UnixMilli(), FrameVersion: lane.FrameVersions()[0], KeyframeIntervalMs: keyframeBound.Milliseconds(),
+		BytesPerSecond: int64(limits.BytesPerSecond),
 	})
 	if err != nil {
 		panic("BUG: hub: encode welcome: " + err.Error())
@@ -138,13 +141,6 @@ func (c *control) forget(before time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	maps.DeleteFunc(c.edges, func(_ string, g *greeted) bool { return g.at.Before(before) })
-}
-
-// admits reports whether a site is let in.
-func (h *Hub) admits(site string) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.config.admits(site)
 }
 
 // waits reports whether the live lane of a site cannot be decoded without a keyframe.

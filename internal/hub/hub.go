@@ -43,7 +43,7 @@ const (
 	skipBehind = 1000
 )
 
-// Options of New. All are required but Dir, Retention and Now.
+// Options of New. All are required but Dir, Retention, Refuse and Now.
 type Options struct {
 	Config Config
 	// Name of this hub, for edges and pages.
@@ -57,7 +57,10 @@ type Options struct {
 	// Retention is how long the stream holds messages: a site that was silent for longer, and for a day at least, is
 	// forgotten.
 	Retention time.Duration
-	Now       func() time.Time
+	// Refuse closes the connections of a site and refuses it for a while, where that is possible. Called when a site
+	// sends far more than it may; nil: what it sends is dropped, no more.
+	Refuse func(site string, d time.Duration)
+	Now    func() time.Time
 }
 
 // Hub reads the lanes of all its sites. All methods are safe for concurrent use.
@@ -70,6 +73,7 @@ type Hub struct {
 	log     *slog.Logger
 	repeats *telemetry.Repeats
 	now     func() time.Time
+	refuse  func(site string, d time.Duration)
 	metrics *metrics
 	control *control
 	ledgers *ledgers
@@ -105,7 +109,7 @@ func New(o Options) (*Hub, error) {
 		o.Now = time.Now
 	}
 	h := &Hub{
-		name: o.Name, conn: o.Conn, store: o.Store, catalog: o.Catalog, scratch: &frame.Scratch{}, log: o.Logger, now: o.Now, config: o.Config,
+		name: o.Name, conn: o.Conn, store: o.Store, catalog: o.Catalog, scratch: &frame.Scratch{}, log: o.Logger, now: o.Now, refuse: o.Refuse, config: o.Config,
 		repeats: telemetry.NewRepeats(o.Logger, repeatEvery), retention: o.Retention, caughtUp: make(chan struct{}),
 		lastRow: map[string]int64{}, meter: newMeter(), problem: "starting", dir: o.Dir, catchingUp: true,
 	}
@@ -259,6 +263,7 @@ func (h *Hub) keepExpiring(ctx context.Context) {
 		select {
 		case <-sources.C:
 			h.store.Expire(h.now().UnixMilli())
+			h.reportLimits()
 		case <-sites.C:
 			h.forgetSites()
 		case <-ctx.Done():

@@ -11,10 +11,10 @@ import (
 )
 
 type metrics struct {
-	messages, bytes, frames, problems, keyframeRequests, refused, lost *prometheus.CounterVec
-	rows, samples, saveErrors                                          prometheus.Counter
-	delay                                                              prometheus.Histogram
-	state                                                              stateCollector
+	messages, bytes, frames, problems, keyframeRequests, refused, refusedRows, lost *prometheus.CounterVec
+	rows, samples, saveErrors, floods                                               prometheus.Counter
+	delay                                                                           prometheus.Histogram
+	state                                                                           stateCollector
 }
 
 func newMetrics(h *Hub) *metrics {
@@ -36,6 +36,10 @@ func newMetrics(h *Hub) *metrics {
 	for _, r := range pipeline.Reasons() {
 		refusals = append(refusals, string(r))
 	}
+	var rowRefusals []string
+	for _, r := range pipeline.RowReasons() {
+		rowRefusals = append(rowRefusals, string(r))
+	}
 	var causes []string
 	for _, c := range lane.Causes() {
 		if c != lane.NotArrived {
@@ -49,9 +53,11 @@ func newMetrics(h *Hub) *metrics {
 		frames:           vector("frames_total", "Frames that came for the first time.", "lane", lanes...),
 		problems:         vector("problems_total", "Frames, messages and hellos that were not taken.", "reason", reasons...),
 		keyframeRequests: vector("keyframe_requests_total", "Requests for keyframes.", "outcome", "granted", "declined", "unanswered", "queue_full"),
-		refused:          vector("refused_series_total", "Series that match kept out, counted when they appeared.", "reason", refusals...),
+		refused:          vector("refused_series_total", "Series that rules and limits kept out, counted when they appeared.", "reason", refusals...),
+		refusedRows:      vector("refused_rows_total", "Rows that limits kept out as a whole.", "reason", rowRefusals...),
 		lost:             vector("lost_rows_total", "Rows that were found to be lost for good, by cause. A gap that a restart of the hub finds again is not counted again.", "cause", causes...),
 		saveErrors:       counter("ledger_save_errors_total", "Attempts to save what is known of missing rows that failed."),
+		floods:           counter("floods_total", "Times a site sent far more than bytes_per_second and was refused for a while."),
 		rows:             counter("rows_total", "Rows that came for the first time."),
 		samples:          counter("samples_total", "Samples that came for the first time."),
 		delay: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -64,7 +70,7 @@ func newMetrics(h *Hub) *metrics {
 
 func (m *metrics) all() []prometheus.Collector {
 	return []prometheus.Collector{
-		m.messages, m.bytes, m.frames, m.problems, m.keyframeRequests, m.refused, m.lost, m.rows, m.samples, m.saveErrors, m.delay, m.state,
+		m.messages, m.bytes, m.frames, m.problems, m.keyframeRequests, m.refused, m.refusedRows, m.lost, m.floods, m.rows, m.samples, m.saveErrors, m.delay, m.state,
 	}
 }
 

@@ -53,6 +53,7 @@ type Output struct {
 	mu         sync.Mutex
 	receiver   *lane.Receiver
 	guards     *guards
+	meter      *meter
 	generation uint64 // of the hub's configuration that receiver and guards know
 	expired    time.Time
 }
@@ -70,7 +71,7 @@ func NewOutput(o OutputOptions) (*Output, error) {
 		return o.Hub.config.decoder(o.Hub.catalog, o.Hub.scratch, site)
 	}})
 	config, generation := o.Hub.configured()
-	out.guards, out.generation = newGuards(config, o.Hub.catalog, out.log, uncounted), generation
+	out.guards, out.meter, out.generation = newGuards(config, o.Hub.catalog, out.log, uncounted), newMeter(), generation
 	since := int64(0)
 	if !o.Oldest {
 		since = o.Hub.now().UnixMilli()
@@ -164,21 +165,17 @@ func (o *Output) step(m bus.Message, before bus.Position, pending []delivered) [
 	defer o.mu.Unlock()
 	if config, generation := o.hub.configured(); generation != o.generation {
 		o.generation = generation
-		o.guards = newGuards(config, o.hub.catalog, o.log, uncounted)
+		o.guards.reload(config)
 		o.receiver.Readmit()
 	}
 	now := o.hub.now()
 	o.forgetSites(now)
 	var losses []frame.Loss // that the frame tells of
-	o.receiver.Step(lane.Message{
-		Site: site, Backfill: l == bus.Backfill, Sequence: m.Sequence, Received: now.UnixMilli(), Payload: m.Payload,
-	}, lane.Handler{
+	message := lane.Message{Site: site, Backfill: l == bus.Backfill, Sequence: m.Sequence, Received: now.UnixMilli(), Payload: m.Payload}
+	handler := lane.Handler{
 		Row: func(d *lane.Delivery, row *series.Row) {
 			if m.Time.UnixMilli() >= o.since { // the clocks of sites may be anywhere
-				_ = o.guards.apply(d.Site, row, func(row *series.Row) error {
-					o.destination.Row(d, row)
-					return nil
-				})
+				o.row(d, row, m.Time.UnixMilli())
 			}
 		},
 		Loss: func(_ string, loss frame.Loss) { losses = append(losses, loss) },
@@ -190,9 +187,26 @@ func (o *Output) step(m bus.Message, before bus.Position, pending []delivered) [
 			o.repeats.Log(slog.LevelWarn, string(p.Reason)+" "+p.Message.Site, "frame was not delivered",
 				slog.String("site", p.Message.Site), slog.String("reason", string(p.Reason)), slog.Any("err", p.Err))
 		},
-	})
+	}
+	limits := o.guards.config.SiteLimits(site)
+	if within, _ := o.meter.take(site, len(m.Payload), m.Time.UnixMilli(), &limits); within {
+		o.receiver.Step(message, handler)
+	} else {
+		o.receiver.TurnAway(message, errBytes, handler)
+	}
 	o.cursor.note(site, l == bus.Backfill, m.Time, before, o.receiver.Site(site))
 	return pending
+}
+
+// row hands a row to the destination, as far as the site's guard lets it. The caller holds mu.
+func (o *Output) row(d *lane.Delivery, row *series.Row, stored int64) {
+	err := o.guards.apply(d.Site, d.Backfill, row, stored, func(row *series.Row) error {
+		o.destination.Row(d, row)
+		return nil
+	})
+	if err != nil { // the tail reader logs and counts it
+		o.receiver.Site(d.Site).Ledger.Reject(d.Header, 1, stored)
+	}
 }
 
 // forgetSites drops, now and then, what is held of sites that were silent for long. The caller holds mu.
@@ -204,6 +218,7 @@ func (o *Output) forgetSites(now time.Time) {
 	config, _ := o.hub.configured()
 	o.receiver.Expire(now.Add(-siteIdle).UnixMilli(), now.Add(-config.siteLife(o.hub.retention)).UnixMilli(), func(site string) {
 		delete(o.guards.sites, site)
+		o.meter.forget(site)
 	})
 }
 

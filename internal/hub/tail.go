@@ -9,6 +9,7 @@ import (
 
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/lane"
+	"github.com/thalweg/thalweg/internal/pipeline"
 	"github.com/thalweg/thalweg/internal/series"
 	"github.com/thalweg/thalweg/internal/store"
 )
@@ -118,7 +119,8 @@ func (h *Hub) step(m bus.Message) {
 	defer h.mu.Unlock()
 	h.metrics.messages.WithLabelValues(string(l)).Inc()
 	h.metrics.bytes.WithLabelValues(string(l)).Add(float64(len(m.Payload)))
-	h.receiver.Step(lane.Message{Site: site, Backfill: l == bus.Backfill, Sequence: m.Sequence, Received: now.UnixMilli(), Payload: m.Payload}, lane.Handler{
+	message := lane.Message{Site: site, Backfill: l == bus.Backfill, Sequence: m.Sequence, Received: now.UnixMilli(), Payload: m.Payload}
+	handler := lane.Handler{
 		Row: func(d *lane.Delivery, row *series.Row) { h.row(d, row, now, &v) },
 		Done: func(d *lane.Delivery) {
 			v.took(d)
@@ -132,19 +134,43 @@ func (h *Hub) step(m bus.Message) {
 			v.trouble(&p, h.catchingUp)
 			h.complain(&p, l)
 		},
-	})
+	}
+	if h.within(site, m, now) {
+		h.receiver.Step(message, handler)
+	} else {
+		h.receiver.TurnAway(message, errBytes, handler)
+	}
 	h.tail = tailPlace{m.Time, m.Pending}
 	h.ledgers.reach(v.at)
+}
+
+// within reports whether a site may send a message beside what it has sent, and has it cut off if it is far from that.
+// The caller holds mu.
+func (h *Hub) within(site string, m bus.Message, now time.Time) bool {
+	limits := h.config.SiteLimits(site)
+	within, flood := h.meter.take(site, len(m.Payload), m.Time.UnixMilli(), &limits)
+	if flood && now.Sub(m.Time) < floodWindow { // else it was before this hub started
+		h.metrics.floods.Inc()
+		h.log.Error("site sends far more than it may and is refused for a while", slog.String("site", site),
+			slog.String("bytes_per_second", limits.BytesPerSecond.String()), slog.Duration("refused", cutOff))
+		if h.refuse != nil {
+			h.refuse(site, cutOff)
+		}
+	}
+	return within
 }
 
 // row applies a row to the store. The caller holds mu.
 func (h *Hub) row(d *lane.Delivery, row *series.Row, now time.Time, v *view) {
 	h.metrics.rows.Inc()
 	h.metrics.samples.Add(float64(row.Samples()))
-	err := h.guards.apply(d.Site, row, func(row *series.Row) error {
+	err := h.guards.apply(d.Site, d.Backfill, row, v.at, func(row *series.Row) error {
 		return h.store.Apply(d.Site, store.Rank{Epoch: d.Rank.Epoch, Frame: d.Rank.Number}, row, now.UnixMilli())
 	})
 	if err != nil {
+		if refused, ok := errors.AsType[*pipeline.RefusedError](err); ok {
+			h.metrics.refusedRows.WithLabelValues(string(refused.Reason)).Inc()
+		}
 		v.reject(d.Site, d.Header)
 		h.repeats.Log(slog.LevelWarn, "row "+d.Site, "row was refused", slog.String("site", d.Site),
 			slog.String("source", row.Source.Key), slog.Any("err", err))
@@ -158,7 +184,7 @@ func (h *Hub) complain(p *lane.Problem, l bus.Lane) {
 	h.metrics.problems.WithLabelValues(string(p.Reason)).Inc()
 	h.repeats.Log(slog.LevelWarn, string(p.Reason)+" "+p.Message.Site, "frame was not taken", slog.String("site", p.Message.Site),
 		slog.String("lane", string(l)), slog.Uint64("sequence", p.Message.Sequence), slog.String("reason", string(p.Reason)), slog.Any("err", p.Err))
-	if p.WantsKeyframe() {
+	if p.WantsKeyframe() && !errors.Is(p.Err, errBytes) { // that would be more bytes; it is asked for when there is room
 		h.control.wantKeyframe(p.Message.Site)
 	}
 }

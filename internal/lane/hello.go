@@ -32,7 +32,13 @@ type Welcome struct {
 	FrameVersion int `json:"frame_version"`
 	// KeyframeIntervalMs is the longest keyframe interval that suits the hub; 0: any.
 	KeyframeIntervalMs int64 `json:"keyframe_interval_ms,omitempty"`
+	// BytesPerSecond is what the hub takes from the site; 0: it does not count.
+	BytesPerSecond int64 `json:"bytes_per_second,omitempty"`
 }
+
+// DefaultBytesPerSecond is what a hub takes from a site unless it is told otherwise, and what an edge sends at most that
+// no hub has answered yet.
+const DefaultBytesPerSecond = 2 << 20
 
 // Control is a request of a hub to an edge, as JSON, on the edge's control subject.
 type Control struct {

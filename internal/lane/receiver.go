@@ -281,12 +281,7 @@ func (r *Receiver) Step(m Message, h Handler) {
 	if s.live == nil {
 		s.live, s.backfill = frame.NewDecoder(s.limits), frame.NewDecoder(s.limits)
 	}
-	s.Messages++
-	s.Bytes += uint64(len(m.Payload))
-	s.LastSequence, s.Received = m.Sequence, m.Received
-	t := s.traffic(m.Backfill)
-	t.Bytes += uint64(len(m.Payload))
-	t.Sequence = m.Sequence
+	s.note(&m)
 	for rest := m.Payload; len(rest) > 0; {
 		header, one, behind, err := frame.Split(rest)
 		if err != nil {
@@ -343,6 +338,41 @@ func (r *Receiver) turnAway(m *Message, err error, h *Handler) {
 	if h.Problem != nil {
 		h.Problem(p)
 	}
+}
+
+// TurnAway notes a message of a site that is let in, of which nothing is decoded because it is beyond a limit: its frames
+// are missing, and the lane goes on with a keyframe. Rows and Done of the handler are not called.
+func (r *Receiver) TurnAway(m Message, cause error, h Handler) {
+	s, err := r.admit(m.Site)
+	if err != nil {
+		r.turnAway(&m, err, &h)
+		return
+	}
+	s.note(&m)
+	for rest := m.Payload; len(rest) > 0; {
+		header, one, behind, err := frame.Split(rest)
+		if err == nil {
+			_, err = frame.Verify(one)
+		}
+		p := Problem{Message: &m, Reason: ReasonLimit, Err: cause}
+		if err != nil { // nobody can tell how many frames it was
+			s.trouble(&p, &h)
+			return
+		}
+		rest = behind
+		p.Header = &header
+		s.trouble(&p, &h)
+	}
+}
+
+// note takes note of a message that came.
+func (s *Site) note(m *Message) {
+	s.Messages++
+	s.Bytes += uint64(len(m.Payload))
+	s.LastSequence, s.Received = m.Sequence, m.Received
+	t := s.traffic(m.Backfill)
+	t.Bytes += uint64(len(m.Payload))
+	t.Sequence = m.Sequence
 }
 
 // begun reports whether a keyframe of a lane came since the receiver began to read.

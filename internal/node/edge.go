@@ -23,33 +23,44 @@ import (
 // selfJob is the job of a process's own metrics.
 const selfJob = "thalweg"
 
+// worstShown is how many offenders a log line names.
+const worstShown = 5
+
 // edgeRole is an edge and the inputs before it.
 type edgeRole struct {
 	node     *Node
 	conn     *bus.Conn
 	edge     *edge.Edge
 	scrape   *scrape.Manager
-	pipeline atomic.Pointer[pipeline.Pipeline]
-	store    *store.Store // of an edge alone: its own last rows; nil beside a hub
+	pipeline *pipeline.Pipeline
+	clear    *edge.ClearValues // the values behind pseudonyms
+	store    *store.Store      // of an edge alone: its own last rows; nil beside a hub
 	federate *federate.Handler
 	interval atomic.Int64  // of the own metrics
 	changed  chan struct{} // tells that interval was
+	repeats  *telemetry.Repeats
+	reported map[pipeline.Reason]uint64 // what limits had refused when that was last logged
 	self     bool
 }
 
 func (n *Node) newEdge(handlers map[string]http.Handler) (*edgeRole, error) {
 	c := n.config
-	r := &edgeRole{node: n, self: c.Edge.Self, changed: make(chan struct{}, 1)}
+	r := &edgeRole{node: n, self: c.Edge.Self, changed: make(chan struct{}, 1), repeats: telemetry.NewRepeats(n.log.With("component", "edge"), time.Minute)}
 	r.interval.Store(int64(c.Global.ScrapeInterval))
 	var err error
 	if r.conn, err = n.connect(c.EdgeClient(), "edge", c.Site); err != nil {
 		return nil, err
 	}
-	p, err := r.newPipeline(c)
+	r.clear = edge.OpenClearValues(c.DataDir, n.log.With("component", "edge"))
+	options, err := r.pipelineOptions(c)
 	if err != nil {
 		return nil, err
 	}
-	r.usePipeline(p)
+	if r.pipeline, err = pipeline.New(options); err != nil {
+		return nil, err
+	}
+	n.metrics.MustRegister(r.pipeline.Metrics()...)
+	n.metrics.MustRegister(r.clear.Metrics()...)
 	lookback := time.Duration(store.DefaultConfig().Lookback)
 	if n.hub == nil {
 		if err := r.newFederate(c, handlers); err != nil {
@@ -96,27 +107,27 @@ func (r *edgeRole) newFederate(c *config.Config, handlers map[string]http.Handle
 	return nil
 }
 
-func (r *edgeRole) newPipeline(c *config.Config) (*pipeline.Pipeline, error) {
+// pipelineOptions reads the keys that the configuration names, too.
+func (r *edgeRole) pipelineOptions(c *config.Config) (o pipeline.Options, err error) {
 	match, err := pipeline.ParseMatch(c.Edge.Pipeline.Match)
 	if err != nil {
-		return nil, fmt.Errorf("edge.match: %w", err)
+		return o, fmt.Errorf("edge.match: %w", err)
 	}
-	return pipeline.New(pipeline.Options{
-		Catalog: r.node.catalog, Match: match, Always: pipeline.AlwaysPass(selfJob), ExternalLabels: c.Global.ExternalLabels,
-		Relabel: c.Edge.Pipeline.RelabelConfigs,
-	})
-}
-
-func (r *edgeRole) usePipeline(p *pipeline.Pipeline) {
-	if old := r.pipeline.Swap(p); old != nil {
-		replace(r.node.metrics, old.Metrics(), p.Metrics())
-		return
+	anonymizer, err := c.Anonymizer()
+	if err != nil {
+		return o, err
 	}
-	replace(r.node.metrics, nil, p.Metrics())
+	return pipeline.Options{
+		Catalog: r.node.catalog, Match: []pipeline.Selection{match}, Always: pipeline.AlwaysPass(selfJob),
+		ExternalLabels: c.Global.ExternalLabels, Relabel: c.Edge.Pipeline.RelabelConfigs, RequiredLabels: c.Edge.Pipeline.RequiredLabels,
+		Limits: c.Edge.Limits.Limits, Anonymize: anonymizer, Pseudonymized: r.clear.Add,
+	}, nil
 }
 
 // sink takes the rows of all inputs.
-func (r *edgeRole) sink(row *series.Row) error { return r.pipeline.Load().Apply(row, r.accept) }
+func (r *edgeRole) sink(row *series.Row) error {
+	return r.pipeline.Apply(row, time.Now().UnixMilli(), r.accept)
+}
 
 // accept takes the rows behind the pipeline. Beside a lane, an edge alone keeps the last one to serve it.
 func (r *edgeRole) accept(row *series.Row) error {
@@ -132,14 +143,14 @@ func (r *edgeRole) accept(row *series.Row) error {
 
 // apply puts a changed configuration in force.
 func (r *edgeRole) apply(ctx context.Context, c *config.Config) error {
-	p, err := r.newPipeline(c)
+	options, err := r.pipelineOptions(c)
 	if err != nil {
 		return err
 	}
 	if err := r.scrape.ApplyConfig(ctx, c.Edge.Scrape.Jobs); err != nil {
 		return err
 	}
-	r.usePipeline(p)
+	r.pipeline.Reload(options)
 	r.edge.Apply(c.Edge.Config)
 	if r.interval.Swap(int64(c.Global.ScrapeInterval)) != int64(c.Global.ScrapeInterval) {
 		select {
@@ -148,6 +159,32 @@ func (r *edgeRole) apply(ctx context.Context, c *config.Config) error {
 		}
 	}
 	return nil
+}
+
+// tend does what is due now and then: it says what limits have refused since the last time, and saves what is behind
+// pseudonyms.
+func (r *edgeRole) tend(now time.Time) {
+	if r.store != nil {
+		r.store.Expire(now.UnixMilli())
+	}
+	usage := r.pipeline.Usage(worstShown)
+	if over := usage.Since(r.reported); len(over) > 0 {
+		r.reported = usage.Refused
+		r.repeats.Log(slog.LevelWarn, "limits", "the limits of this edge are exceeded; the excess is refused", pipeline.Attrs(over, &usage)...)
+	}
+	if r.clear.Save() {
+		r.reconsider()
+	}
+}
+
+// reconsider has every series looked at anew, by the rules in force.
+func (r *edgeRole) reconsider() {
+	options, err := r.pipelineOptions(r.node.current())
+	if err != nil {
+		r.node.log.Error("apply the rules of this edge anew", "err", err)
+		return
+	}
+	r.pipeline.Reload(options)
 }
 
 // keepSelf makes rows of the own metrics until ctx ends.

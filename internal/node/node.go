@@ -249,6 +249,7 @@ func (n *Node) close() {
 		n.server.Close()
 	}
 	if n.edge != nil {
+		n.edge.clear.Save()
 		if err := n.edge.edge.Close(); err != nil {
 			n.log.Error("close outbox", "err", err)
 		}
@@ -294,14 +295,4 @@ func (n *Node) roles() []string {
 		roles = append(roles, "NATS server at "+n.server.URL())
 	}
 	return roles
-}
-
-// replace registers the collectors of a part that replaces another.
-func replace(r prometheus.Registerer, old, fresh []prometheus.Collector) {
-	for _, c := range old {
-		r.Unregister(c)
-	}
-	for _, c := range fresh {
-		r.MustRegister(c)
-	}
 }

@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// conditionEvery is how often the conditions are looked at, expireEvery how often the store of an edge alone.
+	// conditionEvery is how often the conditions are looked at, tendEvery how often it is done what is due at an edge.
 	conditionEvery = 250 * time.Millisecond
-	expireEvery    = 15 * time.Second
+	tendEvery      = 15 * time.Second
 	// resetShown is how long the page says that the stream was another one.
 	resetShown = 24 * time.Hour
 	// maxGapsShown bounds what a page or an answer lists.
@@ -28,16 +28,16 @@ const (
 func (n *Node) keepConditions(ctx context.Context) error {
 	t := time.NewTicker(conditionEvery)
 	defer t.Stop()
-	expired := time.Now()
+	tended := time.Now()
 	var caughtUp <-chan struct{} // so that a hub is ready as soon as it can be
 	if n.hub != nil {
 		caughtUp = n.hub.hub.CaughtUp()
 	}
 	for {
 		n.setConditions()
-		if now := time.Now(); n.edge != nil && n.edge.store != nil && now.Sub(expired) >= expireEvery {
-			expired = now
-			n.edge.store.Expire(now.UnixMilli())
+		if now := time.Now(); n.edge != nil && now.Sub(tended) >= tendEvery {
+			tended = now
+			n.edge.tend(now)
 		}
 		select {
 		case <-t.C:

@@ -1,7 +1,9 @@
 package pipeline
 
 import (
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -12,26 +14,36 @@ import (
 // mapping is what the rules make of one source.
 type mapping struct {
 	mu     sync.Mutex // held while a row of the source is under way
+	gone   bool       // it was thrown away; another one stands in its place
 	in     *series.Source
 	source *series.Source // on the way out
 	rules  *rules
-	last   int64 // time of the newest row; guarded by Pipeline.mu
+	gate   gate
 
-	schema *series.Schema // on the way in, as far as followed; nil at first
+	// When the newest row came, and how long after it the source counts as silent; guarded by Pipeline.mu.
+	last     int64
+	patience time.Duration
+
+	schema *series.Schema // on the way in, as far as followed
 	out    *series.Schema
 	to     []int32 // column on the way out, or dropped; nil while every column is passed on unchanged
 }
 
 const dropped = -1
 
-func newMapping(in *series.Source, rules *rules) *mapping {
-	m := &mapping{in: in, source: in, rules: rules}
-	b := labels.NewBuilder(in.Labels)
-	rules.addExternal(b)
-	if l := b.Labels(); !labels.Equal(l, in.Labels) {
-		m.source = &series.Source{Key: in.Key, Labels: l, Interval: in.Interval}
+// begin forgets everything but what the gate has counted: the source, or the rules, are others.
+func (m *mapping) begin(in *series.Source, rules *rules, c *series.Catalog) {
+	if m.source == nil || m.in.Key != in.Key || !rules.changes() {
+		m.source = in
 	}
-	return m
+	m.in, m.rules = in, rules
+	m.schema, m.out, m.to = c.Empty(), c.Empty(), nil
+}
+
+// verdict is what the rules say of one column.
+type verdict struct {
+	labels labels.Labels // of the series on the way out
+	reason Reason
 }
 
 // follow brings the mapping to the given schema. If that one grew from the schema before, only the new columns are
@@ -40,30 +52,34 @@ func (m *mapping) follow(schema *series.Schema, p *Pipeline) {
 	if m.schema == schema {
 		return
 	}
-	if m.schema == nil || !schema.Extends(m.schema) {
+	if !schema.Extends(m.schema) {
 		m.schema, m.out, m.to = p.catalog.Empty(), p.catalog.Empty(), nil
 	}
-	var (
-		start   = m.schema.Len()
-		columns = schema.Columns()[start:]
-		added   = make([]series.Column, 0, len(columns))
-		seen    = m.collisions()
-		b       = labels.NewBuilder(labels.EmptyLabels())
-	)
+	start := m.schema.Len()
+	columns := schema.Columns()[start:]
+	verdicts := m.judge(columns)
+	if m.out.Len() == 0 {
+		m.setSource(verdicts)
+	}
+	added := make([]series.Column, 0, len(columns))
+	seen := m.collisions()
 	for i := range columns {
-		c, reason := m.column(b, &columns[i])
-		if reason == Pass && !seen.add(c.Labels) {
-			reason = Collision
+		v := &verdicts[i]
+		c := columns[i]
+		if v.reason == Pass {
+			if c = m.column(&columns[i], v.labels); !seen.add(c.Labels) {
+				v.reason = Collision
+			}
 		}
-		if m.to == nil && (reason != Pass || !c.Equal(&columns[i])) {
+		if m.to == nil && (v.reason != Pass || !c.Equal(&columns[i])) {
 			m.to = identity(start + i)
 		}
 		to := int32(dropped)
-		if reason == Pass {
+		if v.reason == Pass {
 			to = int32(m.out.Len() + len(added))
 			added = append(added, c)
 		} else {
-			p.onDrop(reason)
+			p.drop(v.reason, columns[i].Labels.Get(model.MetricNameLabel))
 		}
 		if m.to != nil {
 			m.to = append(m.to, to)
@@ -77,18 +93,68 @@ func (m *mapping) follow(schema *series.Schema, p *Pipeline) {
 	m.schema = schema
 }
 
-// column returns the column on the way out for one on the way in.
-func (m *mapping) column(b *labels.Builder, c *series.Column) (series.Column, Reason) {
-	full := m.in.SeriesLabels(b, c)
-	l, reason := m.rules.apply(b, full)
-	if reason != Pass || m.source == m.in && labels.Equal(l, full) {
-		return *c, reason
+// judge applies the rules to the series of columns.
+func (m *mapping) judge(columns []series.Column) []verdict {
+	verdicts := make([]verdict, len(columns))
+	full, b := labels.NewBuilder(labels.EmptyLabels()), labels.NewBuilder(labels.EmptyLabels())
+	for i := range columns {
+		v := &verdicts[i]
+		v.labels, v.reason = m.rules.apply(b, m.in.SeriesLabels(full, &columns[i]))
+	}
+	return verdicts
+}
+
+// setSource works out what all series that pass have in common of the source's labels and the external ones. What
+// relabelling takes from all series must not leave the site with their source.
+func (m *mapping) setSource(verdicts []verdict) {
+	if !m.rules.changes() {
+		return
+	}
+	var common []labels.Label
+	first := true
+	for i := range verdicts {
+		v := &verdicts[i]
+		switch {
+		case v.reason != Pass:
+		case first:
+			first = false
+			v.labels.Range(func(l labels.Label) {
+				if m.in.Labels.Has(l.Name) || m.rules.external.Has(l.Name) {
+					common = append(common, l)
+				}
+			})
+		default:
+			common = slices.DeleteFunc(common, func(l labels.Label) bool { return v.labels.Get(l.Name) != l.Value })
+		}
+	}
+	if first {
+		return // nothing passes
+	}
+	out := series.Source{Key: m.in.Key, Labels: labels.New(common...), Interval: m.in.Interval}
+	if m.rules.anonymize != nil {
+		out.Key = m.rules.anonymize.SourceKey(m.in.Key)
+	}
+	same := func(s *series.Source) bool {
+		return s.Key == out.Key && s.Interval == out.Interval && labels.Equal(s.Labels, out.Labels)
+	}
+	switch {
+	case same(m.in):
+		m.source = m.in
+	case !same(m.source):
+		m.source = &out
+	}
+}
+
+// column returns the column on the way out of a series with the given labels, for the one on the way in.
+func (m *mapping) column(c *series.Column, l labels.Labels) series.Column {
+	if m.source == m.in && !m.rules.changes() {
+		return *c
 	}
 	out := series.Column{Labels: series.Relative(l, m.source.Labels), Family: c.Family, Kind: c.Kind}
-	if l.Get(model.MetricNameLabel) != full.Get(model.MetricNameLabel) {
+	if l.Get(model.MetricNameLabel) != c.Labels.Get(model.MetricNameLabel) {
 		out.Family = series.Family{} // it describes the old name
 	}
-	return out, Pass
+	return out
 }
 
 func identity(n int) []int32 {
@@ -104,7 +170,7 @@ func identity(n int) []int32 {
 type collisions map[uint64][]labels.Labels
 
 func (m *mapping) collisions() collisions {
-	if !m.rules.merges() {
+	if !m.rules.changes() {
 		return nil
 	}
 	c := make(collisions, m.out.Len())
@@ -129,79 +195,29 @@ func (c collisions) add(l labels.Labels) bool {
 	return true
 }
 
-// scratch is the memory of a row on the way out.
-type scratch struct {
-	row        series.Row
-	columns    []uint32
-	present    []uint64
-	values     []float64
-	histograms []series.HistogramAt
-	exemplars  []series.ExemplarAt
-	starts     []series.StartAt
-}
-
-// translate returns what is left of r, or nil if that is nothing. The result uses the memory of s and r.
-func (s *scratch) translate(r *series.Row, m *mapping) *series.Row {
-	s.row = *r
-	s.row.Source, s.row.Schema = m.source, m.out
-	if m.to == nil || r.End {
-		return &s.row
-	}
-	if r.Whole() {
-		s.whole(r, m)
-	} else if !s.partial(r, m) {
+// apply returns what the rules leave of a row, or nil if that is nothing. The result may use the memory of r and s.
+func (m *mapping) apply(r *series.Row, s *scratch) *series.Row {
+	switch {
+	case m.to != nil && m.out.Len() == 0:
 		return nil
+	case m.to != nil && !r.End:
+		r = s.translate(r, move{schema: m.out, to: m.to})
 	}
-	// Columns keep their order on the way, so that the extras stay sorted.
-	s.histograms, s.exemplars, s.starts = s.histograms[:0], s.exemplars[:0], s.starts[:0]
-	for _, h := range r.Histograms {
-		if to := m.to[h.Column]; to != dropped {
-			s.histograms = append(s.histograms, series.HistogramAt{Column: uint32(to), H: h.H, FH: h.FH})
+	a := m.rules.anonymize
+	if r == nil || m.out == r.Schema && m.source == r.Source && (a == nil || len(r.Exemplars) == 0) {
+		return r
+	}
+	if r != &s.row {
+		s.row = *r
+		r = &s.row
+	}
+	r.Source, r.Schema = m.source, m.out
+	if a != nil {
+		s.exemplars = append(s.exemplars[:0], r.Exemplars...)
+		for i := range s.exemplars {
+			s.exemplars[i].Exemplar = a.exemplar(s.exemplars[i].Exemplar, m.rules.seen)
 		}
+		r.Exemplars = s.exemplars
 	}
-	for _, e := range r.Exemplars {
-		if to := m.to[e.Column]; to != dropped {
-			s.exemplars = append(s.exemplars, series.ExemplarAt{Column: uint32(to), Exemplar: e.Exemplar})
-		}
-	}
-	for _, st := range r.Starts {
-		if to := m.to[st.Column]; to != dropped {
-			s.starts = append(s.starts, series.StartAt{Column: uint32(to), Ms: st.Ms})
-		}
-	}
-	s.row.Histograms, s.row.Exemplars, s.row.Starts = s.histograms, s.exemplars, s.starts
-	return &s.row
-}
-
-func (s *scratch) whole(r *series.Row, m *mapping) {
-	n := m.out.Len()
-	s.values = append(s.values[:0], make([]float64, n)...)
-	for i, to := range m.to {
-		if to != dropped {
-			s.values[to] = r.Values[i]
-		}
-	}
-	s.row.Values = s.values
-	if r.Present == nil {
-		return
-	}
-	s.present = series.Bitmap(s.present, n)
-	for i, to := range m.to {
-		if to != dropped && r.Has(i) {
-			series.SetBit(s.present, int(to))
-		}
-	}
-	s.row.Present = s.present
-}
-
-func (s *scratch) partial(r *series.Row, m *mapping) bool {
-	s.columns, s.values = s.columns[:0], s.values[:0]
-	for i, column := range r.Columns {
-		if to := m.to[column]; to != dropped {
-			s.columns = append(s.columns, uint32(to))
-			s.values = append(s.values, r.Values[i])
-		}
-	}
-	s.row.Columns, s.row.Values = s.columns, s.values
-	return len(s.columns) > 0
+	return r
 }

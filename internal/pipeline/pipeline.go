@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -17,32 +18,41 @@ import (
 type Options struct {
 	// Catalog of the schemas of the incoming rows; outgoing ones are made in it too.
 	Catalog *series.Catalog
-	// Match are the selectors of what passes, see ParseMatch. Empty: everything.
-	Match [][]*labels.Matcher
-	// Always are selectors of what passes whatever Match says, see AlwaysPass.
-	Always [][]*labels.Matcher
+	// Match are lists of selectors: a series passes if one of each selects it. An empty one selects everything.
+	Match []Selection
+	// Always selects what passes whatever Match says, see AlwaysPass.
+	Always Selection
 	// ExternalLabels are added to every series that has no label of the same name.
 	ExternalLabels labels.Labels
 	// Relabel has rules that were validated.
 	Relabel []*relabel.Config
-	// MaxSources bounds the sources whose mapping is kept; beyond it, mappings are thrown away and worked out again
-	// when needed. Zero: DefaultMaxSources.
+	// RequiredLabels are values that every series must have then; one without is dropped, whatever Always says.
+	RequiredLabels map[string]string
+	// Limits of all sources together.
+	Limits Limits
+	// MaxSources bounds the sources. The rows of further ones are refused. Zero: DefaultMaxSources.
 	MaxSources int
-	// OnDrop, if not nil, is called for each series that is dropped when it appears, with one of Reasons. It is for
-	// those who have many pipelines and count for all of them; the metrics of this pipeline then need no registration.
+	// Anonymize, if not nil, makes the pseudonyms that leave. Pseudonymized, if not nil, is called with the values that it
+	// replaces when a series appears, with locks held.
+	Anonymize     *Anonymizer
+	Pseudonymized func(label, value string)
+	// OnDrop, if not nil, is called for each series when it is refused, with one of Reasons and with locks held. It is
+	// for those who have many pipelines and count for all of them; this one has no metrics then.
 	OnDrop func(Reason)
 }
 
 const (
 	// DefaultMaxSources is more than a site is expected to have.
 	DefaultMaxSources = 100_000
-	// minSilence is how long a source is silent, at least, before its mapping is thrown away.
+	// minSilence is how long a source is silent, at least, before it counts as ended.
 	minSilence = 5 * time.Minute
+	// maxInterval bounds the interval that a source is believed to have.
+	maxInterval = 8 * time.Hour
 )
 
-// AlwaysPass selects what a site never holds back: up, scrape_* and the metrics of job.
-func AlwaysPass(job string) [][]*labels.Matcher {
-	return [][]*labels.Matcher{
+// AlwaysPass selects what match never holds back: up, scrape_* and the metrics of job.
+func AlwaysPass(job string) Selection {
+	return Selection{
 		{labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, "up|scrape_.+")},
 		{labels.MustNewMatcher(labels.MatchEqual, "job", job)},
 	}
@@ -50,17 +60,18 @@ func AlwaysPass(job string) [][]*labels.Matcher {
 
 // Pipeline maps rows. It is safe for concurrent use.
 type Pipeline struct {
-	rules   rules
 	catalog *series.Catalog
-	max     int
-	metrics *metrics
+	metrics *metrics // nil if somebody else counts
 	onDrop  func(Reason)
+	limiter *limiter
 
 	mu      sync.Mutex
+	max     int
+	rules   *rules
 	sources map[string]*mapping // by the key of the incoming source
-	swept   int64               // time of the row that last made us look for silent sources
+	swept   int64               // when it was last looked for silent sources
 
-	rows sync.Pool // of *scratch
+	rows sync.Pool // of *[2]scratch
 }
 
 // New returns a pipeline.
@@ -68,119 +79,191 @@ func New(o Options) (*Pipeline, error) {
 	if o.Catalog == nil {
 		return nil, errors.New("new pipeline: no catalog")
 	}
-	if o.MaxSources == 0 {
-		o.MaxSources = DefaultMaxSources
-	}
-	p := &Pipeline{
-		rules: rules{
-			match:    o.Match,
-			always:   o.Always,
-			external: o.ExternalLabels,
-			relabel:  o.Relabel,
-		},
-		catalog: o.Catalog,
-		max:     o.MaxSources,
-		sources: map[string]*mapping{},
-	}
-	p.metrics = newMetrics(p.len)
+	p := &Pipeline{catalog: o.Catalog, limiter: newLimiter(o.Limits), sources: map[string]*mapping{}}
 	if p.onDrop = o.OnDrop; p.onDrop == nil {
+		p.metrics = newMetrics(p)
 		p.onDrop = func(r Reason) { p.metrics.dropped.WithLabelValues(string(r)).Inc() }
 	}
-	p.rows.New = func() any { return &scratch{} }
+	p.rows.New = func() any { return &[2]scratch{} }
+	p.Reload(o)
 	return p, nil
 }
 
-// Metrics returns the collectors of the pipeline.
-func (p *Pipeline) Metrics() []prometheus.Collector { return p.metrics.all() }
-
-// Wrap returns a sink that gives next what is left of each row. A row of which nothing is left is accepted.
-func (p *Pipeline) Wrap(next series.Sink) series.Sink {
-	if p.rules.empty() {
-		return next
+// Reload puts other rules and limits in force, for the next row of each source. What is counted goes on: who has more
+// than a lower limit allows loses the excess. Catalog and OnDrop stay as they are.
+func (p *Pipeline) Reload(o Options) {
+	p.limiter.setLimits(o.Limits)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rules = newRules(&o)
+	if p.max = o.MaxSources; p.max == 0 {
+		p.max = DefaultMaxSources
 	}
-	return func(r *series.Row) error { return p.Apply(r, next) }
 }
 
-// Apply gives next what is left of the row.
-func (p *Pipeline) Apply(r *series.Row, next series.Sink) error {
-	if p.rules.empty() {
-		return next(r)
+// Metrics returns the collectors of a pipeline without OnDrop.
+func (p *Pipeline) Metrics() []prometheus.Collector { return p.metrics.all() }
+
+// RefusedError says that a row was refused as a whole.
+type RefusedError struct {
+	Source string // its key, on the way in
+	Reason Reason // one of RowReasons
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("row of source %q is beyond the limit %q", e.Source, e.Reason)
+}
+
+// Apply gives next what is left of the row, which came now, in milliseconds since 1970. A row of which nothing is left is
+// accepted. Its own error is a *RefusedError, others are of next.
+func (p *Pipeline) Apply(r *series.Row, now int64, next series.Sink) error {
+	m, err := p.enter(r, now)
+	if err != nil {
+		p.refuse(err)
+		return err
 	}
-	m := p.mapping(r)
-	m.mu.Lock()
+	if m == nil {
+		return nil
+	}
 	defer m.mu.Unlock()
-	m.follow(r.Schema, p)
+	if !r.End || m.schema.Len() == 0 {
+		m.follow(r.Schema, p)
+	}
 	if r.End {
 		p.forget(r.Source.Key, m)
 	}
-	switch {
-	case m.out == r.Schema && m.source == r.Source:
-		return next(r)
-	case m.out.Len() == 0:
+	s := p.rows.Get().(*[2]scratch)
+	defer p.rows.Put(s)
+	out := m.apply(r, &s[0])
+	if out == nil {
 		return nil
 	}
-	s := p.rows.Get().(*scratch)
-	defer p.rows.Put(s)
-	if out := s.translate(r, m); out != nil {
-		return next(out)
+	if !out.End && !p.limiter.takeSamples(out.Samples(), out.T, now) {
+		err := &RefusedError{Source: r.Source.Key, Reason: OverSamples}
+		p.refuse(err)
+		return err
 	}
-	return nil
+	if m.rules.limits.counted() || m.gate.schema != nil {
+		if out = m.gate.pass(p, out, &s[1]); out == nil {
+			return nil
+		}
+	}
+	return next(out)
 }
 
 // Verdict says what becomes of one series by itself: the labels it gets, or the reason why it is dropped.
 func (p *Pipeline) Verdict(l labels.Labels) (labels.Labels, Reason) {
-	return p.rules.apply(labels.NewBuilder(labels.EmptyLabels()), l)
+	p.mu.Lock()
+	rules := p.rules
+	p.mu.Unlock()
+	return rules.apply(labels.NewBuilder(labels.EmptyLabels()), l)
 }
 
-// mapping finds or makes the mapping of the row's source.
-func (p *Pipeline) mapping(r *series.Row) *mapping {
+// enter returns the mapping of the row's source, locked; nil if the row ends a source for which there is no room.
+func (p *Pipeline) enter(r *series.Row, now int64) (*mapping, *RefusedError) {
+	for {
+		m, rules, silent := p.find(r, now)
+		for _, s := range silent {
+			p.drain(s)
+		}
+		if m == nil {
+			if r.End {
+				return nil, nil
+			}
+			return nil, &RefusedError{Source: r.Source.Key, Reason: OverSources}
+		}
+		m.mu.Lock()
+		if m.gone {
+			m.mu.Unlock()
+			continue
+		}
+		if m.in != r.Source || m.rules != rules {
+			m.begin(r.Source, rules, p.catalog)
+			p.restart(m)
+		}
+		return m, nil
+	}
+}
+
+// restart makes the gate count anew: with other rules the series have other columns, and with other limits another
+// number may come in.
+func (p *Pipeline) restart(m *mapping) {
+	p.limiter.mu.Lock()
+	defer p.limiter.mu.Unlock()
+	m.gate.leave(p.limiter)
+	m.gate = gate{key: keyHash(m.in.Key)}
+}
+
+// find finds or makes a mapping, nil where there is no room for one. The silent ones have been taken out and are to be
+// drained.
+func (p *Pipeline) find(r *series.Row, now int64) (m *mapping, rules *rules, silent []*mapping) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	m := p.sources[r.Source.Key]
-	if m == nil || m.in != r.Source {
-		if m == nil && len(p.sources) >= p.max {
-			p.makeRoom(r.T)
+	m = p.sources[r.Source.Key]
+	full := m == nil && len(p.sources) >= p.max
+	if now < p.swept || now-p.swept >= time.Minute.Milliseconds() || full && now > p.swept {
+		p.swept = now
+		silent = p.takeSilent(now)
+		m = p.sources[r.Source.Key]
+	}
+	if m == nil {
+		if len(p.sources) >= p.max {
+			return nil, nil, silent
 		}
-		m = newMapping(r.Source, &p.rules)
+		m = &mapping{}
 		p.sources[r.Source.Key] = m
 	}
-	m.last = max(m.last, r.T)
-	if r.T-p.swept >= time.Minute.Milliseconds() {
-		p.swept = r.T
-		p.dropSilent(r.T)
-	}
-	return m
+	m.last, m.patience = now, max(minSilence, 3*min(r.Source.Interval, maxInterval))
+	return m, p.rules, silent
 }
 
-// dropSilent throws away the mappings of sources that are silent at t.
-func (p *Pipeline) dropSilent(t int64) {
+// takeSilent takes out the mappings of sources that are silent now.
+func (p *Pipeline) takeSilent(now int64) (silent []*mapping) {
 	for key, m := range p.sources {
-		if silence := max(minSilence, 3*m.in.Interval); t-m.last > silence.Milliseconds() {
+		if now-m.last > m.patience.Milliseconds() {
 			delete(p.sources, key)
-			p.metrics.forgotten.WithLabelValues("silent").Inc()
+			silent = append(silent, m)
+			p.metrics.forget("silent")
 		}
 	}
+	return silent
 }
 
-// makeRoom throws away at least one mapping. Which one does not matter much: it is worked out again when needed.
-func (p *Pipeline) makeRoom(t int64) {
-	p.dropSilent(t)
-	for key := range p.sources {
-		if len(p.sources) < p.max {
-			return
-		}
-		delete(p.sources, key)
-		p.metrics.forgotten.WithLabelValues("full").Inc()
-	}
-}
-
+// forget takes out the mapping of a source that ended. The caller holds its lock.
 func (p *Pipeline) forget(key string, m *mapping) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	m.gone = true
 	if p.sources[key] == m {
 		delete(p.sources, key)
-		p.metrics.forgotten.WithLabelValues("ended").Inc()
+		p.metrics.forget("ended")
 	}
+}
+
+// drain takes the series of a source that is silent off the account.
+func (p *Pipeline) drain(m *mapping) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.gone = true
+	p.limiter.mu.Lock()
+	defer p.limiter.mu.Unlock()
+	m.gate.leave(p.limiter)
+}
+
+// drop counts a series that the rules drop.
+func (p *Pipeline) drop(r Reason, name string) {
+	p.onDrop(r)
+	p.limiter.mu.Lock()
+	defer p.limiter.mu.Unlock()
+	p.limiter.count(r, name)
+}
+
+// refuse counts a row.
+func (p *Pipeline) refuse(e *RefusedError) {
+	p.metrics.refuseRow(e.Reason)
+	p.limiter.mu.Lock()
+	defer p.limiter.mu.Unlock()
+	p.limiter.count(e.Reason, e.Source)
 }
 
 func (p *Pipeline) len() int {

@@ -1,11 +1,13 @@
 package pipeline
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -37,7 +39,7 @@ func newPipeline(t testing.TB, o Options, match ...string) *Pipeline {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Match = sets
+	o.Match = append(o.Match, sets)
 	if o.Catalog == nil {
 		o.Catalog = series.NewCatalog()
 	}
@@ -68,7 +70,7 @@ func clone(r *series.Row) *series.Row {
 func apply(t testing.TB, p *Pipeline, r *series.Row) *series.Row {
 	t.Helper()
 	var out *series.Row
-	if err := p.Apply(r, func(r *series.Row) error { out = clone(r); return nil }); err != nil {
+	if err := p.Apply(r, r.T, func(r *series.Row) error { out = clone(r); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	return out
@@ -87,7 +89,7 @@ func TestUntouched(t *testing.T) {
 	schema := c.Extend(c.Empty(), []series.Column{column("__name__", "a"), column("__name__", "b")})
 	row := &series.Row{Source: source, Schema: schema, T: 5, Values: []float64{1, 2}}
 	var got *series.Row
-	if err := p.Apply(row, func(r *series.Row) error { got = r; return nil }); err != nil || got != row {
+	if err := p.Apply(row, row.T, func(r *series.Row) error { got = r; return nil }); err != nil || got != row {
 		t.Errorf("a row of which everything passes was not handed on as it is: %v", err)
 	}
 	// It stays so while the schema grows, until a column is dropped.
@@ -113,9 +115,6 @@ func TestOnDrop(t *testing.T) {
 		p := newPipeline(t, Options{Catalog: c, OnDrop: count}, "a")
 		apply(t, p, row)
 		apply(t, p, row)
-		if n := testutil.ToFloat64(p.metrics.dropped.WithLabelValues("match")); n != 0 {
-			t.Errorf("%v series are counted twice", n)
-		}
 	}
 	if len(dropped) != 1 || dropped[NoMatch] != 4 {
 		t.Errorf("dropped %v, want 2 series by each pipeline", dropped)
@@ -229,35 +228,57 @@ func TestSourcesAreForgotten(t *testing.T) {
 	c := series.NewCatalog()
 	p := newPipeline(t, Options{Catalog: c, MaxSources: 3}, "a")
 	schema := c.Extend(c.Empty(), []series.Column{column("__name__", "a")})
-	row := func(key string, at time.Duration, end bool) {
+	row := func(key string, at time.Duration, end bool) error {
 		r := &series.Row{Source: &series.Source{Key: key}, Schema: schema, T: at.Milliseconds(), Values: []float64{1}}
 		if r.End = end; end {
 			r.Values = nil
 		}
-		if out := apply(t, p, r); out == nil || out.End != end {
+		seen := false
+		err := p.Apply(r, r.T, func(out *series.Row) error {
+			seen = out.End == end
+			return nil
+		})
+		if err == nil && !seen {
 			t.Errorf("source %s: row was lost", key)
 		}
+		return err
 	}
-	reasons := func(ended, silent, full float64) {
+	taken := func(key string, at time.Duration, end bool) {
 		t.Helper()
-		for reason, want := range map[string]float64{"ended": ended, "silent": silent, "full": full} {
+		if err := row(key, at, end); err != nil {
+			t.Error(err)
+		}
+	}
+	forgotten := func(ended, silent float64) {
+		t.Helper()
+		for reason, want := range map[string]float64{"ended": ended, "silent": silent} {
 			if got := testutil.ToFloat64(p.metrics.forgotten.WithLabelValues(reason)); got != want {
 				t.Errorf("%v sources forgotten as %s, want %v", got, reason, want)
 			}
 		}
 	}
-	row("a", 0, false)
-	row("a", 0, true)
-	reasons(1, 0, 0)
-	row("b", 0, false)
-	row("c", minSilence+time.Minute, false)
-	reasons(1, 1, 0)
-	for _, key := range []string{"d", "e", "f"} {
-		row(key, minSilence+time.Minute, false)
+	taken("a", 0, false)
+	taken("a", 0, true)
+	forgotten(1, 0)
+	taken("b", 0, false)
+	taken("c", minSilence+time.Minute, false)
+	forgotten(1, 1)
+	taken("d", minSilence+time.Minute, false)
+	taken("e", minSilence+time.Minute, false)
+	// There is no room for one more before another one ends, or falls silent.
+	err := row("f", minSilence+time.Minute, false)
+	if refused, ok := errors.AsType[*RefusedError](err); !ok || refused.Reason != OverSources || refused.Source != "f" {
+		t.Errorf("fourth source: %v", err)
 	}
-	reasons(1, 1, 1)
-	if n := p.len(); n != 3 {
-		t.Errorf("%d sources are kept, want 3", n)
+	if n := testutil.ToFloat64(p.metrics.refusedRows.WithLabelValues("sources")); n != 1 {
+		t.Errorf("%v rows counted as refused, want 1", n)
+	}
+	taken("e", minSilence+time.Minute, true)
+	taken("f", minSilence+time.Minute, false)
+	taken("g", 3*minSilence, false)
+	forgotten(2, 4)
+	if n := p.len(); n != 1 {
+		t.Errorf("%d sources are kept, want 1", n)
 	}
 }
 
@@ -268,7 +289,6 @@ func TestOracle(t *testing.T) {
 		c := series.NewCatalog()
 		o := randomOptions(t, rnd, c)
 		p := newPipeline(t, o)
-		p.rules.match = o.Match
 		source := &series.Source{Key: "s", Labels: labels.FromStrings("job", "j", "instance", pick(rnd, "i", "k"))}
 		schema := c.Empty()
 		for step := range 6 {
@@ -297,7 +317,13 @@ func pick[T any](rnd *rand.Rand, of ...T) T { return of[rnd.IntN(len(of))] }
 func randomOptions(t *testing.T, rnd *rand.Rand, c *series.Catalog) Options {
 	o := Options{Catalog: c}
 	if rnd.IntN(2) == 0 {
-		o.Match, _ = ParseMatch([]string{pick(rnd, `a`, `{x="1"}`, `{job="j",x!="1"}`), pick(rnd, `b`, `{y=""}`)})
+		for range 1 + rnd.IntN(2) {
+			s, err := ParseMatch([]string{pick(rnd, `a`, `{x="1"}`, `{job="j",x!="1"}`), pick(rnd, `b`, `{y=""}`)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.Match = append(o.Match, s)
+		}
 	}
 	if rnd.IntN(2) == 0 {
 		o.ExternalLabels = labels.FromStrings("site", "s", pick(rnd, "x", "y", "job", "z"), "e")
@@ -430,13 +456,17 @@ func oracle(r *series.Row, o Options) map[string]string {
 	all := samples(r)
 	for i := range r.Schema.Len() {
 		l := r.Source.SeriesLabels(b, r.Schema.Column(i))
-		pass := len(o.Match) == 0
-		for _, set := range o.Match {
-			ok := true
-			for _, matcher := range set {
-				ok = ok && matcher.Matches(l.Get(matcher.Name))
+		pass := true
+		for _, selection := range o.Match {
+			one := len(selection) == 0
+			for _, set := range selection {
+				ok := true
+				for _, matcher := range set {
+					ok = ok && matcher.Matches(l.Get(matcher.Name))
+				}
+				one = one || ok
 			}
-			pass = pass || ok
+			pass = pass && one
 		}
 		if !pass {
 			continue
@@ -463,7 +493,7 @@ func oracle(r *series.Row, o Options) map[string]string {
 
 func TestConcurrentSources(t *testing.T) {
 	c := series.NewCatalog()
-	p := newPipeline(t, Options{Catalog: c, ExternalLabels: labels.FromStrings("site", "s"), MaxSources: 4}, "a")
+	p := newPipeline(t, Options{Catalog: c, ExternalLabels: labels.FromStrings("site", "s")}, "a")
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
@@ -475,7 +505,7 @@ func TestConcurrentSources(t *testing.T) {
 				for j := range r.Values {
 					r.Values[j] = float64(i)
 				}
-				err := p.Apply(r, func(out *series.Row) error {
+				err := p.Apply(r, r.T, func(out *series.Row) error {
 					for _, v := range out.Values {
 						if v != float64(i) {
 							t.Errorf("source %d got the value %v", i, v)
@@ -494,11 +524,37 @@ func TestConcurrentSources(t *testing.T) {
 
 func TestSteadyStateAllocatesNothing(t *testing.T) {
 	c := series.NewCatalog()
-	p := newPipeline(t, Options{Catalog: c, ExternalLabels: labels.FromStrings("site", "s")}, "a", "b")
-	schema := c.Extend(c.Empty(), []series.Column{column("__name__", "a"), column("__name__", "x"), column("__name__", "b")})
-	r := &series.Row{Source: &series.Source{Key: "s"}, Schema: schema, Values: []float64{1, 2, 3}}
-	sink := p.Wrap(func(*series.Row) error { return nil })
-	if n := testing.AllocsPerRun(100, func() { sink(r) }); n != 0 {
-		t.Errorf("%v allocations a row", n)
+	whole := c.Extend(c.Empty(), []series.Column{column("__name__", "a"), column("__name__", "x"), column("__name__", "b")})
+	key := []byte(strings.Repeat("k", 32))
+	anonymizer, err := NewAnonymizer(AnonymizeConfig{Labels: []string{"instance"}, Mode: ModeHMAC, Length: 16}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limits := Limits{
+		Series: 10, SeriesPerSource: 10, NewSeriesPerHour: 10, SamplesPerSecond: 1000, Labels: 10, LabelNameLength: 100, LabelValueLength: 100,
+	}
+	// With a series held back, too: a site at its limit must not cost more than others.
+	for _, most := range []int{10, 1} {
+		limits.Series = most
+		p := newPipeline(t, Options{
+			Catalog: c, ExternalLabels: labels.FromStrings("site", "s"), RequiredLabels: map[string]string{"site": "s"},
+			Limits: limits, Anonymize: anonymizer,
+		}, "a", "b")
+		for _, r := range []*series.Row{
+			{Schema: whole, Values: []float64{1, 2, 3}},
+			{Schema: whole, Columns: []uint32{0, 2}, Values: []float64{1, 2}},
+		} {
+			r.Source = &series.Source{Key: fmt.Sprint(most, r.Whole()), Labels: labels.FromStrings("instance", "i")}
+			next := func(*series.Row) error { return nil }
+			n := testing.AllocsPerRun(100, func() {
+				r.T += 15_000
+				if err := p.Apply(r, r.T, next); err != nil {
+					t.Error(err)
+				}
+			})
+			if n != 0 {
+				t.Errorf("limit of %d series, row %v: %v allocations", most, r.Columns, n)
+			}
+		}
 	}
 }
