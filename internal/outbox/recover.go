@@ -176,7 +176,7 @@ func (o *Outbox) check(name string, size int64, id frame.ID) (extent, *damage, e
 }
 
 // without returns what is neither in e, the beginning of g that is left, nor acknowledged. If something behind e was
-// acknowledged, only the file could tell which rows those are: then there are at most as many as all behind e.
+// acknowledged, only the file could tell which rows those are: then each frame counts for as many as the others.
 func (g *group) without(e extent) []Range {
 	rest := g.extent
 	if e.size > 0 {
@@ -190,17 +190,12 @@ func (g *group) without(e extent) []Range {
 	if len(gaps) == 1 && gaps[0] == (span{rest.first, rest.last}) {
 		return []Range{rest.asRange()}
 	}
-	rows, frames := rest.rowsAfter-rest.rowsBefore, uint64(0)
-	for _, gap := range gaps {
-		frames += gap.to - gap.from + 1
-	}
+	rows, frames := rest.rowsAfter-rest.rowsBefore, rest.last-rest.first+1
 	var ranges []Range
 	for _, gap := range gaps {
-		n := gap.to - gap.from + 1
-		share := rows * n / frames
-		rows, frames = rows-share, frames-n
 		ranges = append(ranges, Range{
-			Epoch: g.epoch, From: gap.from, To: gap.to, Rows: share, FirstSent: rest.firstSent, LastSent: rest.lastSent,
+			Epoch: g.epoch, From: gap.from, To: gap.to, Rows: (rows*(gap.to-gap.from+1) + frames - 1) / frames,
+			FirstSent: rest.firstSent, LastSent: rest.lastSent,
 		})
 	}
 	return ranges
