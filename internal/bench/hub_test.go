@@ -14,7 +14,7 @@ import (
 
 // BenchmarkHub reports what a sample costs a hub from the frame to the store, and how many times that is what decoding
 // the same rows as remote write 2.0 needs (requests of 2,000 samples, snappy and Unmarshal into a reused struct, no
-// labels).
+// labels). Of every round the shortest time counts, of either: what else the machine does takes none of it.
 func BenchmarkHub(b *testing.B) {
 	each(b, func(b *testing.B, name string, targets int) {
 		w := newWorkload(b, name, targets)
@@ -48,12 +48,11 @@ func BenchmarkHub(b *testing.B) {
 			b.Fatal(err)
 		}
 		dec := frame.NewDecoder(frame.DecoderConfig{Catalog: series.NewCatalog()})
-		var ours, theirs, total float64
+		var ours, theirs [rounds]time.Duration
 		var raw []byte
 		var request writev2.Request
 		round, rank := 0, uint64(0)
 		for b.Loop() {
-			total += samples[round]
 			start := time.Now()
 			for _, f := range frames[round] {
 				rank++
@@ -66,7 +65,7 @@ func BenchmarkHub(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			ours += float64(time.Since(start))
+			shorter(&ours[round], time.Since(start))
 			start = time.Now()
 			for _, q := range requests[round] {
 				if raw, err = snappy.Decode(raw[:cap(raw)], q); err != nil {
@@ -77,12 +76,25 @@ func BenchmarkHub(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			theirs += float64(time.Since(start))
+			shorter(&theirs[round], time.Since(start))
 			round = (round + 1) % rounds
 		}
-		b.ReportMetric(ours/total, "ns/sample")
-		b.ReportMetric(theirs/total, "rw2-ns/sample")
-		b.ReportMetric(theirs/ours, "x-rw2")
+		var our, their, total float64
+		for i := range rounds {
+			if ours[i] > 0 { // not every round may have come
+				our, their, total = our+float64(ours[i]), their+float64(theirs[i]), total+samples[i]
+			}
+		}
+		b.ReportMetric(our/total, "ns/sample")
+		b.ReportMetric(their/total, "rw2-ns/sample")
+		b.ReportMetric(their/our, "x-rw2")
 		b.ReportMetric(0, "ns/op")
 	})
+}
+
+// shorter keeps the shortest time that is not 0.
+func shorter(best *time.Duration, d time.Duration) {
+	if *best == 0 || d < *best {
+		*best = d
+	}
 }
