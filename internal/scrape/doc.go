@@ -23,6 +23,10 @@
 // which Prometheus leaves to the lookback. When a body fails in the middle, what stood before the error ends too. A
 // changed list of targets does not make the job's other targets start anew.
 //
+// A scrape over plain HTTP is two wake-ups of one thread: when it is due and when the answer is there. On Linux each
+// target has a timer of the kernel for the first, a file descriptor beside that of its connection, and system calls on
+// sockets pass the scheduler by: docs/performance.md has what that is worth.
+//
 // It leaves out the parsing (package expo) and what happens to rows (the sink). It does not import prometheus/scrape:
 // that package writes through an Appender, sample by sample with all labels, and weighs 6 MB; what we need of it are
 // some sixty lines of rules in target.go and mapper.go.

@@ -56,6 +56,7 @@ type loop struct {
 	key    string // of the source
 	slot   int
 	done   chan struct{} // closed when run has returned
+	alarm  alarm         // run waits for it; an interrupt says that it has to look again
 
 	// Of Manager.Run:
 	job    string
@@ -66,7 +67,6 @@ type loop struct {
 	leaving  bool // discovery does not have the target any more
 	ended    bool // too late for the target to come back
 	status   Target
-	changed  chan struct{} // a token says that run has to look again
 
 	// Of run:
 	parser     *expo.Parser
@@ -88,12 +88,12 @@ type shared struct {
 
 func newLoop(with *shared, slot int, s *settings) *loop {
 	l := &loop{
-		shared:  with,
-		key:     s.target.source.Key,
-		slot:    slot,
-		done:    make(chan struct{}),
-		changed: make(chan struct{}, 1),
-		logged:  map[reason]time.Time{},
+		shared: with,
+		key:    s.target.source.Key,
+		slot:   slot,
+		done:   make(chan struct{}),
+		alarm:  newAlarm(),
+		logged: map[reason]time.Time{},
 	}
 	l.update(s)
 	return l
@@ -108,7 +108,7 @@ func (l *loop) update(s *settings) bool {
 	}
 	l.settings, l.leaving = s, false
 	l.status.describe(s)
-	l.wake()
+	l.alarm.interrupt()
 	return true
 }
 
@@ -127,14 +127,7 @@ func (l *loop) leave() {
 	defer l.mu.Unlock()
 	if !l.leaving {
 		l.leaving = true
-		l.wake()
-	}
-}
-
-func (l *loop) wake() {
-	select {
-	case l.changed <- struct{}{}:
-	default:
+		l.alarm.interrupt()
 	}
 }
 
@@ -165,6 +158,8 @@ func (l *loop) retire() bool {
 // passed without the target having come back: Prometheus waits as long.
 func (l *loop) run(ctx context.Context, after <-chan struct{}) {
 	defer close(l.done)
+	defer l.alarm.close()
+	defer context.AfterFunc(ctx, l.alarm.interrupt)()
 	if after != nil {
 		select {
 		case <-after:
@@ -196,7 +191,7 @@ func (l *loop) run(ctx context.Context, after <-chan struct{}) {
 			}
 			due = missed.Add(s.grid.interval + s.grid.interval/10)
 		}
-		if !l.wait(ctx, due) {
+		if !l.alarm.wait(time.Until(due)) {
 			continue
 		}
 		if !leaving {
@@ -211,19 +206,6 @@ func (l *loop) run(ctx context.Context, after <-chan struct{}) {
 
 // wallClock is the time without the monotonic reading: instants are compared and subtracted as wall clock times.
 func wallClock() time.Time { return time.Now().Round(0) }
-
-// wait reports whether t has come. It returns early when the settings change or ctx is done.
-func (l *loop) wait(ctx context.Context, t time.Time) bool {
-	timer := time.NewTimer(time.Until(t))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-l.changed:
-	case <-ctx.Done():
-	}
-	return false
-}
 
 // scrape makes one scrape with the time at, and hands on its rows.
 func (l *loop) scrape(ctx context.Context, s *settings, at time.Time) {

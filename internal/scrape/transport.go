@@ -23,6 +23,8 @@ const (
 	idleTimeout = 5 * time.Minute
 	// maxResponseHeader bounds what a target can make us hold, 1xx answers included, before the body_size_limit counts.
 	maxResponseHeader = 1 << 20
+	// readSize is how much is read at once: many exporters write 2 to 4 kB at a time.
+	readSize = 64 << 10
 )
 
 // transport sends GET requests over plain HTTP/1.1 without goroutines of its own: the one that scrapes writes the
@@ -64,7 +66,7 @@ func newTransport(other http.RoundTripper, dial func(ctx context.Context, networ
 	t := &transport{other: other, dial: dial, idle: map[string][]idleConn{}, swept: time.Now()}
 	t.exchanges.New = func() any {
 		x := &exchange{}
-		x.reader = bufio.NewReader(&x.limited)
+		x.reader = bufio.NewReaderSize(&x.limited, readSize)
 		return x
 	}
 	return t
@@ -92,7 +94,7 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t.do(request, conn, address, false)
+	return t.do(request, direct(conn), address, false)
 }
 
 func isASCII(s string) bool {

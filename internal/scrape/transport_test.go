@@ -112,7 +112,6 @@ func TestTransportLikeNetHTTP(t *testing.T) {
 			return false
 		},
 		"closes after each answer": func(w io.Writer, n int) bool { say(head+"Content-Length: 5\r\n\r\nup 1\n")(w, n); return false },
-		"says too much":            say(head + "Content-Length: 5\r\n\r\nup 1\nHTTP/1.1 200 OK\r\n"),
 		"cut short":                func(w io.Writer, n int) bool { say(head+"Content-Length: 50\r\n\r\nup 1\n")(w, n); return false },
 		"cut in a chunk": func(w io.Writer, n int) bool {
 			say(head+"Transfer-Encoding: chunked\r\n\r\nff\r\nup 1\n")(w, n)
@@ -160,6 +159,23 @@ func TestTransportLikeNetHTTP(t *testing.T) {
 				t.Errorf("%+v, want a timeout", got)
 			}
 		})
+	}
+}
+
+// What follows an answer unasked is not taken for the next one.
+func TestTransportTargetSaysTooMuch(t *testing.T) {
+	url, connections := scripted(t, func(w io.Writer, _ int) bool {
+		_, err := io.WriteString(w, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nup 1\nHTTP/1.1 200 OK\r\n")
+		return err == nil
+	})
+	client := &http.Client{Transport: newTransport(http.DefaultTransport, (&net.Dialer{}).DialContext)}
+	for i := range 3 {
+		if got := ask(t, client, url, time.Minute); got.failed || got.body != "up 1\n" {
+			t.Errorf("request %d: %+v", i, got)
+		}
+	}
+	if n := connections.Load(); n != 3 {
+		t.Errorf("%d connections, want one for each request", n)
 	}
 }
 

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package scrape
+
+func newAlarm() alarm { return newTimerAlarm() }
