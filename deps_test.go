@@ -27,6 +27,7 @@ var rows = []string{
 	"internal/edge internal/hub",
 	inputs + outputs,
 	"internal/outbox internal/natsd",
+	"internal/identity",
 	"internal/bus",
 	"internal/lane internal/expo internal/pipeline internal/store internal/telemetry",
 	"internal/frame",
@@ -36,7 +37,7 @@ var rows = []string{
 const (
 	core    = "internal/series internal/frame internal/lane internal/pipeline internal/store internal/expo"
 	inputs  = "internal/scrape internal/push internal/remotewrite internal/telemeter internal/events internal/natsmon "
-	outputs = "internal/federate internal/web internal/enrol "
+	outputs = "internal/federate internal/web "
 )
 
 // nested lists packages that serve tests or go generate, and import across their row.
@@ -67,7 +68,7 @@ var rules = []struct {
 		because: "only config knows YAML",
 	},
 	{
-		except:  "internal/bus internal/bus/bustest internal/natsd internal/natsmon internal/events internal/enrol",
+		except:  "internal/bus internal/bus/bustest internal/natsd internal/natsmon internal/events internal/identity",
 		never:   []string{"github.com/nats-io/"},
 		because: "bus hides NATS",
 	},

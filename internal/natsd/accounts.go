@@ -65,3 +65,11 @@ func sitePermissions(root bus.Root, stream, domain, site string) *server.Permiss
 		Response:  &server.ResponsePermission{MaxMsgs: 1, Expires: responseTime},
 	}
 }
+
+// joinPermissions is everything that somebody with a join token of a site may do.
+func joinPermissions(root bus.Root, site string) *server.Permissions {
+	return &server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: []string{root.Enrol(site)}},
+		Subscribe: &server.SubjectPermission{Allow: []string{bus.JoinInboxPrefix(site) + ".>"}},
+	}
+}

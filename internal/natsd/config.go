@@ -1,8 +1,10 @@
 package natsd
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"strconv"
 
 	"github.com/prometheus/common/config"
@@ -26,14 +28,43 @@ type Config struct {
 	AllowAnonymous bool `yaml:"allow_anonymous"`
 }
 
-// Auth says who may connect to the embedded server.
+// Auth says who may connect to the embedded server. Keys and join tokens of sites that "thalweg site add" invited are
+// accepted in any case; everything that is set here is accepted beside them.
 type Auth struct {
+	// Nobody is admitted without a credential, also on a loopback listener: sites join by "thalweg enrol". Without
+	// effect where another key of auth is set, which means the same.
+	Enrol bool `yaml:"enrol"`
 	// File with lines "NAME TOKEN", where NAME is a site or @hub; # begins a comment. Read again on reload.
 	TokensFile string `yaml:"tokens_file"`
+	// Accept client certificates that tls_server_config.client_ca_file vouches for. The site is the common name or, if
+	// there is none, the first label of the first DNS name. Hubs need a token.
+	MTLS bool `yaml:"mtls"`
+	// Accept bearer tokens of an OpenID provider, which clients send as their token.
+	OIDC OIDC `yaml:"oidc"`
 }
 
+// OIDC says whose bearer tokens are accepted. A connection ends with its token; edges read token_file at each connect.
+type OIDC struct {
+	// URL of the provider, whose keys are found at /.well-known/openid-configuration below it. Empty: none.
+	Issuer string `yaml:"issuer"`
+	// What must be among the audience (aud) of a token.
+	Audience string `yaml:"audience"`
+	// The claim that is the name of the site.
+	Claim string `yaml:"claim"`
+}
+
+// enough reports whether clients can be asked for a credential.
+func (a *Auth) enough() bool {
+	return a.Enrol || a.TokensFile != "" || a.MTLS || a.OIDC.Issuer != ""
+}
+
+// setAuth is what somebody may do whose listener would be open.
+const setAuth = "set auth.enrol: true (sites join by thalweg enrol), auth.tokens_file, auth.mtls or auth.oidc, or allow_anonymous: true"
+
 // DefaultConfig is what an absent key means.
-func DefaultConfig() Config { return Config{Listen: "127.0.0.1:4222"} }
+func DefaultConfig() Config {
+	return Config{Listen: "127.0.0.1:4222", Auth: Auth{OIDC: OIDC{Claim: "sub"}}}
+}
 
 // UnmarshalYAML decodes over the defaults.
 func (c *Config) UnmarshalYAML(unmarshal func(any) error) error {
@@ -58,11 +89,48 @@ func (c *Config) Validate() error {
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return fmt.Errorf("listen: port %q of %q is not a number from 0 to 65535", port, c.Listen)
 	}
-	if c.AllowAnonymous && c.Auth.TokensFile != "" {
-		return fmt.Errorf("allow_anonymous: would make auth.tokens_file %q pointless; remove one", c.Auth.TokensFile)
+	if c.AllowAnonymous && c.Auth.enough() {
+		return errors.New("allow_anonymous: would make auth pointless; remove one")
 	}
-	if !isLoopback(host) && !c.AllowAnonymous && c.Auth.TokensFile == "" {
-		return fmt.Errorf("listen: %q is not loopback and nobody would need a credential: set auth.tokens_file, or allow_anonymous: true", c.Listen)
+	if !isLoopback(host) && !c.AllowAnonymous && !c.Auth.enough() {
+		return fmt.Errorf("listen: %q is not loopback and nobody would need a credential: %s", c.Listen, setAuth)
+	}
+	if err := c.validateMTLS(); err != nil {
+		return err
+	}
+	return c.Auth.OIDC.validate()
+}
+
+func (c *Config) validateMTLS() error {
+	t := &c.TLSServerConfig
+	switch {
+	case !c.Auth.MTLS:
+		return nil
+	case !t.IsEnabled() || t.ClientCAs == "" && t.ClientCAsText == "":
+		return errors.New("auth.mtls: needs tls_server_config with client_ca_file")
+	case t.ClientAuth != "" && t.ClientAuth != "VerifyClientCertIfGiven" && t.ClientAuth != "RequireAndVerifyClientCert":
+		return fmt.Errorf("auth.mtls: tls_server_config.client_auth_type %q verifies no certificates", t.ClientAuth)
+	}
+	return nil
+}
+
+func (o *OIDC) validate() error {
+	if o.Issuer == "" {
+		if o.Audience != "" {
+			return errors.New("auth.oidc.audience: is set, but issuer is empty")
+		}
+		return nil
+	}
+	u, err := url.Parse(o.Issuer)
+	switch {
+	case err != nil || u.Host == "":
+		return fmt.Errorf("auth.oidc.issuer: %q is not a URL", o.Issuer)
+	case u.Scheme != "https" && !(u.Scheme == "http" && isLoopback(u.Hostname())):
+		return fmt.Errorf("auth.oidc.issuer: %q does not begin with https://", o.Issuer)
+	case o.Audience == "":
+		return errors.New("auth.oidc.audience: is empty; tokens for other services would do")
+	case o.Claim == "":
+		return errors.New("auth.oidc.claim: is empty")
 	}
 	return nil
 }

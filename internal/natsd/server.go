@@ -1,12 +1,14 @@
 package natsd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +20,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/fileutil"
 
 	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/identity"
 )
 
 const (
@@ -38,21 +41,30 @@ type Options struct {
 	Root   bus.Root
 	Stream bus.StreamConfig
 	Logger *slog.Logger
+	// RevokedFile holds the keys that are refused for ever, apart from StoreDir, of which an older copy may be restored.
+	// Default: revoked-keys beside StoreDir.
+	RevokedFile string
 	// Report, if set, is told while Run runs why JetStream cannot store messages, "" if it can.
 	Report func(problem string)
 }
 
 // Server is a running NATS server.
 type Server struct {
-	nats    *server.Server
-	auth    *authenticator
-	lock    fileutil.Releaser
-	unlock  sync.Once
-	log     *slog.Logger
-	logger  *logger
-	clients prometheus.GaugeFunc
-	storage *storage
-	done    chan struct{} // closed when the server has ended
+	nats     *server.Server
+	auth     *authenticator
+	lock     fileutil.Releaser
+	unlock   sync.Once
+	log      *slog.Logger
+	logger   *logger
+	clients  prometheus.GaugeFunc
+	storage  *storage
+	registry *registry
+	used     chan confirmation
+	// What sites are told.
+	busConfig  bus.Config
+	tls        web.TLSConfig
+	listenHost string
+	done       chan struct{} // closed when the server has ended
 }
 
 // Start starts a server and returns when it accepts clients. A port that is taken, a store directory in use or not
@@ -75,7 +87,11 @@ func start(o Options, jetStream bool) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	auth, err := newAuthenticator(o.Config.Auth.TokensFile, o.Logger)
+	revoked, err := identity.OpenRevoked(cmp.Or(o.RevokedFile, filepath.Join(filepath.Dir(o.StoreDir), "revoked-keys")), o.Logger)
+	if err != nil {
+		return nil, err
+	}
+	auth, err := newAuthenticator(&o.Config.Auth, identity.NewTable(revoked), o.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -85,12 +101,23 @@ func start(o Options, jetStream bool) (*Server, error) {
 	auth.permissions = func(site string) *server.Permissions {
 		return sitePermissions(o.Root, o.Stream.Name, options.JetStreamDomain, site)
 	}
+	auth.joinPermissions = func(site string) *server.Permissions { return joinPermissions(o.Root, site) }
 	options.CustomClientAuthentication = auth
+	options.AlwaysEnableNonce = true // for keys to sign
 	lock, _, err := fileutil.Flock(filepath.Join(options.StoreDir, "lock"))
 	if err != nil {
 		return nil, fmt.Errorf("lock store directory %q, which another server may be using: %w", options.StoreDir, err)
 	}
-	s := &Server{auth: auth, lock: lock, log: o.Logger, done: make(chan struct{})}
+	s := &Server{
+		auth: auth, lock: lock, log: o.Logger, done: make(chan struct{}), used: make(chan confirmation, maxConfirmations),
+		tls: o.Config.TLSServerConfig, listenHost: options.Host,
+	}
+	auth.confirm = func(site, key string) {
+		select {
+		case s.used <- confirmation{site, key}:
+		default:
+		}
+	}
 	s.logger = newLogger(o.Logger)
 	if s.nats, err = server.NewServer(options); err != nil {
 		return nil, errors.Join(err, lock.Release())
@@ -121,6 +148,10 @@ func start(o Options, jetStream bool) (*Server, error) {
 			err = fmt.Errorf("%w (if the files are damaged, move %q away: the stream is made anew, and edges send what they still hold)",
 				err, filepath.Join(options.StoreDir, server.JetStreamStoreDir))
 		}
+		return nil, err
+	}
+	if err := s.startRegistry(&o, options.JetStreamDomain); err != nil {
+		s.Close()
 		return nil, err
 	}
 	s.logger.started()
@@ -165,8 +196,11 @@ func natsOptions(o *Options) (*server.Options, error) {
 	}
 	options.Host = host
 	options.DontListen = false
-	if o.Config.TLSServerConfig.IsEnabled() {
-		if options.TLSConfig, err = web.ConfigToTLSConfig(&o.Config.TLSServerConfig); err != nil {
+	if t := o.Config.TLSServerConfig; t.IsEnabled() {
+		if o.Config.Auth.MTLS {
+			t.ClientAuth = cmp.Or(t.ClientAuth, "VerifyClientCertIfGiven") // sites may have keys instead
+		}
+		if options.TLSConfig, err = web.ConfigToTLSConfig(&t); err != nil {
 			return nil, fmt.Errorf("read tls_server_config: %w", err)
 		}
 		options.TLS = true
@@ -214,7 +248,7 @@ func warnOverridden(log *slog.Logger, o *server.Options) {
 
 // admitAnonymous decides whether clients need no credential, and refuses what would admit strangers unasked.
 func admitAnonymous(a *authenticator, c *Config, o *server.Options) error {
-	if c.Auth.TokensFile != "" {
+	if c.Auth.enough() {
 		return nil
 	}
 	exposed := ""
@@ -229,7 +263,7 @@ func admitAnonymous(a *authenticator, c *Config, o *server.Options) error {
 		}
 	}
 	if exposed != "" && !c.AllowAnonymous {
-		return fmt.Errorf("%s is not loopback and nobody would need a credential: set auth.tokens_file, or allow_anonymous: true", exposed)
+		return fmt.Errorf("%s is not loopback and nobody would need a credential: "+setAuth, exposed)
 	}
 	a.anonymousSites = true
 	a.anonymousHubs = exposed == ""
@@ -249,10 +283,12 @@ func isLoopback(host string) bool {
 func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
 	ctx, cancel := context.WithCancel(ctx)
-	var storage sync.WaitGroup
-	defer storage.Wait()
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
 	defer cancel()
-	storage.Go(func() { s.storage.run(ctx) })
+	tasks.Go(func() { s.storage.run(ctx) })
+	tasks.Go(func() { s.registry.run(ctx) })
+	tasks.Go(func() { s.auth.bearer.run(ctx) })
 	select {
 	case <-ctx.Done():
 		return nil
@@ -266,6 +302,9 @@ func (s *Server) Run(ctx context.Context) error {
 // Close shuts the server down and waits for it. It may be called more than once.
 func (s *Server) Close() {
 	s.logger.stopping()
+	if s.registry != nil {
+		s.registry.conn.Close()
+	}
 	s.nats.Shutdown()
 	<-s.done
 	s.unlock.Do(func() {
@@ -297,12 +336,12 @@ func (s *Server) Reload() error {
 	if err := s.auth.readTokens(); err != nil {
 		return fmt.Errorf("reload NATS server: %w", err)
 	}
-	revoked := s.auth.revoked()
-	closed, err := s.disconnect(func(c *server.ConnInfo) bool { return revoked(c.AuthorizedUser) })
+	withdrawn := s.auth.withdrawn()
+	closed, err := s.disconnect(func(c *server.ConnInfo) bool { return withdrawn(c.AuthorizedUser) })
 	if err != nil {
 		return fmt.Errorf("reload NATS server: %w", err)
 	}
-	s.log.Info("tokens read again", "closed_connections", closed)
+	s.log.Info("tokens read again", "audit", "tokens_read", "closed_connections", closed)
 	return nil
 }
 
@@ -327,7 +366,8 @@ func (s *Server) disconnect(which func(*server.ConnInfo) bool) (closed int, err 
 
 // Metrics to register.
 func (s *Server) Metrics() []prometheus.Collector {
-	return append(s.storage.metrics(), s.auth.refused, s.clients, s.logger.dropped)
+	return slices.Concat(s.storage.metrics(), s.registry.conn.Metrics(),
+		[]prometheus.Collector{s.auth.refused, s.clients, s.logger.dropped})
 }
 
 // LeadsStream reports whether this server decides about the stream at this moment; without a cluster it always does.

@@ -55,7 +55,7 @@ func TestStartRefuses(t *testing.T) {
 		return path
 	}
 	running := bustest.NewServer(t)
-	const unsafe = "set auth.tokens_file, or allow_anonymous: true"
+	const unsafe = "set auth.enrol: true (sites join by thalweg enrol), auth.tokens_file"
 	for _, test := range []struct {
 		name   string
 		change func(*natsd.Options)
