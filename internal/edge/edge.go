@@ -85,6 +85,8 @@ type Edge struct {
 	lookback time.Duration
 	largest  int            // bound for frames beside the server's max_payload, in bytes; 0: none
 	welcomes []lane.Welcome // of the last hello that was answered
+	skew     time.Duration  // see Status
+	greeted  time.Time
 	version  lane.VersionChoice
 
 	status statusBoard

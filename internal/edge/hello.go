@@ -129,8 +129,12 @@ func (e *Edge) greetOne(ctx context.Context, hello *lane.Hello) (welcome lane.We
 		return welcome, fmt.Errorf("parse answer to hello: %w", err)
 	}
 	// The hub's clock was read about half way between sending and now.
-	middle := sent.Add(e.now().Sub(sent) / 2)
-	e.metrics.skew.Set(float64(middle.UnixMilli()-welcome.NowMs) / 1000)
+	answered := e.now()
+	skew := sent.Add(answered.Sub(sent) / 2).Sub(time.UnixMilli(welcome.NowMs))
+	e.metrics.skew.Set(skew.Seconds())
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.skew, e.greeted = skew, answered
 	return welcome, nil
 }
 

@@ -474,6 +474,9 @@ func TestHelloAndKeyframeOnRequest(t *testing.T) {
 		defer s.edge.mu.Unlock()
 		return s.edge.keyframeInterval() == 20*time.Second
 	})
+	if st := s.edge.Status(); st.Skew < 59*time.Minute || st.Skew > 61*time.Minute || st.Greeted.IsZero() {
+		t.Errorf("at %s the clock is %s ahead of the hub's, want an hour", st.Greeted, st.Skew)
+	}
 	s.sink(1)
 	s.sink(1)
 	s.allStored()

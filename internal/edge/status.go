@@ -90,6 +90,9 @@ type Status struct {
 	Outbox   outbox.Stats
 	Lanes    []LaneStatus
 	Problems []Problem
+	// Skew is how far this clock is ahead of the hub's that answered last, and Greeted when that was; zero if none did.
+	Skew    time.Duration
+	Greeted time.Time
 }
 
 // Status takes a picture. It waits for nothing that a slow disk could hold up, but reads files of the outbox that are
@@ -99,6 +102,9 @@ func (e *Edge) Status() Status {
 	last, _ := e.outbox.Last()
 	s.Newest = last.ID
 	s.Lanes = e.Lanes()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s.Skew, s.Greeted = e.skew, e.greeted
 	return s
 }
 

@@ -153,7 +153,7 @@ func (v *view) trouble(p *lane.Problem, catchingUp bool) {
 		return // who was never let in, or sends nothing that can be read, has no ledger
 	case p.Header == nil:
 		v.site(m.Site).Damage()
-	case catchingUp && !p.Begun:
+	case catchingUp && !p.Begun && p.Reason == lane.ReasonMismatch:
 		s = v.site(m.Site)
 		v.place(s, p.Header, m.Backfill)
 		s.Add(p.Header, v.at)

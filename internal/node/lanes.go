@@ -43,6 +43,8 @@ func hubLane(s *hub.SiteStatus, name string, l *hub.LaneStatus) web.Lane {
 	case name == "live" && s.Waiting:
 		x.State = "waits for a keyframe"
 	case l.Last.Number != 0:
+	case !l.Keyframe.IsZero():
+		x.State = "only frames that came before"
 	case l.Bytes != 0:
 		x.State = "nothing could be decoded yet"
 	default:
@@ -71,6 +73,10 @@ func (n *Node) edgeLanes() []web.Lane {
 		}
 		if l.Lane == "backfill" {
 			x.Backlog = status.Outbox.UnackedRows
+		}
+		if !status.Greeted.IsZero() {
+			skew := status.Skew.Seconds()
+			x.SkewSeconds = &skew
 		}
 		switch {
 		case l.ReplacedBy != 0:

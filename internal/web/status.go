@@ -90,7 +90,7 @@ type Lane struct {
 	// Backlog are rows that are known to exist and have not got through: at an edge those that the server is not known
 	// to have stored, at a hub those that have not arrived. Both stand at the backfill lane.
 	Backlog uint64 `json:"backlogRows"`
-	// SkewSeconds is how far the clock of the site is ahead of the hub's; nil: not known.
+	// SkewSeconds is how far the clock of the site is ahead of the hub's, as either end measured it; nil: not known.
 	SkewSeconds *float64 `json:"skewSeconds,omitempty"`
 	// LastError is the last thing that was wrong, and LastErrorAt when; zero: it still is.
 	LastError   string    `json:"lastError,omitempty"`
