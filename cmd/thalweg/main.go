@@ -116,11 +116,13 @@ func addLogFlags(f *pflag.FlagSet, o *telemetry.LogOptions) {
 
 // webFlags are the flags about the web listener.
 type webFlags struct {
-	listen string
-	config string
+	listen   string
+	config   string
+	external string
 }
 
 func (w *webFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&w.listen, "web.listen-address", "127.0.0.1:9797", "address of the status page, /federate, /metrics and the rest")
 	f.StringVar(&w.config, "web.config.file", "", "file with TLS and users of the web listener, as in Prometheus")
+	f.StringVar(&w.external, "web.external-url", "", "URL of the web listener as Prometheus and other hubs reach it; default: its address, with the host name if it listens on all")
 }

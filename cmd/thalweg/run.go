@@ -46,7 +46,7 @@ accepted is on its way. The reference of the file is docs/config.md.`,
 				return fmt.Errorf("%s is not valid:\n%w", file, err)
 			}
 			return run(c.Context(), node.Options{
-				Config: cfg, Load: load, ListenAddress: web.listen, WebConfigFile: web.config, Version: build().Version,
+				Config: cfg, Load: load, ListenAddress: web.listen, WebConfigFile: web.config, ExternalURL: web.external, Version: build().Version,
 			}, log, c.ErrOrStderr())
 		},
 	}

@@ -26,6 +26,15 @@ func (c *Conn) Request(ctx context.Context, subject string, data []byte) ([]byte
 	return answer.Data, nil
 }
 
+// Tell sends data to all who serve the subject, and waits for no answer. Without a connection it fails at once.
+func (c *Conn) Tell(subject string, data []byte) error {
+	// With a reply subject that nobody listens on, because Serve takes nothing without one.
+	if err := c.nc.PublishRequest(subject, c.nc.NewInbox(), data); err != nil {
+		return fmt.Errorf("tell %q: %w", subject, err)
+	}
+	return nil
+}
+
 // Serve calls answer for each request on a subject, which may have wildcards, one after the other, and sends what it
 // returns; nil sends nothing. It goes on over reconnects until stop is called, which waits for a running answer.
 //

@@ -67,6 +67,7 @@ func PartOf(site string) int {
 //	<root>.v1.ctl.<site>.<random>          requests to an edge
 //	<root>.v1.hello.<site>                 requests to hubs
 //	<root>.v1.events.<site>                events, in a stream of their own
+//	<root>.v1.hubs                         hubs among themselves
 //	<root>.v1.enrol.<site>                 requests to hubs, about the keys of a site
 //
 // A root may itself have several tokens; Config.Validate checks it.
@@ -166,6 +167,9 @@ func (r Root) ParseControl(subject string) (site string, err error) {
 
 // Events is the subject of a site's events.
 func (r Root) Events(site string) string { return r.under("events") + site }
+
+// Hubs is the subject on which hubs tell each other that they are there. Sites do not reach it.
+func (r Root) Hubs() string { return string(r) + "." + version + ".hubs" }
 
 // AllControls is the wildcard over the control subjects of all sites.
 func (r Root) AllControls() string { return r.under("ctl") + "*.*" }

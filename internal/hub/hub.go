@@ -43,7 +43,7 @@ const (
 	skipBehind = 1000
 )
 
-// Options of New. All are required but Dir, Retention, Refuse and Now.
+// Options of New. All are required but Dir, URL, Retention, Refuse and Now.
 type Options struct {
 	Config Config
 	// Name of this hub, for edges and pages.
@@ -54,6 +54,8 @@ type Options struct {
 	Logger  *slog.Logger
 	// Dir holds what is known of missing rows; "" keeps nothing.
 	Dir string
+	// URL of the web listener, for other hubs and Prometheus.
+	URL string
 	// Retention is how long the stream holds messages: a site that was silent for longer, and for a day at least, is
 	// forgotten.
 	Retention time.Duration
@@ -76,6 +78,7 @@ type Hub struct {
 	refuse  func(site string, d time.Duration)
 	metrics *metrics
 	control *control
+	peers   *peers
 	ledgers *ledgers
 	history *history
 	dir     string
@@ -115,6 +118,7 @@ func New(o Options) (*Hub, error) {
 	}
 	h.metrics = newMetrics(h)
 	h.control = newControl(h)
+	h.peers = newPeers(h, o.URL)
 	h.history = newHistory(h)
 	h.ledgers = newLedgers(h.log, h.metrics.lost)
 	if h.dir != "" {
@@ -237,6 +241,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		})
 	})
 	parts.Go(func() { h.control.run(ctx) })
+	parts.Go(func() { h.peers.run(ctx) })
 	parts.Go(func() { h.keepExpiring(ctx) })
 	parts.Go(func() { h.history.run(ctx) })
 	parts.Go(func() { h.keepLedgers(ctx) })
@@ -344,7 +349,9 @@ func (c *Config) subjects(root bus.Root) []string {
 }
 
 // Metrics to register: totals.
-func (h *Hub) Metrics() []prometheus.Collector { return h.metrics.all() }
+func (h *Hub) Metrics() []prometheus.Collector {
+	return append(h.metrics.all(), h.peers.collectors()...)
+}
 
 // SiteMetrics to register: one series of each for every site.
 func (h *Hub) SiteMetrics() []prometheus.Collector { return []prometheus.Collector{siteCollector{h}} }

@@ -39,7 +39,8 @@ func (n *Node) newHub(handlers map[string]http.Handler) (*hubRole, error) {
 	}
 	r.hub, err = hub.New(hub.Options{
 		Config: c.Hub.Config, Name: cmp.Or(c.Hub.Name, c.Site), Conn: r.conn, Store: r.store, Catalog: n.catalog,
-		Logger: n.log.With("component", "hub"), Dir: filepath.Join(c.DataDir, "hub"), Retention: time.Duration(c.HubClient().Stream.MaxAge),
+		Logger: n.log.With("component", "hub"), Dir: filepath.Join(c.DataDir, "hub"), URL: n.outside,
+		Retention: time.Duration(c.HubClient().Stream.MaxAge),
 	})
 	if err != nil {
 		return nil, err
@@ -57,6 +58,8 @@ func (n *Node) newHub(handlers map[string]http.Handler) (*hubRole, error) {
 		return nil, err
 	}
 	handlers["/federate"] = r.federate
+	handlers["GET /sd/hubs"] = http.HandlerFunc(r.discoverHubs)
+	handlers["GET /sd/sites"] = http.HandlerFunc(n.discoverSites)
 	sites := prometheus.NewRegistry()
 	sites.MustRegister(r.hub.SiteMetrics()...)
 	handlers["GET /metrics/sites"] = promhttp.HandlerFor(sites, promhttp.HandlerOpts{EnableOpenMetrics: true})

@@ -30,6 +30,8 @@ type Options struct {
 	Version string
 	// ListenAddress of the web listener, and its web configuration file or "".
 	ListenAddress, WebConfigFile string
+	// ExternalURL is where Prometheus and other hubs reach the web listener; "" is worked out from the listener.
+	ExternalURL string
 	// Immediate makes the first scrape of each target at once instead of on the grid.
 	Immediate bool
 }
@@ -52,6 +54,8 @@ type Node struct {
 	hub    *hubRole
 	web    *web.Server
 	scheme string // of the web listener
+	// outside is the web listener's URL for other machines.
+	outside string
 
 	reloading sync.Mutex // held by Reload
 
@@ -83,6 +87,16 @@ func New(o Options) (_ *Node, err error) {
 			_ = listener.Close() // nobody knows of it
 		}
 	}()
+	secure, err := config.WebTLS(o.WebConfigFile)
+	if err != nil {
+		return nil, err
+	}
+	if n.scheme = "http://"; secure {
+		n.scheme = "https://"
+	}
+	if n.outside = o.ExternalURL; n.outside == "" {
+		n.outside = outsideURL(n.scheme, listener.Addr())
+	}
 	if err := n.startServer(); err != nil {
 		return nil, err
 	}
@@ -110,13 +124,6 @@ func New(o Options) (_ *Node, err error) {
 		return nil, err
 	}
 	n.metrics.MustRegister(n.web.Metrics()...)
-	secure, err := config.WebTLS(o.WebConfigFile)
-	if err != nil {
-		return nil, err
-	}
-	if n.scheme = "http://"; secure {
-		n.scheme = "https://"
-	}
 	return n, nil
 }
 
