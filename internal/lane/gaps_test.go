@@ -192,6 +192,22 @@ func TestLedgerCauses(t *testing.T) {
 		s.ledger.Lose(frame.Loss{Epoch: 1, From: 5, To: 9, Rows: 50, Cause: frame.CauseEvicted})
 		s.ledger.Lose(frame.Loss{Epoch: 1, From: 4, To: 6, Rows: 30, Cause: frame.CauseEvicted})
 	})
+	f("a loss that begins among what came of an epoch", "1/6-9:40 corrupt, 2/1-6:60", func(s *script) {
+		s.live(1, 1, 5, 0)
+		s.live(2, 7, 7, 8)
+		s.ledger.Lose(frame.Loss{Epoch: 1, From: 3, To: 9, Rows: 70, Cause: frame.CauseCorrupt})
+	})
+	f("a loss far behind all that came of an epoch", "1/7-9:30 evicted, 2/1-6:60", func(s *script) {
+		s.live(1, 1, 3, 0)
+		s.live(2, 7, 7, 8)
+		s.ledger.Lose(frame.Loss{Epoch: 1, From: 7, To: 9, Rows: 30, Cause: frame.CauseEvicted})
+	})
+	f("losses behind all that came of an epoch, the last one first", "1/4-6:20 corrupt, 1/7-9:30 evicted, 2/1-6:60", func(s *script) {
+		s.live(1, 1, 3, 0)
+		s.live(2, 7, 7, 8)
+		s.ledger.Lose(frame.Loss{Epoch: 1, From: 7, To: 9, Rows: 30, Cause: frame.CauseEvicted})
+		s.ledger.Lose(frame.Loss{Epoch: 1, From: 4, To: 6, Rows: 20, Cause: frame.CauseCorrupt})
+	})
 	f("an edge that does not say what it holds", "1/4-6:30", func(s *script) {
 		s.live(1, 1, 3, 0)
 		s.live(1, 7, 9, 0)

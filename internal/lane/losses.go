@@ -29,31 +29,55 @@ func (l *Ledger) Lose(x frame.Loss) {
 	l.extend(&x)
 }
 
-// extend notes that an epoch that is over went on as far as a loss says, if the rows up to there are known exactly. Nothing
-// else may ever tell: the first frame of the next epoch can be lost as well.
+// extend notes that an epoch that is over went on as far as a loss says. Nothing else may ever tell: the first frame of the
+// next epoch can be lost as well.
 func (l *Ledger) extend(x *frame.Loss) {
 	e := l.find(x.Epoch)
-	if e == nil || e == l.epochs[len(l.epochs)-1] || len(e.spans) == 0 || x.To <= max(e.end.Number, e.spans[len(e.spans)-1].To) {
+	if e == nil || e == l.epochs[len(l.epochs)-1] || len(e.spans) == 0 {
 		return
 	}
-	if next := l.successors()[e.id]; next != nil && next.before.Number >= x.To {
+	last := e.spans[len(e.spans)-1]
+	end := End{Number: last.To, Rows: last.RowsAfter}
+	if e.end.Number > end.Number {
+		end = e.end
+	}
+	if x.To <= last.To {
 		return
 	}
-	before, known := uint64(0), x.From == 1
-	for _, s := range e.spans {
-		switch x.From {
-		case s.From:
-			before, known = s.RowsBefore, true
-		case s.To + 1:
-			before, known = s.RowsAfter, true
+	if next := l.successors()[e.id]; next != nil && next.before.Number >= max(x.To, end.Number) {
+		return
+	}
+	if x.To > end.Number {
+		end = End{x.To, end.Rows + rowsBehind(x, e.spans, end), x.Last, l.now}
+	}
+	told := last.RowsAfter // and of losses that came in another order
+	for _, y := range l.sortedLosses()[e.id] {
+		if y.From > last.To {
+			told += y.Rows
 		}
 	}
-	if !known && x.From == e.end.Number+1 {
-		before, known = e.end.Rows, true
+	end.Rows = max(end.Rows, told)
+	e.end, l.counted = end, false
+}
+
+// rowsBehind is how many rows of a loss are behind the end, which is within it or before, of what is known of its epoch.
+func rowsBehind(x *frame.Loss, spans Spans, end End) uint64 {
+	if x.From > end.Number {
+		return x.Rows
 	}
-	if known {
-		e.end, l.counted = End{x.To, before + x.Rows, x.Last, l.now}, false
+	if x.From == 1 {
+		return less(x.Rows, end.Rows)
 	}
+	for _, s := range spans {
+		switch x.From {
+		case s.From:
+			return less(s.RowsBefore+x.Rows, end.Rows)
+		case s.To + 1:
+			return less(s.RowsAfter+x.Rows, end.Rows)
+		}
+	}
+	// It begins among frames that came: which of its rows they had is not known.
+	return max(1, share(x.Rows, x.To-end.Number, x.To-x.From+1))
 }
 
 // note adds a cause for frames that are missing, or were. Losses of one cause that touch are one, in whichever order they
