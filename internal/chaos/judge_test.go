@@ -190,8 +190,8 @@ func (r *record) illegal() (list []string) {
 
 // Waiting for the end.
 const (
-	patience = 90 * time.Second // for all rows
-	stagnant = 20 * time.Second // without any progress, what is missing will not come
+	patience = 2 * time.Minute  // for all rows
+	stagnant = 45 * time.Second // without any progress, what is missing will not come
 )
 
 // settle waits until nothing more comes, and ends edges and hubs.

@@ -30,8 +30,8 @@ type task struct {
 	Site string // of an edge
 	Dir  string // for what must survive; on a small disk if the process is to meet a full one
 	URLs []string
-	// Port of a server, and Config of its part in a cluster; Replicas of the stream.
-	Port     int
+	// Listen is the address of a server, and Config of its part in a cluster; Replicas of the stream.
+	Listen   string
 	Config   string
 	Replicas int
 	// Start of the whole and Skew are an edge's clock.

@@ -64,8 +64,7 @@ func busConfig(urls []string, replicas int) bus.Config {
 
 func runServer(ctx context.Context, t task, _ <-chan command, logger *slog.Logger) error {
 	cfg := natsd.DefaultConfig()
-	cfg.Listen = fmt.Sprintf("127.0.0.1:%d", t.Port)
-	cfg.ConfigFile = t.Config
+	cfg.Listen, cfg.ConfigFile = t.Listen, t.Config
 	s, err := natsd.Start(natsd.Options{Config: cfg, StoreDir: t.storeDir(), Root: bus.DefaultRoot, Stream: streamConfig(t.Replicas), Logger: logger})
 	if err != nil {
 		return err

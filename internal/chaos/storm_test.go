@@ -149,18 +149,15 @@ func (s *storm) connect(name string, addresses []string) []string {
 }
 
 // startServers starts one server, or several that form a cluster, and returns their addresses.
-func (s *storm) startServers(n int) (addresses []string) {
-	ports := freePorts(s.t, 2*n)
-	var routes []string
-	for _, port := range ports[n:] {
-		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", port))
-	}
+func (s *storm) startServers(n int) []string {
+	all := freeAddresses(s.t, 2*n)
+	addresses, cluster := all[:n], all[n:]
 	for i := range n {
 		name := fmt.Sprintf("server-%d", i+1)
-		k := task{Role: "server", Dir: filepath.Join(s.dir, name), Port: ports[i], Replicas: n}
+		k := task{Role: "server", Dir: filepath.Join(s.dir, name), Listen: addresses[i], Replicas: n}
 		if n > 1 {
 			k.Config = filepath.Join(s.dir, name+".conf")
-			text := fmt.Sprintf("server_name: %s\ncluster {name: chaos, listen: \"127.0.0.1:%d\", routes: [%s]}\n", name, ports[n+i], strings.Join(routes, ", "))
+			text := fmt.Sprintf("server_name: %s\ncluster {name: chaos, listen: %q, routes: [nats://%s]}\n", name, cluster[i], strings.Join(cluster, ", nats://"))
 			if err := os.WriteFile(k.Config, []byte(text), 0o600); err != nil {
 				s.t.Fatal(err)
 			}
@@ -169,24 +166,23 @@ func (s *storm) startServers(n int) (addresses []string) {
 		p := newProcess(s.t, name, k, func(int, []string) {})
 		s.servers = append(s.servers, p)
 		s.disks[p] = d
-		addresses = append(addresses, fmt.Sprintf("127.0.0.1:%d", ports[i]))
 	}
 	return addresses
 }
 
-// freePorts finds ports that servers must know of each other before they run. They are below those that systems give to
-// clients, which would take them while a server is down.
-func freePorts(t *testing.T, n int) (ports []int) {
-	for len(ports) < n {
-		port := 10_000 + rand.IntN(10_000)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+// freeAddresses finds some that servers must know of each other before they run. They are of a loopback address that
+// nothing else uses: nobody takes them while a server is down.
+func freeAddresses(t *testing.T, n int) (addresses []string) {
+	host := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+	for range n {
+		l, err := net.Listen("tcp", host+":0")
 		if err != nil {
-			continue
+			t.Fatal(err)
 		}
 		defer l.Close()
-		ports = append(ports, port)
+		addresses = append(addresses, l.Addr().String())
 	}
-	return ports
+	return addresses
 }
 
 // rage lets everything happen that is planned, each actor's in order. It begins when every hub knows every site: what was
