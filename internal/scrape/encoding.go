@@ -26,30 +26,35 @@ const (
 // that compression pays only where the network is the bottleneck: targets on this machine and at private addresses are
 // asked not to compress, others for zstd and then gzip.
 type encoding struct {
-	fixed   string // from encodingLabel or enable_compression; empty: it depends on where the target is
-	proxied bool   // the address we connect to says nothing about the target
-	near    atomic.Bool
+	fixed string // from encodingLabel or enable_compression; empty: it depends on where the target is
+	look  bool   // every connection tells where it is
+	near  atomic.Bool
 }
 
 func (e *encoding) init(t *target, cfg *promconfig.ScrapeConfig) {
 	e.fixed = t.encoding
-	e.proxied = cfg.HTTPClientConfig.ProxyURL.URL != nil || cfg.HTTPClientConfig.ProxyFromEnvironment
-	switch {
-	case e.fixed == "" && !cfg.EnableCompression:
+	if e.fixed == "" && !cfg.EnableCompression {
 		e.fixed = identity
+	}
+	switch {
+	case e.fixed != "":
 	case t.socket != "":
 		e.near.Store(true)
-	case !e.proxied:
-		e.near.Store(isNear(net.ParseIP(t.url.Hostname()))) // a name tells when we have connected
+	case cfg.HTTPClientConfig.ProxyURL.URL != nil || cfg.HTTPClientConfig.ProxyFromEnvironment:
+		// The address we connect to says nothing about the target.
+	default:
+		ip := net.ParseIP(t.url.Hostname())
+		e.near.Store(isNear(ip))
+		e.look = ip == nil
 	}
 }
 
-// accept is the value of the Accept-Encoding header.
-func (e *encoding) accept() string {
+// accept is the value of the Accept-Encoding header for a target that is near or not.
+func (e *encoding) accept(near bool) string {
 	switch {
 	case e.fixed != "":
 		return e.fixed
-	case e.near.Load():
+	case near:
 		return identity
 	}
 	return "zstd, gzip;q=0.9" // some servers take the one they like best among equals
@@ -57,7 +62,7 @@ func (e *encoding) accept() string {
 
 // trace notes where the target is, for the next request.
 func (e *encoding) trace(ctx context.Context) context.Context {
-	if e.fixed != "" || e.proxied {
+	if !e.look {
 		return ctx
 	}
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {

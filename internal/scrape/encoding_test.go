@@ -23,7 +23,7 @@ func TestAcceptEncoding(t *testing.T) {
 		}
 		var e encoding
 		e.init(target, cfg)
-		if got := e.accept(); got != want {
+		if got := e.accept(e.near.Load()); got != want {
 			t.Errorf("%s, %q: %s, want %s", address, more, got, want)
 		}
 	}

@@ -26,8 +26,9 @@ const DefaultBodySizeLimit = 128 << 20
 // fetcher fetches the bodies of one target. It is safe for concurrent use.
 type fetcher struct {
 	client   *http.Client
-	url      *url.URL
-	header   http.Header
+	near     *http.Request // asks a near target, far one that is not: see encoding. Only copies are sent
+	far      *http.Request
+	invalid  error // why there are no requests
 	encoding encoding
 	timeout  time.Duration
 	limit    int64
@@ -53,18 +54,24 @@ func newFetcher(client *http.Client, t *target, cfg *promconfig.ScrapeConfig, us
 		limit = DefaultBodySizeLimit
 	}
 	f := &fetcher{
-		client: client,
-		url:    t.url,
-		header: http.Header{
-			"Accept":                              {accept(cfg.ScrapeProtocols, scheme)},
-			"User-Agent":                          {userAgent},
-			"X-Prometheus-Scrape-Timeout-Seconds": {strconv.FormatFloat(t.timeout.Seconds(), 'f', -1, 64)},
-		},
+		client:  client,
 		timeout: t.timeout,
 		limit:   limit,
 		memory:  mem,
 	}
 	f.encoding.init(t, cfg)
+	header := http.Header{
+		"Accept":                              {accept(cfg.ScrapeProtocols, scheme)},
+		"Accept-Encoding":                     {f.encoding.accept(false)},
+		"User-Agent":                          {userAgent},
+		"X-Prometheus-Scrape-Timeout-Seconds": {strconv.FormatFloat(t.timeout.Seconds(), 'f', -1, 64)},
+	}
+	if f.far, f.invalid = http.NewRequest(http.MethodGet, t.url.String(), http.NoBody); f.invalid != nil {
+		return f, nil // every scrape says so
+	}
+	f.far.Header = header
+	f.near = f.far.Clone(context.Background())
+	f.near.Header.Set("Accept-Encoding", f.encoding.accept(true))
 	return f, nil
 }
 
@@ -117,12 +124,15 @@ func (f *fetcher) fetch(ctx context.Context, buf *bytes.Buffer) (contentType str
 }
 
 func (f *fetcher) get(ctx context.Context, buf *bytes.Buffer) (string, error) {
-	request, err := http.NewRequestWithContext(f.encoding.trace(ctx), http.MethodGet, f.url.String(), http.NoBody)
-	if err != nil {
-		return "", &fetchError{badRequest, fmt.Errorf("make request: %w", err)}
+	if f.invalid != nil {
+		return "", &fetchError{badRequest, fmt.Errorf("make request: %w", f.invalid)}
 	}
-	request.Header = f.header.Clone()
-	request.Header.Set("Accept-Encoding", f.encoding.accept())
+	request := f.far
+	if f.encoding.near.Load() {
+		request = f.near
+	}
+	request = request.WithContext(f.encoding.trace(ctx))
+	request.Header = request.Header.Clone() // credentials are added to it
 	response, err := f.client.Do(request)
 	if err != nil {
 		if u := (*url.Error)(nil); errors.As(err, &u) {
