@@ -93,3 +93,10 @@ func (n *Node) edgeLanes() []web.Lane {
 	}
 	return list
 }
+
+func (n *Node) outbox() web.Outbox {
+	s := n.edge.edge.Status().Outbox
+	return web.Outbox{
+		Rows: s.UnackedRows, Since: s.OldestUnacked, Bytes: s.UnackedBytes, Limit: s.Limit, Left: s.Left, Dropped: s.DroppedRows,
+	}
+}

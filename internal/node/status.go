@@ -89,7 +89,7 @@ func (n *Node) webStatus() web.Status {
 		s.Sites, s.Gaps, s.Account = n.sites, n.gaps, n.account
 	}
 	if n.edge != nil {
-		s.Targets = n.targets
+		s.Targets, s.Outbox = n.targets, n.outbox
 	}
 	return s
 }

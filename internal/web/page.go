@@ -32,6 +32,8 @@ type pageData struct {
 	Gaps        []Gap
 	MoreGaps    int
 	Edge        bool
+	Outbox      *Outbox // nil where there is none
+	Lanes       []Lane  // of the edge
 	Targets     []Target
 	MoreTargets int
 	Federate    bool
@@ -39,7 +41,7 @@ type pageData struct {
 
 // page returns the handler of the status page.
 func page(o *Options) http.Handler {
-	t := template.Must(template.New("page").Funcs(template.FuncMap{"ago": ago, "clock": clock}).Parse(pageHTML))
+	t := template.Must(template.New("page").Funcs(template.FuncMap{"ago": ago, "clock": clock, "lasts": lasts, "size": size}).Parse(pageHTML))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		status := o.status(r)
 		d := pageData{
@@ -60,6 +62,11 @@ func page(o *Options) http.Handler {
 			}
 		}
 		d.Gaps, d.MoreGaps = first(call(status.Gaps))
+		if status.Outbox != nil {
+			outbox := status.Outbox()
+			d.Outbox = &outbox
+			d.Lanes = slices.DeleteFunc(call(status.Lanes), func(l Lane) bool { return l.Role != "edge" })
+		}
 		d.Targets, d.MoreTargets = first(targetsByNeed(call(status.Targets)))
 		var b bytes.Buffer
 		if err := t.Execute(&b, d); err != nil {
@@ -132,6 +139,29 @@ func ago(now, t time.Time) string {
 		return fmt.Sprintf("%d h ago", int(d.Hours()))
 	}
 	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
+}
+
+// lasts writes how long something goes on, in one unit.
+func lasts(d time.Duration) string {
+	switch {
+	case d < 0:
+		return ""
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	}
+	return fmt.Sprintf("%d h", int(d.Hours()))
+}
+
+// size writes a number of bytes in the greatest unit that fits.
+func size(bytes int64) string {
+	x, unit := float64(bytes), 0
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	for ; x >= 1024 && unit < len(units)-1; unit++ {
+		x /= 1024
+	}
+	return fmt.Sprintf("%.3g %s", x, units[unit])
 }
 
 // clock writes a time for people who compare it with their logs.

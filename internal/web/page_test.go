@@ -86,6 +86,51 @@ func TestPageOfAnEdgeAlone(t *testing.T) {
 	}
 }
 
+func TestPageOfAnOutbox(t *testing.T) {
+	f := func(outbox Outbox, want ...string) {
+		t.Helper()
+		o := options()
+		o.Status.Outbox = func() Outbox { return outbox }
+		o.Status.Lanes = func() []Lane {
+			return []Lane{
+				{Role: "hub", Lane: "live", State: "in order"},
+				{Role: "edge", Lane: "live", State: "no connection", LastError: "connection refused"},
+				{Role: "edge", Lane: "backfill", State: "nothing published yet", Backlog: 4711},
+			}
+		}
+		_, body := get(t, "http://"+start(t, o)+"/")
+		for _, w := range append(want, "no connection", "connection refused", ">4711<") {
+			if !strings.Contains(body, w) {
+				t.Errorf("%q is not in\n%s", w, body)
+			}
+		}
+		if strings.Contains(body, "in order") {
+			t.Errorf("the lane of a hub is among those of the edge:\n%s", body)
+		}
+	}
+	since := time.Now().Add(-time.Hour)
+	f(Outbox{Limit: 1 << 30, Left: 168 * time.Hour}, "✓ nothing waits</strong>; it lasts for 168 h without a link.")
+	f(Outbox{Limit: 1 << 30, Left: -1}, "✓ nothing waits</strong>\n")
+	f(Outbox{Rows: 4711, Since: since, Bytes: 1_000_000, Limit: 1 << 30, Left: 90 * time.Minute, Dropped: 12},
+		"✗ 4711 rows wait</strong>, the oldest since "+clock(since)+"; they take 977 KiB of 1 GiB.",
+		"the first of them are dropped in <strong>90 min</strong>", "12 rows were dropped")
+}
+
+func TestSize(t *testing.T) {
+	f := func(bytes int64, want string) {
+		t.Helper()
+		if got := size(bytes); got != want {
+			t.Errorf("size(%d) = %q, want %q", bytes, got, want)
+		}
+	}
+	f(0, "0 B")
+	f(999, "999 B")
+	f(1<<20, "1 MiB")
+	f(192<<10, "192 KiB")
+	f(1_500_000_000, "1.4 GiB")
+	f(5<<50, "5.12e+03 TiB")
+}
+
 func TestAgo(t *testing.T) {
 	now := time.Unix(1_000_000_000, 0)
 	f := func(before time.Duration, want string) {

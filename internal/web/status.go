@@ -18,6 +18,7 @@ type Status struct {
 	Account func() Account             // of all gaps
 	Sources func(site string) []Source // of one site, of all if it is ""
 	Targets func() []Target
+	Outbox  func() Outbox
 }
 
 // Process is what runs here.
@@ -157,6 +158,16 @@ type Target struct {
 	Duration   time.Duration // of the last scrape
 	Samples    int
 	Error      string // of the last scrape
+}
+
+// Outbox is the log of an edge. Only the page shows it.
+type Outbox struct {
+	Rows  uint64    // that the server is not known to have
+	Since time.Time // when the oldest of them was sent; zero: there are none
+	// Bytes that they take of Limit.
+	Bytes, Limit int64
+	Left         time.Duration // until the oldest ones are dropped if the server gets none; negative: not known yet
+	Dropped      uint64        // rows that the server did not have, since the process started
 }
 
 // api adds the JSON API. Answers have the form of Prometheus' own API: {"status": "success", "data": [...]}; that of gaps
