@@ -103,7 +103,6 @@ type Parser struct {
 	media  media  // of the last body
 	slow   bool   // leave everything to textparse, for tests
 	reader reader
-	buffer []byte // for a line that textparse is given
 
 	result Result
 	row    series.Row

@@ -128,10 +128,10 @@ func (d *draft) settled(whole *table, with *Scripts) cast {
 	c.text, c.lines, c.families = fit(c.text), fit(c.lines), fit(c.families)
 	c.columns, c.owners, c.counted = fit(c.columns), fit(c.owners), fit(c.counted)
 	for i := range c.lines {
-		// The schema has the same metadata: there is no need for a second copy of their strings.
-		if f := c.family(i); f != nil && c.columns[i] < maxColumns {
-			if known := &c.table(i, whole).column(c.columns[i]).Family; *known == *f {
-				*f = *known
+		// The schema has the same metadata: there is no need for a second copy.
+		if l := &c.lines[i]; l.family > 0 && c.columns[i] < maxColumns {
+			if f := &c.table(i, whole).column(c.columns[i]).Family; sameFamily(f, c.family(i)) {
+				c.families[l.family-1] = f
 			}
 		}
 	}

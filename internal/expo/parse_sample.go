@@ -35,7 +35,8 @@ type reader struct {
 	segment segment // if it does not
 	typ     typ     // of the type line above
 
-	ahead ahead
+	ahead  ahead
+	buffer []byte // for the lines that textparse is given
 
 	// Results of interface calls, here because they would escape once per sample.
 	labels  labels.Labels

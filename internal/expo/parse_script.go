@@ -16,9 +16,9 @@ import (
 // once it is kept, and targets that say the same have one together. What its series are for a target stands in a cast.
 type script struct {
 	format   format
-	text     []byte // the segments of the lines, then what stands behind the last sample
-	lines    []line // one for each sample, in the order of the body
-	families []series.Family
+	text     []byte           // the segments of the lines, then what stands behind the last sample
+	lines    []line           // one for each sample, in the order of the body
+	families []*series.Family // where a schema says the same: as it stands there
 
 	indexed sync.Once
 	index   *index // of the lines by their keys, once somebody has asked for it
@@ -52,7 +52,7 @@ func (s *script) key(i int) []byte {
 // family is the metadata under which line i stands; nil if there is none.
 func (s *script) family(i int) *series.Family {
 	if f := s.lines[i].family; f > 0 {
-		return &s.families[f-1]
+		return s.families[f-1]
 	}
 	return nil
 }
@@ -106,8 +106,8 @@ func (s *script) under(f *series.Family) uint32 {
 	if f == nil {
 		return 0
 	}
-	if n := len(s.families); n == 0 || s.families[n-1] != *f {
-		s.families = append(s.families, *f)
+	if n := len(s.families); n == 0 || !sameFamily(s.families[n-1], f) {
+		s.families = append(s.families, f)
 	}
 	return uint32(len(s.families))
 }
@@ -129,7 +129,8 @@ func (s *script) copy(from *script, first, last int) {
 }
 
 func (s *script) equal(o *script) bool {
-	return s.format == o.format && bytes.Equal(s.text, o.text) && slices.Equal(s.lines, o.lines) && slices.Equal(s.families, o.families)
+	return s.format == o.format && bytes.Equal(s.text, o.text) && slices.Equal(s.lines, o.lines) &&
+		slices.EqualFunc(s.families, o.families, sameFamily)
 }
 
 // Scripts holds what the bodies of targets say besides their values, once for all parsers whose targets say the same. It
@@ -173,7 +174,7 @@ func (c *Scripts) forget(hash uint64, p weak.Pointer[script]) {
 
 // fit returns s in little more memory than it needs.
 func fit[E any](s []E) []E {
-	if n := len(s); n+n/8+64 < cap(s) {
+	if n := len(s); n+n/32+16 < cap(s) {
 		return append(make([]E, 0, n), s...)
 	}
 	return s
