@@ -15,6 +15,7 @@ import (
 	"github.com/thalweg/thalweg/internal/edge"
 	"github.com/thalweg/thalweg/internal/federate"
 	"github.com/thalweg/thalweg/internal/hub"
+	"github.com/thalweg/thalweg/internal/natsd"
 	"github.com/thalweg/thalweg/internal/store"
 )
 
@@ -30,7 +31,7 @@ func newCheckConfigCommand() *cobra.Command {
 read. Print what runs, what is off, and what differs from what a Prometheus user would assume.`,
 		Args: takes(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
-			loaded, err := config.Load(args[0])
+			loaded, err := config.Load(args[0], "")
 			if err != nil {
 				return fmt.Errorf("%s is not valid:\n%w", args[0], err)
 			}
@@ -83,6 +84,9 @@ func runs(c *config.Config) []string {
 			what,
 			fmt.Sprintf("edge sends to %s every %s", where(c.EdgeClient()), e.FlushInterval),
 			fmt.Sprintf("edge keeps up to %s and %s in its outbox through an outage", e.Outbox.MaxBytes, e.Outbox.MaxAge))
+		if file := c.EdgeClient().CredentialFile; file != "" {
+			lines = append(lines, fmt.Sprintf("edge proves who it is by the key of %s", file))
+		}
 		if n := len(e.Pipeline.Match); n > 0 {
 			lines = append(lines, fmt.Sprintf("edge lets out only what one of %s selects, and up, scrape_* and its own metrics", count(n, "selector")))
 		}
@@ -102,13 +106,31 @@ func runs(c *config.Config) []string {
 	}
 	if n := c.Embedded(); n != nil {
 		who := "clients without a credential are admitted"
-		if n.Auth.TokensFile != "" {
-			who = "clients need a token of " + n.Auth.TokensFile
+		if needed := neededCredentials(&n.Auth); needed != "" {
+			who = "clients need " + needed
 		}
 		lines = append(lines, fmt.Sprintf("NATS server on %s, %s; the stream holds up to %s and %s",
 			n.Listen, who, c.NATS.Client.Stream.MaxBytes, c.NATS.Client.Stream.MaxAge))
 	}
 	return lines
+}
+
+// neededCredentials says what clients of the embedded server have to have, "" if nothing.
+func neededCredentials(a *natsd.Auth) string {
+	var ways []string
+	if a.TokensFile != "" {
+		ways = append(ways, "a token of "+a.TokensFile)
+	}
+	if a.MTLS {
+		ways = append(ways, "a client certificate")
+	}
+	if a.OIDC.Issuer != "" {
+		ways = append(ways, "a bearer token of "+a.OIDC.Issuer)
+	}
+	if a.Enrol {
+		ways = append(ways, "a key of thalweg enrol")
+	}
+	return strings.Join(ways, " or ")
 }
 
 func off(c *config.Config) []string {

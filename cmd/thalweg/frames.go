@@ -154,7 +154,7 @@ func (s *frameSource) stream(ctx context.Context, address string, handle func(*p
 	}
 	cfg := bus.DefaultConfig()
 	if s.configFile != "" {
-		loaded, err := config.Load(s.configFile)
+		loaded, err := config.Load(s.configFile, "")
 		if err != nil {
 			return fmt.Errorf("%s is not valid:\n%w", s.configFile, err)
 		}

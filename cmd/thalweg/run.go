@@ -34,13 +34,7 @@ accepted is on its way. The reference of the file is docs/config.md.`,
 			if file == "" {
 				return usage("--config.file is missing")
 			}
-			load := func() (*config.Config, error) {
-				cfg, err := config.Load(file)
-				if err == nil && dataDir != "" {
-					cfg.DataDir = dataDir
-				}
-				return cfg, err
-			}
+			load := func() (*config.Config, error) { return config.Load(file, dataDir) }
 			cfg, err := load()
 			if err != nil {
 				return fmt.Errorf("%s is not valid:\n%w", file, err)

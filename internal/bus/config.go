@@ -19,7 +19,8 @@ type Config struct {
 	// server embedded in this process.
 	URLs []string `yaml:"urls"`
 	// File with a token, read again at each connect. At most one of token_file, credentials_file, nkey_seed_file and
-	// username may be set.
+	// username may be set. Default for an edge: data_dir/credential, as written by "thalweg enrol"; without urls it also
+	// says where the hubs are.
 	TokenFile string `yaml:"token_file"`
 	// File with a user JWT and its seed, as nsc writes it (.creds).
 	CredentialsFile string `yaml:"credentials_file"`
@@ -39,6 +40,10 @@ type Config struct {
 	SubjectRoot string `yaml:"subject_root"`
 	// The stream that carries the frames of all sites.
 	Stream StreamConfig `yaml:"stream"`
+
+	// CredentialFile is the credential that "thalweg enrol" has written, if it is to be used. Connect does not look at it:
+	// see package identity.
+	CredentialFile string `yaml:"-"`
 }
 
 // StreamConfig describes the JetStream stream. Edges only need its name.

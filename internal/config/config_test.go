@@ -20,7 +20,7 @@ func TestBadFiles(t *testing.T) {
 	}
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
-			_, err := Load(file)
+			_, err := Load(file, "")
 			if err == nil {
 				t.Fatal("loaded")
 			}

@@ -3,7 +3,7 @@
 // It joins the Config of every component into one file, decodes it strictly, fills in defaults and checks it. It knows
 // YAML so that no other package has to.
 //
-//	c, err := config.Load("thalweg.yml")
+//	c, err := config.Load("thalweg.yml", "")
 //	if err != nil {
 //		return err // every mistake of the file, each with line, column and key
 //	}

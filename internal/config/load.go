@@ -25,14 +25,23 @@ import (
 	"github.com/thalweg/thalweg/internal/pipeline"
 )
 
-// Load reads, checks and completes a file. Relative file names in it are relative to its directory, and match_file is
-// read. The error joins one *Error for each mistake.
-func Load(file string) (*Config, error) {
+// Load reads, checks and completes a file. Relative file names in it are relative to its directory, match_file is read,
+// and the credential in the data directory, which is data_dir unless another one is given here. The error joins one
+// *Error for each mistake.
+func Load(file, dataDir string) (*Config, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
-	c, err := Parse(b)
+	if dataDir != "" { // it is relative to where the program runs
+		if dataDir, err = filepath.Abs(dataDir); err != nil {
+			return nil, fmt.Errorf("find data directory: %w", err)
+		}
+	}
+	c, err := parseWith(b, func(c *Config) error {
+		c.DataDir = cmp.Or(dataDir, c.DataDir)
+		return c.useCredential(config.JoinDir(filepath.Dir(file), c.DataDir))
+	})
 	if err == nil {
 		c.SetDirectory(filepath.Dir(file))
 		err = errors.Join(c.readMatchFile(), c.checkKeys())
@@ -48,9 +57,12 @@ func Load(file string) (*Config, error) {
 	return c, nil
 }
 
-// Parse checks and completes the content of a file. File names in it stay as they are, and match_file is not read. The
-// error joins one *Error for each mistake.
-func Parse(b []byte) (*Config, error) {
+// Parse checks and completes the content of a file. File names in it stay as they are, and neither match_file nor a
+// credential is read. The error joins one *Error for each mistake.
+func Parse(b []byte) (*Config, error) { return parseWith(b, func(*Config) error { return nil }) }
+
+// parseWith calls complete between what the file says and the checks.
+func parseWith(b []byte, complete func(*Config) error) (*Config, error) {
 	root, err := parseTree(b, map[string]bool{"edge": true, "hub": true})
 	if err != nil {
 		return nil, err
@@ -62,6 +74,9 @@ func Parse(b []byte) (*Config, error) {
 		}
 	}
 	c.expandExternalLabels()
+	if err := complete(&c); err != nil {
+		return nil, err
+	}
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ import (
 
 func load(t *testing.T, file string) *Config {
 	t.Helper()
-	c, err := Load(file)
+	c, err := Load(file, "")
 	if err != nil {
 		t.Fatal(err)
 	}

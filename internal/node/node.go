@@ -15,6 +15,7 @@ import (
 
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/config"
+	"github.com/thalweg/thalweg/internal/identity"
 	"github.com/thalweg/thalweg/internal/natsd"
 	"github.com/thalweg/thalweg/internal/series"
 	"github.com/thalweg/thalweg/internal/telemetry"
@@ -118,7 +119,7 @@ func New(o Options) (_ *Node, err error) {
 	}
 	n.web, err = web.New(web.Options{
 		Listener: listener, ConfigFile: o.WebConfigFile, Logger: n.log.Logger, Gatherer: n.metrics, Health: n.health,
-		Reload: n.reloader(), Handlers: handlers, Status: n.webStatus(), Narrow: n.narrow,
+		Reload: n.reloader(), Handlers: handlers, Status: n.webStatus(), Narrow: n.narrow, Credentials: n.webCredentials(),
 	})
 	if err != nil {
 		return nil, err
@@ -157,6 +158,9 @@ func (n *Node) startServer() error {
 // connect makes a connection of a role. A site's name makes it an edge's, otherwise it is a hub's.
 func (n *Node) connect(c bus.Config, name, site string) (*bus.Conn, error) {
 	o := bus.Options{Config: c, Site: site, Name: name, Logger: n.log.With("connection", name)}
+	if c.CredentialFile != "" {
+		o.Login, o.LoginSource = identity.Login(c.CredentialFile, site), "credential "+c.CredentialFile
+	}
 	if len(c.URLs) == 0 {
 		switch {
 		case n.server == nil:

@@ -27,6 +27,9 @@ func routes(o *Options, m *metrics) http.Handler {
 	// A web page that somebody has open elsewhere must not be able to reload us.
 	handle("POST /-/reload", "/-/reload", http.NewCrossOriginProtection().Handler(reload(o)))
 	api(o, handle)
+	if o.Credentials != nil {
+		credentialRoutes(o.Credentials, handle)
+	}
 	handle("GET /debug/lanes", "/debug/lanes", debugLanes(o))
 	for pattern, h := range o.Handlers {
 		handle(pattern, pattern, h)

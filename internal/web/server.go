@@ -41,6 +41,8 @@ type Options struct {
 	// Handlers of further paths by pattern of http.ServeMux, such as "/federate".
 	Handlers map[string]http.Handler
 	Status   Status
+	// Credentials serve the API about who may connect; nil: there is none.
+	Credentials *Credentials
 	// Narrow leaves in a status what the sender of a request may see; nil if that is everything for everybody.
 	Narrow func(*http.Request, Status) Status
 }
