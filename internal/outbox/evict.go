@@ -246,9 +246,12 @@ func (o *Outbox) evictOldest(cause Cause, keepNewest bool) error {
 // drop deletes the file of a group. What was not acknowledged of it is lost to cause; without a cause, only a group
 // that is done is deleted. The caller holds write.
 func (o *Outbox) drop(g *group, cause Cause) error {
+	late := false
 	if g == o.newest() {
-		// The name of the last frame must outlive the frame.
-		if err := o.save(); err != nil {
+		// The name of the last frame must outlive the frame. On a full disk the file has to make room for it first: only
+		// a kill in between costs the name.
+		err := o.save()
+		if late = err != nil && diskFull(err); err != nil && !late {
 			return err
 		}
 		o.endTail()
@@ -269,6 +272,9 @@ func (o *Outbox) drop(g *group, cause Cause) error {
 	o.lose(cause, ranges)
 	o.settleTold(g.ordinal, len(ranges) > 0)
 	o.mu.Unlock()
+	if late {
+		_ = o.save() // counted, and tried again by Expire
+	}
 	if cause != "" {
 		o.m.evictedFrames.WithLabelValues(string(cause)).Add(float64(c.frames()))
 	}

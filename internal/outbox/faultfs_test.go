@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // fault is how an operation of memFS fails.
@@ -33,6 +34,7 @@ type memFS struct {
 	journal []func(map[string]*memNode) // changes of the directory since
 	ops     int                         // operations so far that change something
 	inject  func(op int, call string) (fault, error)
+	room    int // bytes of all files, if not 0
 	locked  bool
 }
 
@@ -93,6 +95,14 @@ func (m *memFS) crash(rng *rand.Rand) *memFS {
 	}
 	after.durable = maps.Clone(after.files)
 	return after
+}
+
+// bytes of all files. The caller holds mu.
+func (m *memFS) bytes() (n int) {
+	for _, node := range m.files {
+		n += len(node.data)
+	}
+	return n
 }
 
 func (m *memFS) List() ([]FileInfo, error) {
@@ -231,6 +241,9 @@ func (f *memFile) WriteAt(b []byte, off int64) (int, error) {
 		b = b[:len(b)/2]
 	}
 	if end := int(off) + len(b); end > len(f.node.data) {
+		if f.m.room > 0 && f.m.bytes()+end-len(f.node.data) > f.m.room {
+			return 0, syscall.ENOSPC
+		}
 		data := make([]byte, end)
 		copy(data, f.node.data)
 		f.node.data = data
