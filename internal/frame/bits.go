@@ -41,11 +41,15 @@ func (w *bitWriter) reset() { w.at, w.acc, w.held = 0, 0, 0 }
 
 // reserve makes room for n further bytes.
 func (w *bitWriter) reserve(n int) {
-	if need := w.at + n + 16; need > len(w.b) {
-		b := make([]byte, need+need/4)
-		copy(b, w.b[:w.at])
-		w.b = b
+	if w.at+n+8 > len(w.b) { // 8 more, for put writes so many
+		w.grow(n)
 	}
+}
+
+func (w *bitWriter) grow(n int) {
+	b := make([]byte, 2*w.at+n+64)
+	copy(b, w.b) // with the byte that is not full
+	w.b = b
 }
 
 // put writes the lower n bits of v, at most maxPut; those above must be 0.

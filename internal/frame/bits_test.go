@@ -13,10 +13,10 @@ func TestBits(t *testing.T) {
 	}
 	for range 2000 {
 		var w bitWriter
-		w.reserve(4000)
 		var items []item
 		size := uint(0)
 		for range 100 {
+			w.reserve(16)
 			it := item{u: r.Uint64() >> r.UintN(65), k: r.UintN(60)}
 			if r.IntN(4) == 0 {
 				it.n = r.UintN(65)
@@ -30,6 +30,7 @@ func TestBits(t *testing.T) {
 			}
 			items = append(items, it)
 		}
+		w.reserve(1000)
 		b := w.bytes()
 		if int(size+7)/8 != len(b) {
 			t.Fatal(size, len(b))

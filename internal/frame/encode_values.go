@@ -8,8 +8,13 @@ import (
 	"github.com/thalweg/thalweg/internal/series"
 )
 
-// worstValue bounds the bytes that the value of one column takes, with its token.
-const worstValue = 36
+// worstValue bounds the bytes that the value of one column takes, with its token; worstToken and worstBits those of a
+// token and of bits.
+const (
+	worstValue = 36
+	worstToken = 14
+	worstBits  = 24
+)
 
 // How an encoder of version 2 chooses. A decoder need not know.
 const (
@@ -30,9 +35,9 @@ const (
 // valuesEncoder writes the float columns of a source.
 type valuesEncoder struct {
 	last    []uint64 // values, as bits
-	ways    []way    // as expected
 	columns []column
 	habits  []habit
+	active  columnSet // those that are not expected to stay the same
 	rows    uint16
 	lastT   int64
 }
@@ -45,11 +50,17 @@ type habit struct {
 	wide    uint8  // values far from a decimal, or changes since a column of bits was looked at
 }
 
+// begin forgets everything but its memory.
+func (s *valuesEncoder) begin() {
+	*s = valuesEncoder{last: s.last[:0], columns: s.columns[:0], habits: s.habits[:0], active: s.active[:0]}
+}
+
 func (s *valuesEncoder) resize(n int, anew bool) {
 	if anew {
-		s.last, s.ways, s.columns, s.habits = s.last[:0], s.ways[:0], s.columns[:0], s.habits[:0]
+		s.last, s.columns, s.habits, s.active = s.last[:0], s.columns[:0], s.habits[:0], s.active[:0]
 	}
-	s.last, s.ways, s.columns, s.habits = growColumns(s.last, n), growColumns(s.ways, n), growColumns(s.columns, n), growColumns(s.habits, n)
+	s.last, s.columns, s.habits = growColumns(s.last, n), growColumns(s.columns, n), growColumns(s.habits, n)
+	s.active = growColumns(s.active, (n+63)/64)
 }
 
 func (s *valuesEncoder) count() int { return len(s.columns) }
@@ -63,17 +74,20 @@ func (s *valuesEncoder) appendTime(dst []byte, t int64) []byte {
 
 // rowWriter is a range of a row under construction.
 type rowWriter struct {
-	tokens, bits *bitWriter
+	tokens, bits bitWriter
 	sets         []byte
 	gaps         gaps
-	gap          uint64
+	after        int // columns up to the last token
 	like         int64
 }
 
-func (w *rowWriter) token(from, to way) {
-	w.tokens.number(w.gap, w.gaps.k())
-	w.gaps.add(w.gap)
-	w.gap = 0
+// token changes the way of a column, which has so many before it.
+func (w *rowWriter) token(before int, from, to way) {
+	gap := uint64(before - w.after)
+	w.after = before + 1
+	w.tokens.reserve(worstToken)
+	w.tokens.number(gap, w.gaps.k())
+	w.gaps.add(gap)
 	if w.gaps.next[from] == to {
 		w.tokens.put(0, 1)
 		return
@@ -88,150 +102,161 @@ func (s *valuesEncoder) appendValues(dst []byte, e *Encoder, row *series.Row, fi
 	if first == 0 {
 		s.rows++
 	}
-	w := rowWriter{tokens: &e.tokenBits, bits: &e.valueBits, sets: e.residue[:0], gaps: newGaps()}
+	w := &e.row
+	*w = rowWriter{tokens: w.tokens, bits: w.bits, sets: w.sets[:0], gaps: newGaps()}
 	w.tokens.reset()
 	w.bits.reset()
-	w.tokens.reserve((end - first + 1) * worstValue / 3)
-	w.bits.reserve((end - first) * worstValue)
-	floats := row.Schema.FloatsOnly()
-	dense := floats && row.Columns == nil && row.Present == nil
-	for i := first; i < end; i++ {
-		at := i
-		switch {
-		case dense:
-			same := sameValues(s.last[i:end], row.Values[i:end], s.ways[i:end])
-			w.gap += uint64(same)
-			if i += same; i == end {
-				continue
-			}
-			at = i
-		case row.Columns != nil:
-			at = int(row.Columns[i])
-		case !row.Has(i):
-			continue
-		}
-		if !floats && row.Schema.Column(at).Kind != series.Float {
-			continue
-		}
-		s.encode(&w, at, math.Float64bits(row.Values[i]))
+	columns := 0
+	if row.Columns != nil {
+		columns = s.writeList(w, row, first, end)
+	} else {
+		columns = s.writeWhole(w, row, first, end)
 	}
-	w.tokens.number(w.gap, w.gaps.k())
-	e.residue = w.sets
+	w.tokens.reserve(worstToken)
+	w.tokens.number(uint64(columns-w.after), w.gaps.k())
 	tokens := w.tokens.bytes()
 	e.rowBits = append(append(e.rowBits[:0], tokens...), w.bits.bytes()...)
 	dst = binary.AppendUvarint(dst, uint64(len(tokens)))
 	return append(dst, w.sets...)
 }
 
-// sameValues counts the first columns that are expected to be unchanged and are, of three lists of one length.
-func sameValues(last []uint64, values []float64, ways []way) int {
-	n := len(ways)
-	last, values = last[:n], values[:n]
-	i := 0
-	for ; i+8 <= n; i += 8 {
-		l, v := last[i:i+8:i+8], values[i:i+8:i+8]
-		differ := binary.LittleEndian.Uint64(ways[i:]) |
-			(l[0] ^ math.Float64bits(v[0])) | (l[1] ^ math.Float64bits(v[1])) | (l[2] ^ math.Float64bits(v[2])) | (l[3] ^ math.Float64bits(v[3])) |
-			(l[4] ^ math.Float64bits(v[4])) | (l[5] ^ math.Float64bits(v[5])) | (l[6] ^ math.Float64bits(v[6])) | (l[7] ^ math.Float64bits(v[7]))
-		if differ != 0 {
-			break
+// writeList writes the columns that a partial row lists, and returns how many of them are floats.
+func (s *valuesEncoder) writeList(w *rowWriter, row *series.Row, first, end int) (columns int) {
+	floats := row.Schema.FloatsOnly()
+	for i := first; i < end; i++ {
+		at := int(row.Columns[i])
+		if !floats && row.Schema.Column(at).Kind != series.Float {
+			continue
 		}
+		s.encode(w, at, columns, math.Float64bits(row.Values[i]))
+		columns++
 	}
-	for i < n && ways[i] == waySame && last[i] == math.Float64bits(values[i]) {
-		i++
-	}
-	return i
+	return columns
 }
 
-// encode writes the value of one column.
-func (s *valuesEncoder) encode(w *rowWriter, at int, b uint64) {
-	c, expected := &s.columns[at], s.ways[at]
-	if b == s.last[at] {
-		s.encodeSame(w, at, c, expected)
+// writeWhole writes a range of a whole row, 64 columns at a time. Those that are expected to stay the same and do are
+// only counted.
+func (s *valuesEncoder) writeWhole(w *rowWriter, row *series.Row, first, end int) (columns int) {
+	for base := first &^ 63; base < end; base += 64 {
+		all := floatsAt(row.Schema, row.Present, base, first, end)
+		values := row.Values[base:min(base+64, len(row.Values))]
+		for set := all & (changed(s.last[base:], values) | s.active[base>>6]); set != 0; set &= set - 1 {
+			i := bits.TrailingZeros64(set)
+			before := columns + bits.OnesCount64(all&(set&-set-1))
+			s.encode(w, base+i, before, math.Float64bits(values[i]))
+		}
+		columns += bits.OnesCount64(all)
+	}
+	return columns
+}
+
+// changed returns which of at most 64 values are not the last ones.
+func changed(last []uint64, values []float64) (set uint64) {
+	last = last[:len(values)]
+	for i, v := range values {
+		differ := math.Float64bits(v) ^ last[i]
+		set = set>>1 | (differ|-differ)&(1<<63)
+	}
+	return set >> ((64 - len(values)) & 63)
+}
+
+// expect makes a way the expected one of a column.
+func (s *valuesEncoder) expect(at int, as way) {
+	s.columns[at].way = as
+	s.active.put(at, as != waySame)
+}
+
+// encode writes the value of one column, which has so many before it.
+func (s *valuesEncoder) encode(w *rowWriter, at, before int, b uint64) {
+	c, last, h := &s.columns[at], s.last[at], &s.habits[at]
+	expected := c.way
+	w.bits.reserve(worstBits)
+	if b == last {
+		s.encodeSame(w, at, before, c, h)
 		return
 	}
-	last := s.last[at]
 	s.last[at] = b
-	p := s.habits[at].place(c, b, last)
+	var p place
+	if scaled, ok := c.at(b, last); ok {
+		p.scaled, h.wide = scaled, 0
+	} else {
+		p = h.place(c, b, last)
+	}
 	if p.set {
-		w.token(expected, waySet)
-		s.ways[at] = waySame
+		w.token(before, expected, waySet)
+		s.expect(at, waySame)
 		w.set(c, &p)
 		return
 	}
 	if p.scale {
-		w.token(expected, wayScale)
+		w.token(before, expected, wayScale)
 		w.sets = append(w.sets, byte(p.power)|modeShift, p.shift)
 		c.refine(p.power, p.shift)
-		w.code(c, p.scaled-c.scaled)
+		d := p.scaled - c.scaled
+		w.code(c, d, zigzag(d-c.expected()))
 		w.ulps(p.ulps)
-		s.ways[at] = afterScale(p.ulps)
+		s.expect(at, afterScale(p.ulps))
 		return
 	}
 	d := p.scaled - c.scaled
+	u := zigzag(d - c.expected())
 	near := p.ulps != 0 || expected == wayNear || expected == wayMaybeNear
 	to := wayCode
 	switch {
 	case near:
 		to = wayNear
-	case d == w.like && d != 0 && (expected == wayLike || numberBits(zigzag(d-c.expected()), c.k()) >= likeBits):
+	case d == w.like && d != 0 && (expected == wayLike || numberBits(u, c.k()) >= likeBits):
 		to = wayLike
 	}
-	if maybe := to + wayMaybe - wayCode; expected == maybe && to != wayLike && !s.habits[at].steady(true) {
-		w.gap++
+	if maybe := to + wayMaybe - wayCode; expected == maybe && to != wayLike && !h.steady(true) {
 		w.bits.put(1, 1)
-	} else if expected == to {
-		w.gap++
-	} else {
+	} else if expected != to {
 		take := to
-		if expected == waySame && to != wayLike && s.habits[at].flips(s.rows) {
+		if expected == waySame && to != wayLike && h.flips(s.rows) {
 			take = maybe
 		}
-		w.token(expected, take)
-		if s.ways[at] = take; take == maybe {
+		w.token(before, expected, take)
+		if s.expect(at, take); take == maybe {
 			w.bits.put(1, 1)
 		}
 	}
 	if to == wayLike {
-		c.step(d, zigzag(d-c.expected()))
+		c.step(d, u)
 		return
 	}
-	w.code(c, d)
+	w.code(c, d, u)
 	if near {
 		w.ulps(p.ulps)
 	}
 }
 
 // encodeSame writes that a column did not change.
-func (s *valuesEncoder) encodeSame(w *rowWriter, at int, c *column, expected way) {
-	switch expected {
+func (s *valuesEncoder) encodeSame(w *rowWriter, at, before int, c *column, h *habit) {
+	switch c.way {
 	case waySame:
-		w.gap++
 		return
 	case wayMaybe, wayMaybeNear:
-		if !s.habits[at].steady(false) {
-			w.gap++
+		if !h.steady(false) {
 			w.bits.put(0, 1)
 			return
 		}
 	case wayCode, wayNear:
-		if numberBits(zigzag(-c.expected()), c.k()) <= stayBits {
-			w.gap++
-			w.code(c, 0)
-			if expected == wayNear {
+		u := zigzag(-c.expected())
+		if numberBits(u, c.k()) <= stayBits {
+			w.code(c, 0, u)
+			if c.way == wayNear {
 				w.ulps(int64(s.last[at] - math.Float64bits(c.value())))
 			}
 			return
 		}
-		s.habits[at].flips(s.rows)
+		h.flips(s.rows)
 	}
-	w.token(expected, waySame)
-	s.ways[at] = waySame
+	w.token(before, c.way, waySame)
+	s.expect(at, waySame)
 }
 
-// code writes the number for a difference.
-func (w *rowWriter) code(c *column, d int64) {
-	u := zigzag(d - c.expected())
+// code writes the number u for a difference.
+func (w *rowWriter) code(c *column, d int64, u uint64) {
 	w.bits.number(u, c.k())
 	c.step(d, u)
 	if d != 0 {
@@ -275,6 +300,17 @@ type place struct {
 	power      int8
 	shift      uint8
 	scale, set bool
+}
+
+// at is the integer that a changed value is in the mode of a column with a value; ok is false if there is none, and then
+// place finds more.
+func (c *column) at(b, last uint64) (scaled int64, ok bool) {
+	if c.power == powerBits || last == 0 && c.age == 0 {
+		return 0, false
+	}
+	scaled, ok = scale(math.Float64frombits(b), c.power)
+	shifted := scaled >> (c.shift & 63)
+	return shifted, ok && shifted<<(c.shift&63) == scaled
 }
 
 // place finds where a value stands.

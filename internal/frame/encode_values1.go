@@ -11,6 +11,8 @@ import (
 // valuesEncoder1 writes the float columns of a source in version 1.
 type valuesEncoder1 struct{ columns []column1 }
 
+func (s *valuesEncoder1) begin() { s.columns = s.columns[:0] }
+
 func (s *valuesEncoder1) resize(n int, anew bool) {
 	if anew {
 		s.columns = s.columns[:0]

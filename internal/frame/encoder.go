@@ -49,7 +49,8 @@ type Encoder struct {
 	pending      []byte // blocks for the next frame that is closed: losses, refusals
 
 	sources    map[*series.Source]*encoderSource
-	keys       map[string]*series.Source // of sources, which have different keys
+	spare      map[*series.Source]*encoderSource // of the state before a keyframe, whose memory the same sources take over
+	keys       map[string]*series.Source         // of sources, which have different keys
 	nextSource uint64
 	schemas    map[*series.Schema]uint64 // ids start at 1; 0 is the empty schema
 	nextSchema uint64
@@ -58,7 +59,7 @@ type Encoder struct {
 	columns columnsWriter
 
 	payload, residue, tokens, compressed []byte // scratch
-	tokenBits, valueBits                 bitWriter
+	row                                  rowWriter
 	rowBits                              []byte // of the row block that is about to be emitted
 }
 
@@ -77,6 +78,8 @@ type encoderSource struct {
 type rowEncoder interface {
 	// resize makes state for n columns, and drops what there is if they begin anew.
 	resize(n int, anew bool)
+	// begin forgets everything but its memory.
+	begin()
 	count() int
 	appendTime(dst []byte, t int64) []byte
 	// appendValues appends the float columns of a range to the block dst; what stands outside of it to e.rowBits.
@@ -155,6 +158,7 @@ func (e *Encoder) Refusals(r []Refusal) {
 
 // reset forgets everything that a decoder does not know at the start of a keyframe.
 func (e *Encoder) reset() {
+	e.spare = e.sources
 	e.sources = make(map[*series.Source]*encoderSource, len(e.sources))
 	e.keys = make(map[string]*series.Source, len(e.keys))
 	e.schemas = make(map[*series.Schema]uint64, len(e.schemas))
@@ -227,6 +231,7 @@ func (e *Encoder) begin() {
 		if e.kind, e.wantKeyframe = Keyframe, false; e.version != e.cfg.Version {
 			e.version = e.cfg.Version
 			e.columns = e.newColumns()
+			e.sources = nil // of no use to another version
 		}
 		e.reset()
 		e.body = appendBlock(e.body, blockOrigin, appendOrigin(nil, e.cfg.Facts))
@@ -289,7 +294,14 @@ func (e *Encoder) defineSource(dst [][]byte, source *series.Source, now int64) (
 		dst = e.forget(dst, old, now)
 	}
 	e.keys[source.Key] = source
-	s := &encoderSource{id: e.nextSource, values: e.newValues()}
+	s := &encoderSource{id: e.nextSource}
+	if old := e.spare[source]; old != nil {
+		delete(e.spare, source)
+		s.values = old.values
+		s.values.begin()
+	} else {
+		s.values = e.newValues()
+	}
 	e.nextSource++
 	e.sources[source] = s
 	p := binary.AppendUvarint(e.payload[:0], s.id)
