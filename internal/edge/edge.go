@@ -63,6 +63,7 @@ type Edge struct {
 	settings chan Config // of Apply, for Run
 
 	live, backfill *wire
+	pace           *pace
 	resending      atomic.Bool // a lane found a loss, and all is sent again: the other lane need not find it too
 	broken         bool        // the live lane must go on with a keyframe; of the goroutine that keeps the link
 
@@ -110,6 +111,8 @@ func New(o Options) (*Edge, error) {
 	e.live = newWire(e, bus.Live)
 	e.backfill = newWire(e, bus.Backfill)
 	e.lookback = o.Lookback
+	e.pace = newPace()
+	e.keepPace()
 	before := e.beginEpoch()
 	e.metrics.frameVersion.Set(float64(e.version.Version()))
 	e.log.Info("edge begins an epoch", "site", e.site, "epoch", e.epoch, "predecessor", before.ID, "outbox", o.Dir)
@@ -289,6 +292,7 @@ func (e *Edge) Apply(c Config) {
 	c.Outbox = e.config.Outbox
 	e.config = c
 	e.sender.SetKeyframeInterval(e.keyframeInterval())
+	e.keepPace()
 	select {
 	case <-e.settings:
 	default:

@@ -76,6 +76,7 @@ func (e *Edge) sayHello(ctx context.Context) (answered, again bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.welcomes = welcomes
+	e.keepPace()
 	e.sender.SetKeyframeInterval(e.keyframeInterval())
 	before := e.version.Version()
 	again = e.version.Round(offers)

@@ -34,6 +34,8 @@ func (e *Edge) keepLink(ctx context.Context) {
 		state, changed := e.conn.Watch()
 		if !state.Connected {
 			e.status.set("link", state.Reason)
+			e.status.clear(string(bus.Live)) // what was wrong there follows from it
+			e.status.clear(string(bus.Backfill))
 			select {
 			case <-changed:
 			case <-ctx.Done():
@@ -252,6 +254,9 @@ func (e *Edge) runLive(ctx context.Context, reader *outbox.Reader, head frame.ID
 		if behind && lane.Old(first.Sent, e.now().UnixMilli()) && !e.inOrder() {
 			return fmt.Errorf("%w: the live lane has fallen behind: frame %s is of %s", errReplan, first.ID, first.SentTime().UTC().Format(time.RFC3339))
 		}
+		if err := e.pace.live(ctx, len(data)); err != nil {
+			return err
+		}
 		if err := e.live.send(ctx, data, &first, &last); err != nil {
 			if errors.Is(err, bus.ErrTooLarge) {
 				e.tooLarge(e.live, &first, &last, len(data), err)
@@ -391,7 +396,10 @@ func (e *Edge) fill(ctx context.Context, r outbox.Range, limit *rate.Limiter) er
 		if broken = broken && first.Kind == frame.Delta; broken {
 			e.skip(&first, &last, errNeedsLarger)
 		} else {
-			if err := waitFor(ctx, limit, len(data)); err != nil {
+			if err := waitFor(ctx, limit, len(data), len(data)); err != nil {
+				return err
+			}
+			if err := e.pace.backlog(ctx, len(data)); err != nil {
 				return err
 			}
 			err := e.backfill.send(ctx, data, &first, &last)
@@ -412,21 +420,6 @@ func (e *Edge) fill(ctx context.Context, r outbox.Range, limit *rate.Limiter) er
 			return nil
 		}
 	}
-}
-
-// waitFor takes n bytes from the limiter, in portions that it allows.
-func waitFor(ctx context.Context, limit *rate.Limiter, n int) error {
-	if limit.Limit() == rate.Inf {
-		return nil
-	}
-	for n > 0 {
-		portion := min(n, limit.Burst())
-		if err := limit.WaitN(ctx, portion); err != nil {
-			return err
-		}
-		n -= portion
-	}
-	return nil
 }
 
 // awaitSilence returns when nobody has published on the live lane for a while, or ctx ended.
