@@ -52,6 +52,7 @@ func TestMain(m *testing.M) {
 //	copy-dir FROM TO                  copy a directory
 //	damage PATTERN                    change a byte in the middle of the largest file that matches
 //	wait-file FILE REGEXP             wait until a line of a file matches
+//	certificate NAME HOST             make NAME.pem, which vouches for itself, and NAME.key
 //
 // Over HTTP: ADDRESS is HOST:PORT; regular expressions have (?m); with ! until it is no longer so
 //
@@ -102,6 +103,7 @@ func TestScenarios(t *testing.T) {
 			"start": cmdStart, "terminate": cmdTerminate, "signal": cmdSignal, "exits": cmdExits, "kill9": cmdKill9, "wait-log": cmdWaitLog,
 			"wait-file": cmdWaitFile, "copy-dir": cmdCopyDir, "damage": cmdDamage, "newest": cmdNewest,
 			"address": cmdAddress, "expand": cmdExpand, "empty": cmdEmpty, "find": cmdFind,
+			"certificate": cmdCertificate,
 			"get": cmdGet, "post": cmdPost, "wait-http": cmdWaitHTTP, "shows": cmdShows, "same-values": cmdSameValues,
 			"promquery": cmdPromQuery, "same-samples": cmdSameSamples, "complete": cmdComplete,
 			"target": cmdTarget, "scraped": cmdScraped, "every-scrape": cmdEveryScrape,

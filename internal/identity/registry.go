@@ -68,11 +68,7 @@ func (g *Registry) change(ctx context.Context, site string, f func(*Record) (cha
 		}
 		var r *Record
 		var revision uint64
-		r, revision, err = g.store.Get(ctx, site)
-		if errors.Is(err, ErrNoRegistry) {
-			return err
-		}
-		if err != nil {
+		if r, revision, err = g.store.Get(ctx, site); err != nil {
 			continue
 		}
 		changed, refusal := f(r)
