@@ -5,7 +5,7 @@
 //	err = m.ApplyConfig(ctx, reloaded.Jobs)
 //	for _, t := range m.Targets() { ... }
 //
-// Discovery (static, file, http, dns) is Prometheus' own; the rules that make targets of what it finds, and series of
+// Discovery (file, http, dns) is Prometheus' own, and runs from the first job on that needs it; the rules that make targets of what it finds, and series of
 // what targets expose, are Prometheus' rules. Each target has a loop of its own: fetch, parse, one whole row.
 //
 // It promises: one row for each scrape, good or bad, with up and its companions in it; a failed scrape is a row in

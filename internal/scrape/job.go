@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/common/promslog"
 	promconfig "github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/discovery"
 	"github.com/prometheus/prometheus/discovery/targetgroup"
 )
 
@@ -21,7 +22,8 @@ type job struct {
 	cfg     *promconfig.ScrapeConfig
 	clients map[string]*http.Client // by Unix socket; "" is the network
 	log     *os.File                // scrape_failure_log_file; nil if there is none
-	groups  []*targetgroup.Group    // what discovery said last
+	static  bool                    // its targets stand in the config
+	groups  []*targetgroup.Group    // of the config, or what discovery said last
 	synced  int                     // counts the syncs
 }
 
@@ -38,12 +40,25 @@ func newJob(cfg *promconfig.ScrapeConfig) (*job, error) {
 		return nil, err
 	}
 	j := &job{cfg: cfg, clients: map[string]*http.Client{"": client}}
+	j.groups, j.static = staticGroups(cfg.ServiceDiscoveryConfigs)
 	if file := cfg.ScrapeFailureLogFile; file != "" {
 		if j.log, err = os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o666); err != nil {
 			return nil, fmt.Errorf("open scrape_failure_log_file of job %q: %w", cfg.JobName, err)
 		}
 	}
 	return j, nil
+}
+
+// staticGroups returns the targets that the configs list, and whether these are all there can be.
+func staticGroups(configs discovery.Configs) (groups []*targetgroup.Group, all bool) {
+	for _, c := range configs {
+		listed, ok := c.(discovery.StaticConfig)
+		if !ok {
+			return nil, false
+		}
+		groups = append(groups, listed...)
+	}
+	return groups, true
 }
 
 // failureLog returns the logger for failed scrapes of a target, nil if there is none. It writes what Prometheus writes.

@@ -82,7 +82,8 @@ type Manager struct {
 	stopped chan struct{} // closed when Run has returned
 
 	// Of Run:
-	discovery *discovery.Manager
+	discovery *discovery.Manager // nil until a job needs it
+	found     <-chan map[string][]*targetgroup.Group
 	jobs      map[string]*job
 	syncs     int
 	loops     map[string]*loop // by the key of the source
@@ -126,28 +127,27 @@ func (m *Manager) userAgent() string { return "Thalweg/" + m.shared.Version }
 // Run discovers and scrapes until ctx is done and all scrapes under way have ended. It is called once.
 func (m *Manager) Run(ctx context.Context) error {
 	defer close(m.stopped)
-	sdMetrics, err := discovery.CreateAndRegisterSDMetrics(prometheus.NewRegistry())
-	if err != nil {
-		return fmt.Errorf("register discovery metrics: %w", err)
-	}
-	m.discovery = discovery.NewManager(ctx, m.shared.Logger, prometheus.NewRegistry(), sdMetrics, discovery.Name("scrape"))
-	if m.discovery == nil {
-		return errors.New("create discovery manager: see its log line")
-	}
-	if err := m.discover(); err != nil {
+	if err := m.discover(ctx); err != nil {
 		return err
 	}
 	defer m.closeJobs()
 	defer m.running.Wait()
-	m.running.Go(func() { m.discovery.Run() })
+	for _, j := range m.jobs {
+		if j.static {
+			m.sync(ctx, j)
+		}
+	}
+	m.publish()
 
-	for updates := m.discovery.SyncCh(); ; {
+	for {
 		select {
-		case groups, ok := <-updates:
+		case groups, ok := <-m.found:
 			if !ok {
 				return nil // ctx is done
 			}
 			m.update(ctx, groups)
+		case <-ctx.Done():
+			return nil
 		case r := <-m.apply:
 			r.done <- m.reload(ctx, r.configs)
 		case l := <-m.ended:
@@ -209,14 +209,39 @@ func (m *Manager) replacements(configs []*promconfig.ScrapeConfig) (_ map[string
 	return jobs, nil
 }
 
-func (m *Manager) discover() error {
+// discover makes discovery look for the targets of the jobs that need it.
+func (m *Manager) discover(ctx context.Context) error {
 	configs := map[string]discovery.Configs{}
 	for name, j := range m.jobs {
-		configs[name] = j.cfg.ServiceDiscoveryConfigs
+		if !j.static {
+			configs[name] = j.cfg.ServiceDiscoveryConfigs
+		}
+	}
+	if m.discovery == nil {
+		if len(configs) == 0 {
+			return nil // it would look for updates ten times a second
+		}
+		if err := m.startDiscovery(ctx); err != nil {
+			return err
+		}
 	}
 	if err := m.discovery.ApplyConfig(configs); err != nil {
 		return fmt.Errorf("apply discovery configs: %w", err)
 	}
+	return nil
+}
+
+func (m *Manager) startDiscovery(ctx context.Context) error {
+	sdMetrics, err := discovery.CreateAndRegisterSDMetrics(prometheus.NewRegistry())
+	if err != nil {
+		return fmt.Errorf("register discovery metrics: %w", err)
+	}
+	d := discovery.NewManager(ctx, m.shared.Logger, prometheus.NewRegistry(), sdMetrics, discovery.Name("scrape"))
+	if d == nil {
+		return errors.New("create discovery manager: see its log line")
+	}
+	m.discovery, m.found = d, d.SyncCh()
+	m.running.Go(func() { d.Run() })
 	return nil
 }
 
@@ -227,14 +252,20 @@ func (m *Manager) reload(ctx context.Context, configs []*promconfig.ScrapeConfig
 	}
 	old := m.jobs
 	m.jobs = jobs
-	if err := m.discover(); err != nil {
+	if err := m.discover(ctx); err != nil {
 		m.jobs = old
 		closeReplaced(jobs, old)
 		return fmt.Errorf("apply scrape configs: %w", err)
 	}
 	for name, j := range jobs {
-		if before := old[name]; before != nil && before != j {
-			j.groups = before.groups
+		before := old[name]
+		if before == j {
+			continue
+		}
+		if before != nil && !j.static {
+			j.groups = before.groups // until discovery tells more
+		}
+		if before != nil || j.static {
 			m.sync(ctx, j)
 		}
 	}
@@ -255,7 +286,7 @@ func closeReplaced(jobs, inUse map[string]*job) {
 // update takes what discovery has found.
 func (m *Manager) update(ctx context.Context, groups map[string][]*targetgroup.Group) {
 	for name, found := range groups {
-		if j := m.jobs[name]; j != nil {
+		if j := m.jobs[name]; j != nil && !j.static {
 			j.groups = found
 			m.sync(ctx, j)
 		}

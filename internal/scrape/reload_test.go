@@ -152,3 +152,38 @@ func TestFileDiscovery(t *testing.T) {
 		t.Errorf("ended %s, first %s, then %s", end.key, first.key, relabelled.key)
 	}
 }
+
+// A job whose targets stand in the config may get them from discovery later, and the other way round.
+func TestReloadBetweenStaticAndDiscovered(t *testing.T) {
+	one := serve(t, func(w http.ResponseWriter, r *http.Request) { text(w, "one 1\n") })
+	two := serve(t, func(w http.ResponseWriter, r *http.Request) { text(w, "two 2\n") })
+	file := filepath.Join(t.TempDir(), "targets.json")
+	if err := os.WriteFile(file, fmt.Appendf(nil, `[{"targets": [%q, %q]}]`, one, two), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	discovered := fmt.Sprintf("- job_name: a\n  scrape_interval: 50ms\n  scrape_timeout: 50ms\n  file_sd_configs: [{files: [%q]}]\n", file)
+	m, rec, _ := run(t, jobYAML("a", one))
+	instance := func(address string) func(*got) bool {
+		return func(g *got) bool { return strings.HasPrefix(g.key, "scrape/a/"+address+"/") }
+	}
+	_, n := rec.wait(t, 0, "the listed target", instance(one))
+	if err := m.ApplyConfig(t.Context(), configs(t, discovered)); err != nil {
+		t.Fatal(err)
+	}
+	_, n = rec.wait(t, n, "the discovered target", instance(two))
+	if err := m.ApplyConfig(t.Context(), configs(t, jobYAML("a", two))); err != nil {
+		t.Fatal(err)
+	}
+	_, n = rec.wait(t, n, "end of the target that is not listed", func(g *got) bool { return instance(one)(g) && g.end })
+	rec.wait(t, n, "the target that still is", func(g *got) bool { return instance(two)(g) && !g.end })
+	if n := len(m.Targets()); n != 1 {
+		t.Errorf("%d targets, want 1", n)
+	}
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	for _, g := range rec.rows {
+		if instance(two)(&g) && g.end {
+			t.Error("the target that stayed has ended")
+		}
+	}
+}
