@@ -377,3 +377,54 @@ func TestAllocations(t *testing.T) {
 		t.Errorf("encoding a row allocates %v times", n)
 	}
 }
+
+// TestAllocationsOfFleet: a frame of many rows costs the memory of the frame where it is made, and none where it is read.
+func TestAllocationsOfFleet(t *testing.T) {
+	const fleet, rounds = 20, 60
+	rows := corpusRows(t, "node")
+	schema := rows[0].Schema
+	var sources [fleet]*series.Source
+	for i := range sources {
+		sources[i] = &series.Source{Key: fmt.Sprint("node-", i)}
+	}
+	list := make([]*series.Row, 0, fleet*rounds)
+	for i := range cap(list) {
+		r := *rows[(i/fleet+i)%len(rows)]
+		r.Source, r.Schema, r.T = sources[i%fleet], schema, int64(i/fleet)
+		r.Present, r.Values = nil, r.Values[:schema.Len()]
+		list = append(list, &r)
+	}
+	enc := frame.NewEncoder(frame.EncoderConfig{Epoch: 1})
+	frames := make([][]byte, 0, 2*rounds)
+	round := 0
+	encode := func() {
+		for _, r := range list[round*fleet : (round+1)*fleet] {
+			var err error
+			if frames, err = enc.Append(frames, r, r.T); err != nil {
+				t.Fatal(err)
+			}
+		}
+		frames = enc.Close(frames, int64(round))
+		round++
+	}
+	for round < rounds/2 {
+		encode()
+	}
+	if n := testing.AllocsPerRun(rounds-round-1, encode); n > 1 {
+		t.Errorf("encoding a frame of %d rows allocates %v times", fleet, n)
+	}
+	dec := frame.NewDecoder(frame.DecoderConfig{Catalog: series.NewCatalog()})
+	at := 0
+	decode := func() {
+		if _, err := dec.Decode(frames[at], frame.Handler{Row: func(*series.Row) {}}); err != nil {
+			t.Fatal(err)
+		}
+		at++
+	}
+	for at < len(frames)/2 {
+		decode()
+	}
+	if n := testing.AllocsPerRun(len(frames)-at-1, decode); n > 0 {
+		t.Errorf("decoding a frame of %d rows allocates %v times", fleet, n)
+	}
+}
