@@ -32,6 +32,8 @@ type group struct {
 	grown time.Time
 	// cut says that frames behind the last one were lost, so that a reader who comes to the end has missed some.
 	cut bool
+	// savedRows are those of the gaps in acked, as the state file knew them; during Open only.
+	savedRows []uint64
 }
 
 // extent is what the headers of a run of frames say together.

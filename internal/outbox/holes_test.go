@@ -145,30 +145,51 @@ func TestLossesOfOthers(t *testing.T) {
 	}
 }
 
-// Which rows of a file that is gone were not acknowledged nobody knows any more. Some were: without any there would be
-// no gap at hubs, and with all rows of the file none would be left for gaps beside it.
+// How many rows of a file that is gone were not acknowledged the state file tells. A file that is damaged later has its
+// share: without any there would be no gap at hubs, and with all rows of the file none would be left for gaps beside it.
 func TestRowsOfFilesAcknowledgedInPart(t *testing.T) {
 	f := newFixture(t)
 	f.open()
 	f.group(9, 100)
+	f.group(9, 100)
 	f.group(1, 100)
-	behind, err := frame.ParseHeader(f.sent[9])
-	if err != nil {
-		t.Fatal(err)
+	epoch := f.epoch()
+	for _, from := range []uint64{1, 10} {
+		f.box.Ack(epoch, from, from+1)
+		f.box.Ack(epoch, from+4, from+6)
 	}
-	f.box.Ack(f.epoch(), 1, 2)
-	f.box.Ack(f.epoch(), 5, 7)
-	file := f.files(groupSuffix)[0]
+	before := func(number uint64) uint64 {
+		h, err := frame.ParseHeader(f.sent[number-1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h.RowsBefore
+	}
+	want := func(first, second uint64) {
+		t.Helper()
+		if got := f.box.Losses(); len(got) != 2 || got[0].Rows != first || got[1].Rows != second {
+			t.Errorf("losses are %+v, want %d and %d rows", got, first, second)
+		}
+		f.group(1, 100)
+		f.box.Announced(2)
+	}
+	files := f.files(groupSuffix)
 	f.close()
-	if err := os.Remove(filepath.Join(f.dir, file)); err != nil {
+	if err := os.Remove(filepath.Join(f.dir, files[0])); err != nil {
 		t.Fatal(err)
 	}
-	f.box = nil
 	f.open()
-	losses := lossRanges(f.box.Losses())
-	f.wantSpans(losses, span{3, 4}, span{8, 9})
-	want := (2*behind.RowsBefore + 8) / 9
-	if losses[0].Rows != want || losses[1].Rows != want {
-		t.Errorf("losses have %d and %d rows, want %d each", losses[0].Rows, losses[1].Rows, want)
+	f.wantSpans(lossRanges(f.box.Losses()), span{3, 4}, span{8, 9})
+	want(before(5)-before(3), before(10)-before(8))
+
+	if err := os.Remove(filepath.Join(f.dir, files[1])); err != nil {
+		t.Fatal(err)
 	}
+	var gap *GapError
+	if _, _, _, err := f.box.Reader(frame.ID{Epoch: epoch, Number: 10}).Next(1); !errors.As(err, &gap) {
+		t.Fatalf("read a file that is gone: %v", err)
+	}
+	f.wantSpans(lossRanges(f.box.Losses()), span{12, 13}, span{17, 18})
+	share := (2*(before(19)-before(10)) + 8) / 9
+	want(share, share)
 }

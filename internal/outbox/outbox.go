@@ -68,8 +68,8 @@ type Outbox struct {
 type Range struct {
 	Epoch    frame.Epoch
 	From, To uint64
-	// Rows that the frames complete; of a loss about so many if a part of the file was acknowledged and the rest cannot be
-	// read, and 0 if nothing is known.
+	// Rows that the frames complete; of a loss about so many if a part of the file was acknowledged since the state was
+	// saved and the rest cannot be read, and 0 if nothing is known.
 	Rows  uint64
 	Bytes int64
 	// FirstSent and LastSent are the send times of the first and the last frame, in milliseconds since 1970.

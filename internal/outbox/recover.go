@@ -176,7 +176,7 @@ func (o *Outbox) check(name string, size int64, id frame.ID) (extent, *damage, e
 }
 
 // without returns what is neither in e, the beginning of g that is left, nor acknowledged. If something behind e was
-// acknowledged, only the file could tell which rows those are: then each frame counts for as many as the others.
+// acknowledged and the state file does not say how many rows were not, each frame counts for as many as the others.
 func (g *group) without(e extent) []Range {
 	rest := g.extent
 	if e.size > 0 {
@@ -190,13 +190,18 @@ func (g *group) without(e extent) []Range {
 	if len(gaps) == 1 && gaps[0] == (span{rest.first, rest.last}) {
 		return []Range{rest.asRange()}
 	}
-	rows, frames := rest.rowsAfter-rest.rowsBefore, rest.last-rest.first+1
+	rows, frames := rest.rowsAfter-rest.rowsBefore, rest.frames()
+	all := g.acked.gaps(g.first, g.last)
 	var ranges []Range
-	for _, gap := range gaps {
-		ranges = append(ranges, Range{
+	for i, gap := range gaps {
+		r := Range{
 			Epoch: g.epoch, From: gap.from, To: gap.to, Rows: (rows*(gap.to-gap.from+1) + frames - 1) / frames,
 			FirstSent: rest.firstSent, LastSent: rest.lastSent,
-		})
+		}
+		if j := len(all) - len(gaps) + i; len(g.savedRows) == len(all) && all[j] == gap {
+			r.Rows = g.savedRows[j]
+		}
+		ranges = append(ranges, r)
 	}
 	return ranges
 }
@@ -298,7 +303,7 @@ func (o *Outbox) adopt(saved *state) {
 	for _, g := range o.groups {
 		o.seq++
 		g.seq = o.seq
-		g.ackedAt = now
+		g.ackedAt, g.savedRows = now, nil
 		if g.grown.IsZero() {
 			g.grown = now
 		}

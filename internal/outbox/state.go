@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"strconv"
 	"time"
 
@@ -66,6 +67,7 @@ type stateGroup struct {
 	LastSent   int64       `json:"last_sent"`
 	AgeMs      int64       `json:"age_ms"` // how long ago the newest frame came, as far as the outbox was open
 	Acked      [][2]uint64 `json:"acked,omitempty"`
+	Unacked    []uint64    `json:"unacked_rows,omitempty"` // rows of what is before, between and behind Acked
 }
 
 type stateLoss struct {
@@ -109,7 +111,7 @@ func (s *stateGroup) group(now time.Time) *group {
 	g := &group{name: s.File, ordinal: ordinal, extent: extent{
 		epoch: id.Epoch, first: id.Number, last: s.Last, rowsBefore: s.RowsBefore, rowsAfter: s.RowsAfter,
 		firstSent: s.FirstSent, lastSent: s.LastSent, size: s.Size,
-	}, grown: now.Add(-time.Duration(max(0, s.AgeMs)) * time.Millisecond)}
+	}, grown: now.Add(-time.Duration(max(0, s.AgeMs)) * time.Millisecond), savedRows: s.Unacked}
 	for _, a := range s.Acked {
 		if from, to := max(a[0], g.first), min(a[1], g.last); from <= to {
 			g.acked = g.acked.add(from, to)
@@ -118,8 +120,31 @@ func (s *stateGroup) group(now time.Time) *group {
 	return g
 }
 
+// partlyAcked returns copies of the groups of which a part is acknowledged, by name, with the rows of the rest. It reads
+// headers.
+func (o *Outbox) partlyAcked() map[string]*group {
+	parts := map[string]*group{}
+	o.mu.Lock()
+	for _, g := range o.groups {
+		if len(g.acked) > 0 && !g.done() {
+			c := *g
+			c.acked = slices.Clone(g.acked)
+			parts[g.name] = &c
+		}
+	}
+	o.mu.Unlock()
+	for _, c := range parts {
+		c.savedRows = nil
+		for _, r := range o.unackedIn(c) {
+			c.savedRows = append(c.savedRows, r.Rows)
+		}
+	}
+	return parts
+}
+
 // snapshot is what save writes.
 func (o *Outbox) snapshot() *state {
+	parts := o.partlyAcked()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	s := &state{}
@@ -137,6 +162,9 @@ func (o *Outbox) snapshot() *state {
 		}
 		for _, a := range g.acked {
 			sg.Acked = append(sg.Acked, [2]uint64{a.from, a.to})
+		}
+		if c := parts[g.name]; c != nil && c.last == g.last && slices.Equal(c.acked, g.acked) {
+			sg.Unacked = c.savedRows
 		}
 		s.Groups = append(s.Groups, sg)
 	}
