@@ -1,0 +1,522 @@
+package pipeline
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/value"
+
+	"github.com/thalweg/thalweg/internal/series"
+)
+
+const minute = int64(60_000)
+
+// site gives rows to a pipeline and notes what comes out.
+type site struct {
+	t       testing.TB
+	catalog *series.Catalog
+	p       *Pipeline
+	now     int64
+	options Options
+	passed  map[string]map[string]bool // by source: what its last row had behind the pipeline,
+	ended   map[string]bool            // and which stale markers
+}
+
+func newSite(t testing.TB, l Limits) *site {
+	s := &site{t: t, catalog: series.NewCatalog(), now: 1_000_000 * minute, passed: map[string]map[string]bool{}}
+	s.options = Options{Catalog: s.catalog, Limits: l, OnDrop: func(Reason) {}}
+	s.p = newPipeline(t, s.options)
+	return s
+}
+
+func (s *site) reload(change func(*Options)) {
+	change(&s.options)
+	s.p.Reload(s.options)
+}
+
+// whole applies a row of a source with series of these names.
+func (s *site) whole(source *series.Source, names ...string) error {
+	columns := make([]series.Column, len(names))
+	for i, name := range names {
+		columns[i] = column("__name__", name)
+	}
+	schema := s.catalog.Extend(s.catalog.Empty(), columns)
+	return s.apply(&series.Row{Source: source, Schema: schema, T: s.now, Values: make([]float64, len(names))})
+}
+
+func (s *site) apply(r *series.Row) error {
+	s.t.Helper()
+	got := map[string]bool{}
+	s.ended = map[string]bool{}
+	err := s.p.Apply(r, s.now, func(out *series.Row) error {
+		wellFormed(s.t, out)
+		var b labels.Builder
+		for column := range samples(out) {
+			name := out.Source.SeriesLabels(&b, out.Schema.Column(int(column))).String()
+			if isStale(out, column) {
+				s.ended[name] = true
+			} else {
+				got[name] = true
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		s.passed[r.Source.Key] = got
+	}
+	return err
+}
+
+func isStale(r *series.Row, column uint32) bool {
+	for _, h := range r.Histograms {
+		if h.Column == column && value.IsStaleNaN(h.H.Sum) {
+			return true
+		}
+	}
+	return value.IsStaleNaN(r.Values[r.Place(column)])
+}
+
+// wellFormed checks what every reader of a row relies on.
+func wellFormed(t testing.TB, r *series.Row) {
+	t.Helper()
+	if !r.Whole() && !slices.IsSorted(r.Columns) {
+		t.Fatalf("columns %v are not sorted", r.Columns)
+	}
+	for _, c := range r.Columns {
+		if int(c) >= r.Schema.Len() {
+			t.Fatalf("column %d of %d", c, r.Schema.Len())
+		}
+	}
+	if r.Whole() && !r.End && len(r.Values) != r.Schema.Len() {
+		t.Fatalf("%d values of %d series", len(r.Values), r.Schema.Len())
+	}
+	if !slices.IsSortedFunc(r.Histograms, func(a, b series.HistogramAt) int { return int(a.Column) - int(b.Column) }) ||
+		!slices.IsSortedFunc(r.Exemplars, func(a, b series.ExemplarAt) int { return int(a.Column) - int(b.Column) }) ||
+		!slices.IsSortedFunc(r.Starts, func(a, b series.StartAt) int { return int(a.Column) - int(b.Column) }) {
+		t.Fatal("histograms, exemplars or starts are not sorted")
+	}
+}
+
+func (s *site) want(source string, names ...string) {
+	s.t.Helper()
+	want := map[string]bool{}
+	for _, n := range names {
+		want[fmt.Sprintf("{__name__=%q}", n)] = true
+	}
+	if got := s.passed[source]; !maps.Equal(got, want) {
+		s.t.Errorf("source %s: %v passed, want %v", source, slices.Sorted(maps.Keys(got)), names)
+	}
+}
+
+func (s *site) count(alive, held int, refused map[Reason]uint64) {
+	s.t.Helper()
+	u := s.p.Usage(3)
+	if u.Series != alive || u.Held != held || !maps.Equal(u.Refused, refused) {
+		s.t.Errorf("%d series are alive and %d held, refused were %v; want %d, %d, %v", u.Series, u.Held, u.Refused, alive, held, refused)
+	}
+}
+
+func origin(key string) *series.Source { return &series.Source{Key: key} }
+
+func TestSeriesLimit(t *testing.T) {
+	s := newSite(t, Limits{Series: 3})
+	a, b := origin("a"), origin("b")
+	s.whole(a, "x", "y")
+	s.whole(b, "x", "y", "z")
+	s.want("a", "x", "y")
+	s.want("b", "x")
+	s.count(3, 2, map[Reason]uint64{OverSeries: 2})
+	// What is refused again is not counted again.
+	s.whole(b, "x", "y", "z")
+	s.count(3, 2, map[Reason]uint64{OverSeries: 2})
+	if worst := s.p.Usage(1).Worst; !reflect.DeepEqual(worst, []Offender{{OverSeries, "y", 1}}) {
+		t.Errorf("worst is %v", worst)
+	}
+	// What ends makes room for what is there, in the row of its own source and in those of others.
+	s.whole(a, "y")
+	s.whole(b, "x", "y", "z")
+	s.want("b", "x", "y")
+	s.count(3, 1, map[Reason]uint64{OverSeries: 2})
+	if err := s.apply(&series.Row{Source: a, Schema: s.catalog.Empty(), End: true}); err != nil {
+		t.Fatal(err)
+	}
+	s.whole(b, "x", "y", "z")
+	s.want("b", "x", "y", "z")
+	s.count(3, 0, map[Reason]uint64{OverSeries: 2})
+	// A silent source makes room too.
+	s.now += 10 * minute
+	s.whole(a, "x", "y", "z")
+	s.want("a", "x", "y", "z")
+	s.count(3, 0, map[Reason]uint64{OverSeries: 2})
+	// A lower limit takes the excess at the next row, a higher one gives it back.
+	s.reload(func(o *Options) { o.Limits.Series = 1 })
+	s.whole(a, "x", "y", "z")
+	s.want("a", "x")
+	s.reload(func(o *Options) { o.Limits.Series = 2 })
+	s.whole(a, "x", "y", "z")
+	s.want("a", "x", "y")
+	s.reload(func(o *Options) { o.Limits = Limits{} })
+	s.whole(a, "x", "y", "z")
+	s.want("a", "x", "y", "z")
+	s.count(0, 0, map[Reason]uint64{OverSeries: 5})
+}
+
+func TestSeriesPerSourceLimit(t *testing.T) {
+	s := newSite(t, Limits{Series: 5, SeriesPerSource: 2})
+	s.whole(origin("a"), "x", "y", "z")
+	s.whole(origin("b"), "x", "y", "z")
+	s.want("a", "x", "y")
+	s.want("b", "x", "y")
+	s.count(4, 2, map[Reason]uint64{OverSource: 2})
+	s.whole(origin("c"), "x", "y", "z")
+	s.want("c", "x")
+	s.count(5, 4, map[Reason]uint64{OverSource: 2, OverSeries: 2})
+}
+
+func TestNewSeriesLimit(t *testing.T) {
+	s := newSite(t, Limits{Series: 100, NewSeriesPerHour: 6})
+	a := origin("a")
+	// After a start everything is new, and limits.series alone counts.
+	s.whole(a, names("old", 40)...)
+	s.count(40, 0, map[Reason]uint64{})
+	for range 60 { // minutes
+		s.now += minute
+		s.whole(a, names("old", 40)...)
+	}
+	all := append(names("old", 40), names("new", 10)...)
+	s.whole(a, all...)
+	s.count(46, 4, map[Reason]uint64{OverNew: 4})
+	// They get in one by one.
+	for range 21 {
+		s.now += minute
+		s.whole(a, all...)
+	}
+	s.count(48, 2, map[Reason]uint64{OverNew: 4})
+	// What was alive within the last hour is not new; a schema that begins anew neither.
+	s.whole(a, "new0")
+	s.whole(a, append(names("new", 8), names("old", 40)...)...)
+	s.count(48, 0, map[Reason]uint64{OverNew: 4})
+	for range 200 {
+		s.now += minute
+		s.whole(a, "new0")
+	}
+	s.whole(a, append([]string{"new0"}, names("old", 40)...)...)
+	s.count(7, 34, map[Reason]uint64{OverNew: 38})
+}
+
+func names(prefix string, n int) []string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprintf("%s%d", prefix, i)
+	}
+	return list
+}
+
+func TestSamplesLimit(t *testing.T) {
+	s := newSite(t, Limits{SamplesPerSecond: 10})
+	a := origin("a")
+	taken := func(want bool) {
+		t.Helper()
+		err := s.whole(a, names("x", 300)...)
+		refused, ok := err.(*RefusedError)
+		if want && err != nil || !want && (!ok || refused.Reason != OverSamples || refused.Source != "a") {
+			t.Errorf("a row is taken: %v, want %v", err, want)
+		}
+	}
+	// A burst of two minutes, 1200 samples; rows are never halved.
+	for range 4 {
+		taken(true)
+	}
+	taken(false)
+	s.now += 30_000
+	taken(true)
+	taken(false)
+	s.now += 60_000
+	taken(true)
+	taken(true)
+	taken(false)
+	s.count(0, 0, map[Reason]uint64{OverSamples: 3})
+	// A backlog counts by the time in which it was made, once: timestamps that were there already give nothing.
+	schema := s.catalog.Extend(s.catalog.Empty(), []series.Column{column("__name__", "y")})
+	backlog := newSite(t, Limits{SamplesPerSecond: 1})
+	backlog.catalog = s.catalog
+	row := &series.Row{Source: origin("b"), Schema: schema, T: backlog.now - 1000*minute, Values: []float64{1}}
+	for range 1000 {
+		if err := backlog.apply(row); err != nil {
+			t.Fatal(err)
+		}
+		row.T += 1000
+	}
+	n := 0
+	for row.T -= 1000 * 1000; backlog.apply(row) == nil; n++ {
+		row.T += 1000
+	}
+	if n != 119 {
+		t.Errorf("%d rows with timestamps of before were taken, want the burst of 120 without the first row", n)
+	}
+	// An end is no sample.
+	if err := s.apply(&series.Row{Source: a, Schema: schema, End: true, T: s.now}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A clock that is set back neither fills a bucket nor stops it.
+func TestClock(t *testing.T) {
+	var c clock
+	f := func(t_, now, want int64) {
+		t.Helper()
+		if c.advance(t_, now); c.elapsed != want {
+			t.Errorf("row of %d at %d: %d ms have passed, want %d", t_, now, c.elapsed, want)
+		}
+	}
+	f(1000, 1000, 0)
+	f(2000, 2000, 1000)
+	f(1500, 500, 1000) // set back
+	f(1500, 600, 1100)
+	f(1000_000_000, 600, 1100+600+10*minute-2000) // far ahead counts up to the bound
+	f(1000_000_000, 600, 1100+600+10*minute-2000)
+}
+
+func TestOffendersAreBounded(t *testing.T) {
+	var o offenders
+	for i := range 10_000 {
+		o.add(OverSeries, fmt.Sprint("noise", i))
+		if i%3 == 0 {
+			o.add(OverSeries, "worst")
+		}
+		if i%5 == 0 {
+			o.add(OverNew, "worst")
+		}
+	}
+	got := o.worst(2)
+	if len(o.list) != maxOffenders || got[0].Name != "worst" || got[1].Name != "worst" || got[0].Reason != OverSeries || got[1].Reason != OverNew {
+		t.Errorf("%d are counted, the worst are %v", len(o.list), got)
+	}
+	for range 64 {
+		o.fade()
+	}
+	if len(o.list) != 0 {
+		t.Errorf("%v never fade", o.list)
+	}
+}
+
+// TestCountingOracle compares what is let in and counted with a map and a loop, under growth, series that come and go,
+// schemas that begin anew, partial rows, stale markers, ends, silence and changed limits.
+func TestCountingOracle(t *testing.T) {
+	for seed := range uint64(100) {
+		rnd := rand.New(rand.NewPCG(seed, 7))
+		s := newSite(t, Limits{Series: 1 + rnd.IntN(30), SeriesPerSource: rnd.IntN(2) * (1 + rnd.IntN(12))})
+		o := oracleSite{limits: s.options.Limits, sources: map[string]*oracleSource{}}
+		inputs := map[string]*generator{}
+		for step := range 150 {
+			s.now += rnd.Int64N(20_000)
+			key := pick(rnd, "a", "b", "c", "d")
+			switch rnd.IntN(30) {
+			case 0:
+				s.reload(func(opt *Options) { opt.Limits.Series = 1 + rnd.IntN(30) })
+				o.reload(s.options.Limits)
+				continue
+			case 1:
+				s.now += 6 * minute // silence of all
+				inputs = map[string]*generator{}
+			}
+			o.silence(s.now)
+			in := inputs[key]
+			if in == nil {
+				in = &generator{source: origin(key), schema: s.catalog.Empty()}
+				inputs[key] = in
+			}
+			row := in.row(rnd, s)
+			if row.End {
+				delete(inputs, key)
+			}
+			if err := s.apply(row); err != nil {
+				t.Fatal(err)
+			}
+			want, ended := o.apply(row, s.now)
+			for name := range ended {
+				if !s.ended[name] {
+					t.Fatalf("seed %d step %d: the end of %s did not pass", seed, step, name)
+				}
+			}
+			if got := s.passed[key]; !maps.Equal(got, want) {
+				t.Fatalf("seed %d step %d: limits %+v\npassed %v\nwant   %v", seed, step, s.options.Limits,
+					slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
+			}
+			if u := s.p.Usage(0); u.Series != o.alive() || u.Held != o.held() || u.Sources != len(o.sources) {
+				t.Fatalf("seed %d step %d: %d series, %d held, %d sources; want %d, %d, %d", seed, step, u.Series, u.Held, u.Sources,
+					o.alive(), o.held(), len(o.sources))
+			}
+		}
+	}
+}
+
+// generator makes rows of one source.
+type generator struct {
+	source *series.Source
+	schema *series.Schema
+	grown  int
+}
+
+func (g *generator) row(rnd *rand.Rand, s *site) *series.Row {
+	if rnd.IntN(15) == 0 {
+		g.schema = s.catalog.Empty() // compacted
+	}
+	for range rnd.IntN(4) {
+		g.grown++
+		c := column("__name__", fmt.Sprint("m", g.grown%40))
+		if slices.ContainsFunc(g.schema.Columns(), func(x series.Column) bool { return labels.Equal(x.Labels, c.Labels) }) {
+			continue
+		}
+		c.Kind = pick(rnd, series.Float, series.Float, series.Histogram)
+		g.schema = s.catalog.Extend(g.schema, []series.Column{c})
+	}
+	r := randomRow(rnd, g.source, g.schema)
+	r.T = s.now
+	switch {
+	case rnd.IntN(25) == 0:
+		return &series.Row{Source: g.source, Schema: g.schema, T: s.now, End: true}
+	case rnd.IntN(4) == 0 && r.Whole() && len(r.Values) > 0: // everything is there
+		for i := range r.Values {
+			series.SetBit(r.Present, i)
+		}
+		r.Histograms = nil
+		for i := range r.Values {
+			if g.schema.Column(i).Kind == series.Histogram {
+				r.Histograms = append(r.Histograms, series.HistogramAt{Column: uint32(i), H: &histogram.Histogram{}})
+			}
+		}
+		r.Present = nil
+	}
+	for i := range r.Columns {
+		if rnd.IntN(4) == 0 {
+			stale := math.Float64frombits(value.StaleNaN)
+			if g.schema.Column(int(r.Columns[i])).Kind == series.Float {
+				r.Values[i] = stale
+			}
+			for j := range r.Histograms {
+				if r.Histograms[j].Column == r.Columns[i] {
+					r.Histograms[j].H.Sum = stale
+				}
+			}
+		}
+	}
+	return r
+}
+
+// oracleSite is what a site has, in maps.
+type oracleSite struct {
+	limits  Limits
+	sources map[string]*oracleSource
+	swept   int64
+}
+
+type oracleSource struct {
+	schema      *series.Schema
+	live, there map[int]bool // columns let in; columns that are there
+	last        int64
+	restart     bool
+}
+
+func (o *oracleSite) alive() (n int) {
+	for _, s := range o.sources {
+		n += len(s.live)
+	}
+	return n
+}
+
+func (o *oracleSite) held() (n int) {
+	for _, s := range o.sources {
+		n += len(s.there) - len(s.live)
+	}
+	return n
+}
+
+func (o *oracleSite) reload(l Limits) {
+	o.limits = l
+	for _, s := range o.sources {
+		s.restart = true
+	}
+}
+
+// silence is looked for once a minute.
+func (o *oracleSite) silence(now int64) {
+	if now-o.swept < minute {
+		return
+	}
+	o.swept = now
+	for key, s := range o.sources {
+		if now-s.last > (5 * time.Minute).Milliseconds() {
+			delete(o.sources, key)
+		}
+	}
+}
+
+// apply returns the series that are left of a row, and those that it ends of which something was let in.
+func (o *oracleSite) apply(r *series.Row, now int64) (left, ended map[string]bool) {
+	left, ended = map[string]bool{}, map[string]bool{}
+	if r.End {
+		delete(o.sources, r.Source.Key)
+		return left, ended
+	}
+	s := o.sources[r.Source.Key]
+	if s == nil {
+		s = &oracleSource{}
+		o.sources[r.Source.Key] = s
+	}
+	s.last = now
+	if s.schema == nil || s.restart || !r.Schema.Extends(s.schema) {
+		s.live, s.there, s.restart = map[int]bool{}, map[int]bool{}, false
+	}
+	s.schema = r.Schema
+	stale := map[int]bool{}
+	listed := []int{}
+	for i := range r.Schema.Len() {
+		at := slices.Index(r.Columns, uint32(i))
+		switch {
+		case r.Whole() && r.Has(i):
+			listed = append(listed, i)
+		case r.Whole():
+			delete(s.live, i)
+			delete(s.there, i)
+		case at >= 0:
+			listed = append(listed, i)
+			stale[i] = isStale(r, uint32(i))
+		}
+	}
+	var b labels.Builder
+	name := func(i int) string { return r.Source.SeriesLabels(&b, r.Schema.Column(i)).String() }
+	for i := range stale {
+		if stale[i] {
+			if s.live[i] {
+				ended[name(i)] = true
+			}
+			delete(s.live, i)
+			delete(s.there, i)
+		}
+	}
+	for _, i := range listed {
+		if stale[i] {
+			continue
+		}
+		s.there[i] = true
+		room := (o.limits.Series == 0 || o.alive() < o.limits.Series) && (o.limits.SeriesPerSource == 0 || len(s.live) < o.limits.SeriesPerSource)
+		if !s.live[i] && room {
+			s.live[i] = true
+		}
+	}
+	for _, i := range listed {
+		if s.live[i] {
+			left[name(i)] = true
+		}
+	}
+	return left, ended
+}
