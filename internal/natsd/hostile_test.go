@@ -1,6 +1,7 @@
 package natsd_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,13 +21,41 @@ import (
 // another's: by publishing, by subscribing, and by making the server or a hub send their answers there.
 func TestHostileSite(t *testing.T) {
 	t.Run("one server", func(t *testing.T) {
-		server := bustest.NewServer(t)
-		testHostileSite(t, []*bustest.Server{server}, 1)
+		testHostileSite(t, open(1, bustest.NewServer(t)))
 	})
 	t.Run("cluster", func(t *testing.T) {
-		servers := bustest.NewCluster(t)
-		testHostileSite(t, servers, 3)
+		testHostileSite(t, open(3, bustest.NewCluster(t)...))
 	})
+	t.Run("external server", func(t *testing.T) { testHostileSite(t, external(t)) })
+}
+
+// venue is where it happens: servers, and how somebody connects there.
+type venue struct {
+	urls     []string
+	replicas int
+	login    func(name string) func() (bus.Login, error) // nil: the name is enough
+	raw      func(name string) nats.Option
+}
+
+// open are servers of ours that let everybody in.
+func open(replicas int, servers ...*bustest.Server) *venue {
+	v := &venue{replicas: replicas, raw: func(name string) nats.Option { return nats.UserInfo(name, "") }}
+	for _, s := range servers {
+		v.urls = append(v.urls, s.URL())
+	}
+	return v
+}
+
+// conn connects as a site or, if that is "", as a hub.
+func (v *venue) conn(t *testing.T, server int, site string) *bus.Conn {
+	t.Helper()
+	config := bustest.Config(v.urls[server])
+	config.Stream.Replicas = v.replicas
+	o := bus.Options{Config: config, Site: site}
+	if v.login != nil {
+		o.Login = v.login(site)
+	}
+	return bustest.Connected(t, o)
 }
 
 // arena is what both sides share in a test.
@@ -65,17 +94,15 @@ func (r *recorder) all() []string {
 
 const attackerInbox = "_INBOX_b"
 
-func newArena(t *testing.T, servers []*bustest.Server, replicas int) *arena {
-	last := len(servers) - 1
+func newArena(t *testing.T, v *venue) *arena {
+	last := len(v.urls) - 1
 	a := &arena{
 		t: t, served: &recorder{}, hellos: &recorder{}, events: &recorder{}, hubInbox: &recorder{}, refused: &atomic.Int64{},
 	}
-	config := bustest.Config(servers[0].URL())
-	config.Stream.Replicas = replicas
-	a.hub = bustest.Connected(t, bus.Options{Config: config})
+	a.hub = v.conn(t, 0, "")
 	bustest.EnsureStream(t, a.hub)
 	a.root = a.hub.Root()
-	a.victim = bustest.Connected(t, bus.Options{Config: bustest.Config(servers[last/2].URL()), Site: "a"})
+	a.victim = v.conn(t, last/2, "a")
 	a.control = a.root.NewControl("a")
 	serve(t, a.victim, a.control, func(subject string, data []byte) []byte {
 		a.served.add(string(data))
@@ -85,7 +112,7 @@ func newArena(t *testing.T, servers []*bustest.Server, replicas int) *arena {
 		a.hellos.add(subject + " " + string(data))
 		return []byte("welcome")
 	})
-	eavesdropper := rawConnect(t, servers[0], "@hub", "_INBOX", nil)
+	eavesdropper := rawConnect(t, v.urls[0], v.raw("@hub"), "_INBOX", nil)
 	if _, err := eavesdropper.Subscribe("_INBOX.known.*", func(m *nats.Msg) { a.hubInbox.add(m.Subject) }); err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +120,7 @@ func newArena(t *testing.T, servers []*bustest.Server, replicas int) *arena {
 		t.Fatal(err)
 	}
 	flush(t, eavesdropper)
-	a.attacker = rawConnect(t, servers[last], "b", attackerInbox, func(error) { a.refused.Add(1) })
+	a.attacker = rawConnect(t, v.urls[last], v.raw("b"), attackerInbox, func(error) { a.refused.Add(1) })
 	return a
 }
 
@@ -106,9 +133,9 @@ func serve(t *testing.T, c *bus.Conn, subject string, answer func(string, []byte
 	t.Cleanup(stop)
 }
 
-func rawConnect(t *testing.T, s *bustest.Server, name, prefix string, onError func(error)) *nats.Conn {
+func rawConnect(t *testing.T, url string, who nats.Option, prefix string, onError func(error)) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(s.URL(), nats.UserInfo(name, ""), nats.CustomInboxPrefix(prefix),
+	nc, err := nats.Connect(url, who, nats.CustomInboxPrefix(prefix),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			if onError != nil {
 				onError(err)
@@ -133,8 +160,8 @@ func (a *arena) request(subject string, data []byte) (*nats.Msg, error) {
 	return a.attacker.Request(subject, data, 5*time.Second)
 }
 
-func testHostileSite(t *testing.T, servers []*bustest.Server, replicas int) {
-	a := newArena(t, servers, replicas)
+func testHostileSite(t *testing.T, v *venue) {
+	a := newArena(t, v)
 	lane, own := a.root.Lane("a", bus.Live), a.root.Lane("b", bus.Live)
 	stolen, err := a.victim.Publish(t.Context(), lane, []byte("true frame"), 0)
 	if err != nil {
@@ -202,14 +229,14 @@ func (a *arena) sees(t *testing.T, who string, r *recorder, want ...string) {
 func (a *arena) publishes(t *testing.T, lane string) {
 	create, _ := json.Marshal(map[string]any{"name": "X", "subjects": []string{a.root.AllLanes()}})
 	for _, subject := range []string{
-		lane, a.root.Lane("a", bus.Backfill), a.root.Hello("a"), a.root.Events("a"), a.control,
+		lane, a.root.Lane("a", bus.Backfill), a.root.Hello("a"), a.root.Events("a"), a.root.Enrol("a"), a.control,
 		a.root.NewControl("b"),                 // not even its own: only hubs make requests
 		strings.Replace(lane, ".a.", ".b.", 1), // its name in the part of another
 		"_INBOX_a.known.1", "_INBOX.known.1", "_R_.abcdef", "_GR_.a.b.c",
 		"$JS.API.STREAM.INFO.THALWEG", "$JS.API.STREAM.PURGE.THALWEG", "$JS.API.STREAM.DELETE.THALWEG",
 		"$JS.API.STREAM.MSG.GET.THALWEG", "$JS.API.STREAM.CREATE.X", "$JS.API.CONSUMER.CREATE.THALWEG",
 		"$JS.API.DIRECT.GET.THALWEG", bus.DirectGetSubject("", "THALWEG", lane),
-		"$JS.ACK.THALWEG.c.1.1.1.1.1", "$JS.FC.x", "$SYS.REQ.SERVER.PING", "$SYS.REQ.ACCOUNT.CORE.CONNZ", "$G.x", "anything",
+		"$KV.THALWEG_SITES.a", bus.DirectGetSubject("", "KV_THALWEG_SITES", "$KV.THALWEG_SITES.a"), "$JS.ACK.THALWEG.c.1.1.1.1.1", "$JS.FC.x", "$SYS.REQ.SERVER.PING", "$SYS.REQ.ACCOUNT.CORE.CONNZ", "$G.x", "anything",
 	} {
 		before := a.refused.Load()
 		m := nats.NewMsg(subject)
@@ -231,7 +258,8 @@ func (a *arena) subscribes(t *testing.T, lane, own string) {
 	heard := &recorder{}
 	for _, subject := range []string{
 		">", "*.>", "_INBOX.>", "_INBOX_a.>", "_INBOX_*.>", "_INBOX_b_.>", "$JS.>", "_R_.>", "$SYS.>", "_GR_.>",
-		a.root.AllLanes(), lane, own, a.root.AllControls(), a.control, a.root.Controls("a"), a.root.Hellos(), a.root.AllEvents(),
+		a.root.AllLanes(), lane, own, a.root.AllControls(), a.control, a.root.Controls("a"), a.root.Hellos(), a.root.AllEvents(), a.root.Enrols(),
+		"_JOIN.>", "_JOIN.b.>", "$KV.>",
 	} {
 		before := a.refused.Load()
 		for _, queue := range []string{"", "workers"} {
@@ -266,12 +294,12 @@ func (a *arena) subscribes(t *testing.T, lane, own string) {
 // replies makes legal requests whose answer is to go to a subject of somebody else.
 func (a *arena) replies(t *testing.T, lane, own string) {
 	requests := []string{
-		own, a.root.Lane("b", bus.Backfill), a.root.Hello("b"), a.root.Events("b"),
+		own, a.root.Lane("b", bus.Backfill), a.root.Hello("b"), a.root.Events("b"), a.root.Enrol("b"),
 		bus.DirectGetSubject("", "THALWEG", own), bus.DirectGetSubject("", "THALWEG", a.root.Lane("b", bus.Backfill)),
 	}
 	targets := []string{
-		lane, a.root.Lane("a", bus.Backfill), a.root.Hello("a"), a.root.Events("a"), a.control,
-		"_INBOX.known.1", "$JS.API.STREAM.PURGE.THALWEG", "$JS.API.STREAM.DELETE.THALWEG", "$JS.API.CONSUMER.CREATE.THALWEG",
+		lane, a.root.Lane("a", bus.Backfill), a.root.Hello("a"), a.root.Events("a"), a.root.Enrol("a"), a.control,
+		"$KV.THALWEG_SITES.a", "_INBOX.known.1", "$JS.API.STREAM.PURGE.THALWEG", "$JS.API.STREAM.DELETE.THALWEG", "$JS.API.CONSUMER.CREATE.THALWEG",
 		bus.DirectGetSubject("", "THALWEG", lane), "$SYS.REQ.SERVER.PING", "$JS.ACK.THALWEG.c.1.1.1.1.1", "_R_.abcdef", "_GR_.a.b.c",
 	}
 	for _, request := range requests {
@@ -292,5 +320,68 @@ func (a *arena) replies(t *testing.T, lane, own string) {
 	flush(t, a.attacker)
 	if a.attacker.IsClosed() {
 		t.Fatal("the attacker's connection is closed")
+	}
+}
+
+// TestHostileJoin: with a join token of a site one can present a key of that site, and nothing else; not even what is the
+// site's, which is at work meanwhile.
+func TestHostileJoin(t *testing.T) {
+	server := bustest.NewServer(t)
+	token := invite(t, server, "a", time.Hour)
+	a := newArena(t, open(1, server))
+	lane := a.root.Lane("a", bus.Live)
+	last, err := a.victim.Publish(t.Context(), lane, []byte("true frame"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inbox := bus.JoinInboxPrefix("a")
+	join := nats.Option(func(o *nats.Options) error {
+		o.User, o.Token = "a", base64.RawURLEncoding.EncodeToString(token.Secret)
+		return nil
+	})
+	a.attacker = rawConnect(t, server.URL(), join, inbox, func(error) { a.refused.Add(1) })
+	violation := func(what string, attempt func() error) {
+		t.Helper()
+		before := a.refused.Load()
+		if err := attempt(); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		flush(t, a.attacker)
+		bustest.WaitFor(t, "violation: "+what, func() bool { return a.refused.Load() > before })
+	}
+	direct := bus.DirectGetSubject("", "THALWEG", lane)
+	for _, subject := range []string{
+		lane, a.root.Lane("a", bus.Backfill), a.root.Hello("a"), a.root.Events("a"), a.root.Enrol("b"), a.control, direct,
+		"$KV.THALWEG_SITES.a", "$JS.API.STREAM.INFO.THALWEG", "_INBOX_a.x", "_JOIN.b.x", "anything",
+	} {
+		violation("publish on "+subject, func() error { return a.attacker.PublishRequest(subject, inbox+".x", nil) })
+	}
+	for _, subject := range []string{
+		">", "_INBOX_a.>", "_JOIN.>", "_JOIN.*.x", "_JOIN.b.>", a.root.Controls("a"), lane, a.root.Enrol("a"), a.root.Enrols(), "$KV.>",
+	} {
+		violation("subscribe to "+subject, func() error { _, err := a.attacker.SubscribeSync(subject); return err })
+	}
+	for _, target := range []string{
+		lane, a.root.Lane("b", bus.Live), a.root.Hello("a"), a.root.Events("a"), a.root.Enrol("b"), a.control, "_INBOX.known.1",
+		"$KV.THALWEG_SITES.a", "$JS.API.STREAM.PURGE.THALWEG", direct,
+	} {
+		if err := a.attacker.PublishRequest(a.root.Enrol("a"), target, []byte("{}")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m, err := a.request(a.root.Enrol("a"), []byte("{}")); err != nil || !strings.Contains(string(m.Data), `"refused"`) {
+		t.Errorf("request for a key: %v, %v", m, err)
+	}
+	if m, err := a.victim.Last(t.Context(), lane); err != nil || m.Sequence != last {
+		t.Errorf("last message of the victim's lane: %+v, %v; want the true frame at %d", m, err, last)
+	}
+	if _, err := a.victim.Last(t.Context(), a.root.Lane("b", bus.Live)); err == nil {
+		t.Error("a frame is on another lane")
+	}
+	for who, r := range map[string]*recorder{"victim": a.served, "hub": a.hellos, "events": a.events, "hub's inbox": a.hubInbox} {
+		a.sees(t, who, r)
+	}
+	if records, err := server.Registry().List(t.Context()); err != nil || len(records) != 1 || len(records[0].Keys) != 0 {
+		t.Errorf("registry: %+v, %v", records, err)
 	}
 }
