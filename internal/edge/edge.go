@@ -244,7 +244,7 @@ func (e *Edge) store() error {
 		e.told = 0
 		close(e.appended)
 		e.appended = make(chan struct{})
-		e.status.clear("outbox")
+		e.status.clear(PartOutbox)
 		if e.outbox.Crowded() || e.tailGrows() {
 			e.sender.RequestKeyframe(e.now().UnixMilli(), false)
 		}
@@ -272,7 +272,7 @@ func (e *Edge) store() error {
 		e.sender.RequestKeyframe(e.now().UnixMilli(), false)
 	}
 	e.metrics.unwrittenRows.Add(float64(loss.Rows))
-	e.status.set("outbox", err.Error())
+	e.status.set(PartOutbox, err.Error())
 	e.repeats.Log(slog.LevelError, "outbox", "outbox refused frames", slog.String("site", e.site),
 		slog.Uint64("rows", loss.Rows), slog.Any("err", err))
 	return fmt.Errorf("store frames: %w", err)
@@ -334,7 +334,7 @@ func (e *Edge) keepFlushing(ctx context.Context) {
 			_ = e.Flush() // logged and counted where it fails
 		case <-expire.C:
 			if err := e.outbox.Expire(e.now()); err != nil {
-				e.log.Warn("expire outbox files", "site", e.site, "err", err)
+				e.repeats.Log(slog.LevelWarn, "expire", "expire outbox files", slog.String("site", e.site), slog.Any("err", err))
 			}
 			backlog.look(e)
 		case c := <-e.settings:

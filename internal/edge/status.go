@@ -15,6 +15,8 @@ import (
 const (
 	// PartHello is the part whose problems do not keep an edge from its work: no hub answers.
 	PartHello = "hello"
+	// PartOutbox is the part whose problem is that frames cannot be stored: the rows that come now are lost.
+	PartOutbox = "outbox"
 	// PartBacklog is the part whose problem is that the outbox does not hold all that waits.
 	PartBacklog = "backlog"
 )

@@ -65,21 +65,32 @@ func (n *Node) setConditions() {
 		// An edge does its work without a link: rows are kept in the outbox. People should know all the same.
 		c := n.health.Condition("edge")
 		var amiss []string
-		kept := " (rows are kept in the outbox)"
-		for _, p := range n.edge.edge.Problems() {
+		problems := n.edge.edge.Problems()
+		for _, p := range problems {
 			if p.Part != edge.PartHello {
-				amiss = append(amiss, p.Part+": "+p.Reason)
-			}
-			if p.Part == edge.PartBacklog {
-				kept = " (newer rows are kept in the outbox)"
+				amiss = append(amiss, p.Part+": "+strings.Join(strings.Fields(p.Reason), " "))
 			}
 		}
 		if len(amiss) > 0 {
-			c.Degraded(strings.Join(amiss, "; ") + kept)
+			c.Degraded(strings.Join(amiss, "; ") + " (" + kept(problems) + ")")
 		} else {
 			c.Ready()
 		}
 	}
+}
+
+// kept says what becomes of the rows of an edge with problems.
+func kept(problems []edge.Problem) string {
+	has := func(part string) bool {
+		return slices.ContainsFunc(problems, func(p edge.Problem) bool { return p.Part == part })
+	}
+	switch {
+	case has(edge.PartOutbox):
+		return "rows that come now are lost"
+	case has(edge.PartBacklog):
+		return "newer rows are kept in the outbox"
+	}
+	return "rows are kept in the outbox"
 }
 
 // webStatus gives the pages and the JSON API what they show.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/thalweg/thalweg/internal/edge"
 	"github.com/thalweg/thalweg/internal/web"
 )
 
@@ -28,4 +29,21 @@ func TestLanesOfBothRoles(t *testing.T) {
 	if len(lanes) != 4 {
 		t.Errorf("%d lanes, want 4: %+v", len(lanes), lanes)
 	}
+}
+
+// Readiness says what becomes of the rows.
+func TestWhatIsKept(t *testing.T) {
+	f := func(want string, parts ...string) {
+		t.Helper()
+		var problems []edge.Problem
+		for _, part := range parts {
+			problems = append(problems, edge.Problem{Part: part})
+		}
+		if got := kept(problems); got != want {
+			t.Errorf("with problems of %v it says %q, want %q", parts, got, want)
+		}
+	}
+	f("rows are kept in the outbox", "link")
+	f("newer rows are kept in the outbox", edge.PartBacklog, "link")
+	f("rows that come now are lost", edge.PartBacklog, "link", edge.PartOutbox)
 }
