@@ -37,11 +37,12 @@ const (
 	refusedSignature   = "signature"
 	refusedCertificate = "certificate_of_another"
 	refusedBearer      = "bearer"
+	refusedFlood       = "cut_off"
 )
 
 func refusals() []string {
 	return []string{
-		refusedPassword, refusedToken, refusedName, refusedAnonymous, refusedSite, refusedSignature, refusedCertificate, refusedBearer,
+		refusedPassword, refusedToken, refusedName, refusedAnonymous, refusedSite, refusedSignature, refusedCertificate, refusedBearer, refusedFlood,
 		string(identity.Unread), string(identity.Unknown), string(identity.Withdrawn),
 	}
 }
@@ -80,6 +81,7 @@ type authenticator struct {
 	mu     sync.Mutex
 	tokens map[[sha256.Size]byte]string // SHA-256 of a token to its name
 	logged map[string]time.Time
+	cut    map[string]time.Time // sites that are refused until then
 }
 
 func newAuthenticator(c *Auth, table *identity.Table, log *slog.Logger) (*authenticator, error) {
@@ -90,6 +92,7 @@ func newAuthenticator(c *Auth, table *identity.Table, log *slog.Logger) (*authen
 		bearer:     newBearer(&c.OIDC, log),
 		log:        log,
 		logged:     map[string]time.Time{},
+		cut:        map[string]time.Time{},
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "thalweg_natsd_refused_clients_total",
 			Help: "Clients that the embedded server did not let in, by reason.",
@@ -251,6 +254,9 @@ func (a *authenticator) user(name, credential string) (*server.User, error) {
 	}
 	if err := bus.ValidSite(name); err != nil {
 		return nil, &refusal{reason: refusedSite, err: err}
+	}
+	if a.isCutOff(name) {
+		return nil, &refusal{reason: refusedFlood}
 	}
 	u.Account = a.sites
 	u.Permissions = a.permissions(name)

@@ -256,3 +256,22 @@ func TestRegistryOfCluster(t *testing.T) {
 		refused(t, site)
 	}
 }
+
+// TestEnrolledNeedsKey: where others need no credential, a site that has a key in the registry, or had one, does.
+func TestEnrolledNeedsKey(t *testing.T) {
+	server := bustest.NewServer(t)
+	anonymous := bustest.Connected(t, bus.Options{Config: bustest.Config(server.URL()), Site: "ams-1"})
+	other := bustest.Connected(t, bus.Options{Config: bustest.Config(server.URL()), Site: "lon-1"})
+	dir := enrolled(t, server, "ams-1")
+	refused(t, anonymous)
+	site := edge(t, dir)
+	connected(t, site)
+	if _, err := server.Registry().Revoke(t.Context(), "ams-1", "", "test"); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, site)
+	refused(t, anonymous)
+	if !other.State().Connected {
+		t.Error("the other site is not connected")
+	}
+}

@@ -128,7 +128,7 @@ func TestWhoMayConnect(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "tokens")
 	write(t, file, "# NAME TOKEN\nams-1 first # of the old ship\nams-1 second\n@hub third\n")
 	withTokens := func(o *natsd.Options) { o.Config.Auth.TokensFile = file }
-	open := func(o *natsd.Options) { o.Config.Listen = "0.0.0.0:0"; o.Config.AllowAnonymous = true }
+	openToAll := func(o *natsd.Options) { o.Config.Listen = "0.0.0.0:0"; o.Config.AllowAnonymous = true }
 	for _, test := range []struct {
 		name    string
 		change  func(*natsd.Options)
@@ -141,8 +141,11 @@ func TestWhoMayConnect(t *testing.T) {
 		{"loopback, bad name", nil, []nats.Option{nats.UserInfo("ams.1", "")}, ""},
 		{"loopback, token", nil, []nats.Option{nats.Token("first")}, ""},
 		{"loopback, password", nil, []nats.Option{nats.UserInfo("@hub", "guess")}, ""},
-		{"open, site", open, []nats.Option{nats.UserInfo("ams-1", "")}, "ams-1"},
-		{"open, hub", open, []nats.Option{nats.UserInfo("@hub", "")}, ""},
+		{"enrolment, anonymous", withEnrol, []nats.Option{nats.UserInfo("ams-1", "")}, ""},
+		{"enrolment, anonymous hub", withEnrol, []nats.Option{nats.UserInfo("@hub", "")}, ""},
+		{"enrolment, guess", withEnrol, []nats.Option{nats.Token("guess"), nats.UserInfo("ams-1", "")}, ""},
+		{"open, site", openToAll, []nats.Option{nats.UserInfo("ams-1", "")}, "ams-1"},
+		{"open, hub", openToAll, []nats.Option{nats.UserInfo("@hub", "")}, ""},
 		{"tokens, site", withTokens, []nats.Option{nats.Token("first")}, "ams-1"},
 		{"tokens, second token", withTokens, []nats.Option{nats.Token("second")}, "ams-1"},
 		{"tokens, named", withTokens, []nats.Option{nats.Token("first"), nats.UserInfo("ams-1", "")}, "ams-1"},
