@@ -273,6 +273,9 @@ func (e *Encoder) seal(now int64) []byte {
 	h.Size = h.bodyOffset() + len(body)
 	sealed := Seal(make([]byte, 0, h.Size), h, body)
 	e.last, e.rows, e.body, e.bits = h, 0, e.body[:0], e.bits[:0]
+	if h.Kind == Keyframe { // deltas need less memory, for a long time
+		e.body, e.bits, e.compressed, e.residue = nil, nil, nil, nil
+	}
 	return sealed
 }
 
