@@ -275,6 +275,7 @@ func (e *Encoder) seal(now int64) []byte {
 	e.last, e.rows, e.body, e.bits = h, 0, e.body[:0], e.bits[:0]
 	if h.Kind == Keyframe { // deltas need less memory, for a long time
 		e.body, e.bits, e.compressed, e.residue = nil, nil, nil, nil
+		e.columns = e.newColumns()
 	}
 	return sealed
 }
