@@ -1,17 +1,19 @@
 // Package identity is who a site is: keys, join tokens, and the registry in which hubs keep them.
 //
-// At the hub, with a bus connection whose bucket is the registry's (BucketName):
+// At the hub, with a bus connection whose Options.Bucket is the registry's (see Bucket):
 //
-//	registry := identity.NewRegistry(identity.NewStore(conn), log)
-//	secret, err := registry.Invite(ctx, "ams-1", time.Hour, "alice 10.0.0.1:4711")
-//	answer := registry.Answer(ctx, "ams-1", request) // to what arrives on bus.Root.Enrol("ams-1")
-//	err = registry.Revoke(ctx, "ams-1", "", "alice 10.0.0.1:4711")
+//	registry := identity.NewRegistry(identity.NewKV(conn), log)
+//	secret, expires, err := registry.Invite(ctx, "ams-1", time.Hour, "alice 10.0.0.1:4711")
+//	answer := registry.Answer("ams-1", request) // to what arrives on bus.Root.Enrol("ams-1")
+//	keys, err := registry.Revoke(ctx, "ams-1", "", "alice 10.0.0.1:4711")
 //
 // At the site:
 //
 //	token, err := identity.ParseToken(text)
-//	credential, err := identity.Enrol(ctx, identity.Enrolment{Token: token, Dir: dataDir, Logger: log})
-//	conn, err := bus.Connect(bus.Options{Site: credential.Site, Login: identity.Login(file), ...})
+//	credential, err := (&identity.Enrolment{Dir: dataDir, Logger: log}).Enrol(ctx, token)
+//	...
+//	login := identity.Login(identity.CredentialFile(dataDir), "ams-1")
+//	conn, err := bus.Connect(bus.Options{Config: credential.BusConfig(), Site: "ams-1", Login: login, Logger: log})
 //
 // In a server that admits clients: a Table, which follows the registry.
 //

@@ -5,8 +5,8 @@
 //	err = server.Run(ctx) // ends with ctx, or when the server dies
 //
 // Clients of sites live in the account SITES, JetStream and hubs in CORE, server statistics in SYS. A site can publish
-// its two lanes, its hello and its events, read back the last message of its own lanes, answer requests on its control
-// subjects, and nothing else.
+// its two lanes, its hello, its events and a new key of its own, read back the last message of its own lanes, answer
+// requests on its control subjects, and nothing else. Somebody with a join token can present a key.
 //
 // NATS does not check the reply subject of a message: who makes a request decides where the answer goes, also to a
 // subject that he may not publish on, and the content of the answer to a direct get is his own. Therefore
@@ -21,5 +21,6 @@
 //
 // It promises that a client's account and permissions are decided in one function (authenticator.decide), that nothing
 // in here ends the process, that a second server on the same store directory is refused, and that JetStream goes on by
-// itself when a full disk has space again (storage.go). It leaves out identities other than tokens.
+// itself when a full disk has space again (storage.go). Who sites are is kept in a registry that all servers of a cluster
+// share (package identity, registry.go): nobody is let in by a key before it was read, and who is revoked is cut off.
 package natsd

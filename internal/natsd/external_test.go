@@ -83,11 +83,13 @@ func newOperator(t *testing.T) *operator {
 	sites := jwt.NewAccountClaims(sitesPublic)
 	sites.Name = "SITES"
 	sites.Exports.Add(&jwt.Export{Name: "controls", Subject: jwt.Subject(root.AllControls()), Type: jwt.Service, TokenReq: true})
-	activation := o.activation(sitesPublic, ">", o.core)
 	for _, subject := range []string{
-		root.AllLanes(), root.Hellos(), root.AllEvents(), root.Enrols(), bus.DirectGetSubject("", "THALWEG", root.AllLanes()),
+		root.AllLanes(), root.Hellos(), root.AllEvents(), bus.DirectGetSubject("", "THALWEG", root.AllLanes()),
 	} {
-		sites.Imports.Add(&jwt.Import{Name: subject, Account: corePublic, Subject: jwt.Subject(subject), Type: jwt.Service, Token: activation})
+		sites.Imports.Add(&jwt.Import{
+			Name: subject, Account: corePublic, Subject: jwt.Subject(subject), Type: jwt.Service,
+			Token: o.activation(sitesPublic, subject, o.core),
+		})
 	}
 	scope := jwt.NewUserScope()
 	scope.Key, scope.Role = signingPublic, "site"
