@@ -8,6 +8,7 @@ import (
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/frame"
 	"github.com/thalweg/thalweg/internal/lane"
+	"github.com/thalweg/thalweg/internal/pipeline"
 )
 
 // SiteStatus is what a hub knows of a site.
@@ -31,11 +32,27 @@ type SiteStatus struct {
 	// Live and Backfill are what came on the lanes since the hub started.
 	Live, Backfill LaneStatus
 
+	// Usage is what limits count, of what came live; Dropped are messages beyond bytes_per_second.
+	Usage   pipeline.Usage
+	Dropped uint64
+
 	Sources                                int
 	Messages, Bytes, Frames, Rows, Samples uint64
 	Repeated                               uint64 // frames that came more than once
 	Missing                                lane.Missing
 	KeyframeSequence, LastSequence         uint64
+}
+
+// Refused counts what rules and limits have refused of a site since the hub started, by reason.
+func (s *SiteStatus) Refused() map[string]uint64 {
+	refused := map[string]uint64{}
+	for reason, n := range s.Usage.Refused {
+		refused[string(reason)] = n
+	}
+	if s.Dropped > 0 {
+		refused[overBytes] = s.Dropped
+	}
+	return refused
 }
 
 // LaneStatus is what a hub knows of a lane of a site.
@@ -148,6 +165,10 @@ func (h *Hub) siteStatus(s *lane.Site) SiteStatus {
 		KeyframeSequence: s.KeyframeSequence, LastSequence: s.LastSequence,
 		Live: laneStatus(&s.Live), Backfill: laneStatus(&s.Backfill),
 	}
+	if guard := h.guards.sites[s.Name]; guard != nil {
+		st.Usage = guard.live.Usage(worstShown)
+	}
+	st.Dropped = h.meter.dropped(s.Name)
 	if c, ok := h.config.Sites[s.Name]; ok {
 		st.Expected = c.Expected
 	}

@@ -37,10 +37,14 @@ func (n *Node) newHub(handlers map[string]http.Handler) (*hubRole, error) {
 	if r.store, err = store.New(store.Options{Config: c.Hub.Store, Limits: r.limits}); err != nil {
 		return nil, err
 	}
+	var refuse func(site string, d time.Duration)
+	if n.server != nil && c.Hub.NATS == nil { // who runs an external server has to cut a site off there
+		refuse = n.server.Refuse
+	}
 	r.hub, err = hub.New(hub.Options{
 		Config: c.Hub.Config, Name: cmp.Or(c.Hub.Name, c.Site), Conn: r.conn, Store: r.store, Catalog: n.catalog,
 		Logger: n.log.With("component", "hub"), Dir: filepath.Join(c.DataDir, "hub"), URL: n.outside,
-		Retention: time.Duration(c.HubClient().Stream.MaxAge),
+		Retention: time.Duration(c.HubClient().Stream.MaxAge), Refuse: refuse,
 	})
 	if err != nil {
 		return nil, err

@@ -131,6 +131,7 @@ func (n *Node) sites() []web.Site {
 			Name: s.Name, Part: uint32(s.Part), Expected: s.Expected, LastRow: s.LastRow, Gaps: s.Missing.Gaps, MissingRows: s.Missing.Total(),
 			Sources: held[s.Name].Sources, Series: held[s.Name].Series, Version: s.Version, SkewSeconds: s.Skew.Seconds(),
 			Samples: s.Samples, Bytes: s.Bytes, State: string(s.State),
+			RefusedSeries: s.Usage.Held, Refused: s.Refused(), Offenders: s.Usage.Offenders(),
 		}
 		if s.Newest.Number != 0 {
 			x.Epoch = s.Newest.Epoch.String()

@@ -73,7 +73,11 @@ func (n *Node) narrow(req *http.Request, s web.Status) web.Status {
 	hidden := func(site string) bool { return !sight.SeesSite(siteLabel, site) }
 	all := s
 	s.Sites = func() []web.Site {
-		return slices.DeleteFunc(all.Sites(), func(x web.Site) bool { return hidden(x.Name) })
+		sites := slices.DeleteFunc(all.Sites(), func(x web.Site) bool { return hidden(x.Name) })
+		for i := range sites {
+			sites[i].Offenders = nil // names of metrics that may be out of sight
+		}
+		return sites
 	}
 	s.Lanes = func() []web.Lane {
 		return slices.DeleteFunc(all.Lanes(), func(x web.Lane) bool { return hidden(x.Site) })

@@ -48,10 +48,13 @@ func Attrs(over map[Reason]uint64, u *Usage) (attrs []slog.Attr) {
 			attrs = append(attrs, slog.Uint64(string(r), over[r]))
 		}
 	}
-	attrs = append(attrs, slog.Int("refused_series", u.Held))
-	var worst []string
+	return append(attrs, slog.Int("refused_series", u.Held), slog.String("worst", strings.Join(u.Offenders(), ", ")))
+}
+
+// Offenders returns the worst in words.
+func (u *Usage) Offenders() (worst []string) {
 	for _, o := range u.Worst {
 		worst = append(worst, fmt.Sprintf("%s %d (%s)", o.Name, o.Count, o.Reason))
 	}
-	return append(attrs, slog.String("worst", strings.Join(worst, ", ")))
+	return worst
 }

@@ -50,6 +50,11 @@ type Site struct {
 	Bytes       uint64    `json:"bytes"`   // of all messages
 	Gaps        int       `json:"gaps"`
 	MissingRows uint64    `json:"missingRows"` // in all of them, lost ones included
+	// RefusedSeries are there and refused by a limit at the moment, and Refused what was refused since this process
+	// started, by reason, with the worst offenders in words.
+	RefusedSeries int               `json:"refusedSeries,omitempty"`
+	Refused       map[string]uint64 `json:"refused,omitempty"`
+	Offenders     []string          `json:"offenders,omitempty"`
 }
 
 // BytesPerSample is the cost on the wire, "" before the first sample.
