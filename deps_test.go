@@ -29,7 +29,7 @@ var rows = []string{
 	"internal/outbox internal/natsd",
 	"internal/identity",
 	"internal/bus",
-	"internal/lane internal/expo internal/pipeline internal/store internal/telemetry",
+	"internal/lane internal/expo internal/pipeline internal/store internal/telemetry internal/puppetca",
 	"internal/frame",
 	"internal/series",
 }

@@ -20,8 +20,8 @@ func newDumpCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "dump PATH...",
 		Short: "Show what frames hold",
-		Long: `Print one line for each frame: where it is, its kind, epoch and number, the frame it applies to, rows
-in it and before it, when it was sent, its size, and its blocks with their bytes before compression.
+		Long: `Print one line for each frame: where it is, its kind, epoch and number, the frame it applies to, the version
+of the format, rows in it and before it, when it was sent, its size, and its blocks with their bytes before compression.
 
 ` + whereFrames + `
 
@@ -54,6 +54,7 @@ type dumper struct {
 // dumpedFrame is a line of dump --json.
 type dumpedFrame struct {
 	Place       string        `json:"place"`
+	Version     int           `json:"version,omitempty"`
 	Kind        string        `json:"kind,omitempty"`
 	Epoch       string        `json:"epoch,omitempty"`
 	Number      uint64        `json:"number,omitempty"`
@@ -79,7 +80,7 @@ func (d *dumper) frame(p *placedFrame) error {
 	f := dumpedFrame{Place: p.place, Size: len(p.bytes)}
 	if h := &p.header; h.Number > 0 {
 		sent := h.SentTime().UTC()
-		f.Kind, f.Epoch, f.Number, f.Base = h.Kind.String(), h.Epoch.String(), h.Number, h.Base
+		f.Version, f.Kind, f.Epoch, f.Number, f.Base = h.Version, h.Kind.String(), h.Epoch.String(), h.Number, h.Base
 		f.Rows, f.RowsBefore, f.Sent, f.Size = h.Rows, h.RowsBefore, &sent, h.Size
 		if h.Predecessor.Number > 0 {
 			f.Predecessor = h.Predecessor.ID.String()
@@ -139,7 +140,7 @@ func (f *dumpedFrame) append(dst []byte) []byte {
 		if f.Predecessor != "" {
 			dst = fmt.Appendf(dst, " predecessor=%s", f.Predecessor)
 		}
-		dst = fmt.Appendf(dst, " rows=%d before=%d sent=%s size=%d", f.Rows, f.RowsBefore, f.Sent.Format("2006-01-02T15:04:05.000Z"), f.Size)
+		dst = fmt.Appendf(dst, " version=%d rows=%d before=%d sent=%s size=%d", f.Version, f.Rows, f.RowsBefore, f.Sent.Format("2006-01-02T15:04:05.000Z"), f.Size)
 	}
 	for i, b := range f.Blocks {
 		sep := ","

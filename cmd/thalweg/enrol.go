@@ -16,6 +16,7 @@ func newEnrolCommand() *cobra.Command {
 		e      identity.Enrolment
 		rotate bool
 		newKey string
+		puppet puppetFlags
 	)
 	c := &cobra.Command{
 		Use:     "enrol TOKEN",
@@ -26,9 +27,18 @@ A key is made, which never leaves this machine, and written into the data direct
 An edge whose file says nothing about NATS uses it.
 
 If it is interrupted, the same line finishes it. --rotate changes the key of a site that has joined, while its edge
-runs. --new-key makes a key for "thalweg site sign", where the NATS server is not Thalweg's own.`,
+runs. --new-key makes a key for "thalweg site sign", where the NATS server is not Thalweg's own.
+
+With --puppet-ca the key and certificate of a Puppet agent are made instead, for a NATS server that wants those. The
+fingerprint of the CA is given, or its certificate is in --dir already; an interrupted run goes on where it stopped.`,
 		Args: takes(cobra.MaximumNArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
+			if puppet.given() {
+				if len(args) > 0 || rotate || newKey != "" {
+					return usage("--puppet-ca=HOST:PORT goes with --identity and --dir, and not with a join token, --rotate or --new-key")
+				}
+				return puppet.run(c)
+			}
 			given := len(args)
 			for _, set := range []bool{rotate, newKey != ""} {
 				if set {
@@ -74,6 +84,7 @@ runs. --new-key makes a key for "thalweg site sign", where the NATS server is no
 	c.Flags().StringVar(&e.Proxy, "proxy-url", "", "HTTP proxy to connect through")
 	c.Flags().BoolVar(&rotate, "rotate", false, "change the key of a site that has joined")
 	c.Flags().StringVar(&newKey, "new-key", "", "make a key for the site of this name, to be signed for an external NATS server")
+	puppet.add(c.Flags())
 	return c
 }
 

@@ -154,12 +154,9 @@ func (s *frameSource) stream(ctx context.Context, address string, handle func(*p
 	}
 	cfg := bus.DefaultConfig()
 	if s.configFile != "" {
-		loaded, err := config.Load(s.configFile, "")
-		if err != nil {
+		var err error
+		if cfg, err = config.LoadClient(s.configFile); err != nil {
 			return fmt.Errorf("%s is not valid:\n%w", s.configFile, err)
-		}
-		if cfg = loaded.NATS.Client; loaded.Hub != nil && loaded.Hub.NATS != nil {
-			cfg = *loaded.Hub.NATS
 		}
 	}
 	cfg.URLs = []string{server}

@@ -119,9 +119,9 @@ func TestDump(t *testing.T) {
 	if len(lines) != 3 {
 		t.Fatalf("%d lines: %q", len(lines), lines)
 	}
-	contains(t, lines[0], ".frames:0 keyframe 0000000000000001/1 predecessor=0000000000000009/3 rows=1 before=0 sent=2027-01-15T08:00:01.000Z size=",
+	contains(t, lines[0], ".frames:0 keyframe 0000000000000001/1 predecessor=0000000000000009/3 version=2 rows=1 before=0 sent=2027-01-15T08:00:01.000Z size=",
 		"blocks=origin*1:1,source*1:", "schema*1:", "row*1:")
-	contains(t, lines[1], fmt.Sprintf(".frames:%d delta 0000000000000001/2 base=1 rows=1 before=1", len(f[0])), "blocks=row*1:")
+	contains(t, lines[1], fmt.Sprintf(".frames:%d delta 0000000000000001/2 base=1 version=2 rows=1 before=1", len(f[0])), "blocks=row*1:")
 
 	contains(t, command(t, exitOK, "dump", "--rows", dir), `row whole key="scrape/a" t=2000`, `  0 float {"__name__"="up"} family="up" type="gauge" help="Is it up." unit="" = 2`)
 

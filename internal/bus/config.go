@@ -11,6 +11,8 @@ import (
 	"github.com/alecthomas/units"
 	"github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
+
+	"github.com/thalweg/thalweg/internal/puppetca"
 )
 
 // Config says how to reach NATS, and which stream carries the frames.
@@ -32,6 +34,11 @@ type Config struct {
 	PasswordFile string `yaml:"password_file"`
 	// Certificates and names for tls:// and wss://, as in Prometheus.
 	TLSConfig config.TLSConfig `yaml:"tls_config"`
+	// The ssl directory of a Puppet agent, which stands in place of ca_file, cert_file and key_file of tls_config: what
+	// puppet_identity's certificate is, its key and that of the CA are found there.
+	PuppetSSLDir string `yaml:"puppet_ssl_dir"`
+	// Name of the certificate in puppet_ssl_dir.
+	PuppetIdentity string `yaml:"puppet_identity"`
 	// HTTP proxy to connect through (http://host:port). Empty: none; environment variables are not looked at.
 	ProxyURL string `yaml:"proxy_url"`
 	// JetStream domain of the stream, when it is behind a leaf node.
@@ -97,7 +104,36 @@ func (c *Config) SetDirectory(dir string) {
 	c.CredentialsFile = config.JoinDir(dir, c.CredentialsFile)
 	c.NKeySeedFile = config.JoinDir(dir, c.NKeySeedFile)
 	c.PasswordFile = config.JoinDir(dir, c.PasswordFile)
+	c.PuppetSSLDir = config.JoinDir(dir, c.PuppetSSLDir)
 	c.TLSConfig.SetDirectory(dir)
+}
+
+// TLS returns the settings of TLS, with the files of puppet_ssl_dir if it is given.
+func (c *Config) TLS() config.TLSConfig {
+	t := c.TLSConfig
+	if c.PuppetSSLDir != "" {
+		l := puppetca.Layout{Dir: c.PuppetSSLDir, Identity: c.PuppetIdentity}
+		t.CAFile, t.CertFile, t.KeyFile = l.CAFile(), l.CertFile(), l.KeyFile()
+	}
+	return t
+}
+
+// validatePuppet reports what is wrong with puppet_ssl_dir and puppet_identity.
+func (c *Config) validatePuppet() error {
+	if c.PuppetSSLDir == "" {
+		if c.PuppetIdentity != "" {
+			return errors.New("puppet_identity: is set, but puppet_ssl_dir is not")
+		}
+		return nil
+	}
+	t := c.TLSConfig
+	if t.CA != "" || t.CAFile != "" || t.Cert != "" || t.CertFile != "" || t.Key != "" || t.KeyFile != "" {
+		return errors.New("puppet_ssl_dir: stands in place of the files in tls_config; remove one")
+	}
+	if err := (puppetca.Layout{Dir: c.PuppetSSLDir, Identity: c.PuppetIdentity}).Validate(); err != nil {
+		return fmt.Errorf("puppet_identity: %w", err)
+	}
+	return nil
 }
 
 // Validate reports everything that is wrong, each error beginning with the key.
@@ -128,6 +164,7 @@ func (c *Config) Validate() error {
 	if (c.Username == "") != (c.PasswordFile == "") {
 		errs = append(errs, errors.New("password_file: username and password_file belong together"))
 	}
+	errs = append(errs, c.validatePuppet())
 	if !tokens.MatchString(c.SubjectRoot) {
 		errs = append(errs, fmt.Errorf("subject_root: %q must be names of letters, digits, _ and -, joined by dots", c.SubjectRoot))
 	}

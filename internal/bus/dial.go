@@ -76,7 +76,7 @@ func (c *Conn) natsOptions() (*nats.Options, error) {
 		dialer.proxy = u
 		o.SkipHostLookup = true // the proxy resolves names
 	}
-	if t := c.options.Config.TLSConfig; c.options.TLS != nil {
+	if t := c.options.Config.TLS(); c.options.TLS != nil {
 		o.TLSConfig = c.options.TLS
 	} else if !reflect.ValueOf(t).IsZero() {
 		var err error

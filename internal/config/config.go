@@ -34,6 +34,8 @@ type Config struct {
 	Hub *Hub `yaml:"hub"`
 
 	places places
+	// roleless: it is no mistake that no role is on.
+	roleless bool
 }
 
 // NATS says how to reach NATS, or how to run it.

@@ -18,16 +18,20 @@ import (
 // decoded, it walks again and has every part decoded on its own, innermost first, so that each mistake is found where
 // it is.
 
-// decode fills c from the tree of a file, or returns its mistakes.
-func decode(root *yamltree.Node, c *Config) error {
+// decode fills c from the tree of a file, or returns its mistakes. Written is the same tree with the keys that have no
+// value: they have to exist, too.
+func decode(root, written *yamltree.Node, c *Config) error {
 	keys := newChecker(false)
-	keys.check(root, reflect.TypeFor[Config](), at{})
+	keys.check(written, reflect.TypeFor[Config](), at{})
 	if len(keys.errs) == 0 && decodeNode(root, c) == nil {
 		c.places = keys.places
 		return nil
 	}
 	values := newChecker(true)
 	values.check(root, reflect.TypeFor[Config](), at{})
+	if len(values.errs) == 0 { // of a key that has no value
+		return inOrder(keys.errs)
+	}
 	return inOrder(values.errs)
 }
 

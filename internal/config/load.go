@@ -47,14 +47,37 @@ func Load(file, dataDir string) (*Config, error) {
 		err = errors.Join(c.readMatchFile(), c.checkKeys())
 	}
 	if err != nil {
-		for e := range each(err) {
-			if e, ok := e.(*Error); ok {
-				e.File = file
-			}
-		}
-		return nil, err
+		return nil, inFile(file, err)
 	}
 	return c, nil
+}
+
+// LoadClient reads what a file says about reaching NATS from the centre. Unlike with Load, the file need not turn a role
+// on.
+func LoadClient(file string) (bus.Config, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return bus.Config{}, fmt.Errorf("read configuration: %w", err)
+	}
+	c, err := parseWith(b, func(c *Config) error {
+		c.roleless = true
+		return nil
+	})
+	if err != nil {
+		return bus.Config{}, inFile(file, err)
+	}
+	c.SetDirectory(filepath.Dir(file))
+	return c.HubClient(), nil
+}
+
+// inFile puts the name of the file into each mistake.
+func inFile(file string, err error) error {
+	for e := range each(err) {
+		if e, ok := e.(*Error); ok {
+			e.File = file
+		}
+	}
+	return err
 }
 
 // Parse checks and completes the content of a file. File names in it stay as they are, and neither match_file nor a
@@ -63,13 +86,13 @@ func Parse(b []byte) (*Config, error) { return parseWith(b, func(*Config) error 
 
 // parseWith calls complete between what the file says and the checks.
 func parseWith(b []byte, complete func(*Config) error) (*Config, error) {
-	root, err := parseTree(b, map[string]bool{"edge": true, "hub": true})
+	root, written, err := parseTree(b, map[string]bool{"edge": true, "hub": true})
 	if err != nil {
 		return nil, err
 	}
 	c := DefaultConfig()
 	if root != nil {
-		if err := decode(root, &c); err != nil {
+		if err := decode(root, written, &c); err != nil {
 			return nil, err
 		}
 	}
@@ -193,7 +216,7 @@ func (c *Config) Validate() error {
 	if c.DataDir == "" {
 		report("", errors.New("data_dir: is empty"))
 	}
-	if c.Edge == nil && c.Hub == nil {
+	if c.Edge == nil && c.Hub == nil && !c.roleless {
 		report("", c.noRole())
 	}
 	report("nats", c.validateNATS())
@@ -298,7 +321,7 @@ func needsURL(n *bus.Config) error {
 	var errs []error
 	for _, k := range []struct{ key, value string }{
 		{"token_file", n.TokenFile}, {"credentials_file", n.CredentialsFile}, {"nkey_seed_file", n.NKeySeedFile},
-		{"username", n.Username}, {"proxy_url", n.ProxyURL}, {"domain", n.Domain},
+		{"username", n.Username}, {"puppet_ssl_dir", n.PuppetSSLDir}, {"proxy_url", n.ProxyURL}, {"domain", n.Domain},
 	} {
 		if k.value != "" {
 			errs = append(errs, fmt.Errorf("%s: is set, but urls is empty", k.key))

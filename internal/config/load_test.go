@@ -2,6 +2,7 @@ package config
 
 import (
 	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -209,4 +210,28 @@ func TestConfigMadeByHand(t *testing.T) {
 	}
 	equal(t, "hub name", c.Hub.Name, "demo")
 	equal(t, "listener", c.NATS.Embedded.Listen, "127.0.0.1:4222")
+}
+
+func TestLoadClient(t *testing.T) {
+	dir := t.TempDir()
+	f := func(text, urls, token string) {
+		t.Helper()
+		file := filepath.Join(dir, "look.yml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := LoadClient(file)
+		if err != nil || strings.Join(c.URLs, " ") != urls || c.TokenFile != token {
+			t.Errorf("%s: %v %q, %v; want %q %q", text, c.URLs, c.TokenFile, err, urls, token)
+		}
+	}
+	f("nats: {urls: ['nats://a:4222'], token_file: t}", "nats://a:4222", filepath.Join(dir, "t"))
+	f("nats: {urls: ['nats://a:4222']}\nhub: {nats: {urls: ['nats://b:4222'], token_file: t}}", "nats://b:4222", filepath.Join(dir, "t"))
+	file := filepath.Join(dir, "bad.yml")
+	if err := os.WriteFile(file, []byte("nats: {urls: ['nats://a:4222'], tokens: t}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadClient(file); err == nil || !strings.Contains(err.Error(), file+": line 1, column 33: nats.tokens: unknown key") {
+		t.Error(err)
+	}
 }

@@ -17,34 +17,36 @@ const maxNodes = 1 << 20
 
 // parseTree reads the one document of a file and returns its root, nil if it is empty. Aliases are expanded, and keys
 // without a value are left out of it, except for those that keepNull names: a struct would be zeroed by them instead
-// of keeping its defaults.
-func parseTree(b []byte, keepNull map[string]bool) (*yaml.Node, error) {
+// of keeping its defaults. Written is the root with all of them.
+func parseTree(b []byte, keepNull map[string]bool) (root, written *yaml.Node, err error) {
 	d := yaml.NewDecoder(bytes.NewReader(b))
 	var document, second yaml.Node
 	switch err := d.Decode(&document); {
 	case errors.Is(err, io.EOF):
-		return nil, nil
+		return nil, nil, nil
 	case err != nil:
-		return nil, syntaxError(err)
+		return nil, nil, syntaxError(err)
 	}
 	switch err := d.Decode(&second); {
 	case err == nil:
-		return nil, &Error{Line: second.Line, Column: second.Column, Err: errors.New("a second document begins; a configuration is one")}
+		return nil, nil, &Error{Line: second.Line, Column: second.Column, Err: errors.New("a second document begins; a configuration is one")}
 	case !errors.Is(err, io.EOF):
-		return nil, syntaxError(err)
+		return nil, nil, syntaxError(err)
 	}
-	e := expander{keepNull: keepNull}
-	root, err := e.expand(document.Content[0], 0, 0)
-	if err != nil {
-		return nil, err
+	kept := expander{keepNull: keepNull}
+	if root, err = kept.expand(document.Content[0], 0, 0); err != nil {
+		return nil, nil, err
 	}
 	if isNull(root) {
-		return nil, nil
+		return nil, nil, nil
 	}
-	return root, nil
+	all := expander{keepAll: true}
+	written, err = all.expand(document.Content[0], 0, 0)
+	return root, written, err
 }
 
 type expander struct {
+	keepAll  bool
 	keepNull map[string]bool // keys of the root
 	nodes    int
 }
@@ -64,7 +66,7 @@ func (e *expander) expand(n *yaml.Node, depth, aliases int) (*yaml.Node, error) 
 	}
 	copied := &yaml.Node{Kind: n.Kind, Style: n.Style &^ yaml.FlowStyle, Tag: n.Tag, Value: n.Value, Line: n.Line, Column: n.Column}
 	for i, child := range n.Content {
-		if n.Kind == yaml.MappingNode {
+		if n.Kind == yaml.MappingNode && !e.keepAll {
 			if i%2 == 0 && isNull(n.Content[i+1]) && !(depth == 0 && e.keepNull[child.Value]) {
 				continue
 			}

@@ -13,8 +13,6 @@ import (
 // nobody believes to be protected by a limit that is not there.
 var later = []string{
 	"gateway", "nats_exporter",
-	"nats.puppet_ssl_dir", "nats.puppet_identity",
-	"edge.nats.puppet_ssl_dir", "edge.nats.puppet_identity", "hub.nats.puppet_ssl_dir", "hub.nats.puppet_identity",
 	"edge.receive",
 	"hub.receive", "hub.remote_write", "hub.pushgateway", "hub.telemeter",
 }
