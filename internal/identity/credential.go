@@ -173,43 +173,15 @@ func Login(file, site string) func() (bus.Login, error) {
 	}
 }
 
-// write replaces a file. After a crash it is the old one or the new one.
-func (c *Credential) write(file string) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("write credential: %w", err)
-		}
-	}()
+// write replaces a file.
+func (c *Credential) write(file string) error {
 	text, err := json.MarshalIndent(c, "", "  ")
-	if err != nil {
-		return err
-	}
-	defer clear(text)
-	dir := filepath.Dir(file)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, filepath.Base(file)+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(text, '\n'))
 	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), file)
+		defer clear(text)
+		err = writeFile(file, append(text, '\n'))
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return fmt.Errorf("write credential: %w", err)
 	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }

@@ -19,12 +19,16 @@ const (
 // Record is what the registry knows of a site. Its methods change it or return a Refusal; they neither read a clock nor
 // store anything.
 type Record struct {
-	Site    string    `json:"site"`
+	Site string `json:"site"`
+	// Version grows by one with each change.
+	Version uint64    `json:"version"`
 	Keys    []Key     `json:"keys,omitempty"`
 	Revoked []Revoked `json:"revoked,omitempty"`
 	Joins   []Join    `json:"joins,omitempty"`
 	// Rotated is when a key of the site last registered another.
 	Rotated time.Time `json:"rotated,omitzero"`
+
+	deleted bool // by hand
 }
 
 // Key is a public key with which a site may connect.

@@ -24,6 +24,7 @@ const (
 	auditKeyReplaced = "key_replaced"
 	auditKeyRevoked  = "key_revoked"
 	auditSiteRevoked = "site_revoked"
+	auditRestored    = "record_restored"
 )
 
 const (
@@ -78,6 +79,7 @@ func (g *Registry) change(ctx context.Context, site string, f func(*Record) (cha
 		if !changed {
 			return nil
 		}
+		r.Version++
 		if err = g.store.Put(ctx, r, revision); err == nil {
 			return nil
 		}
@@ -156,6 +158,27 @@ func (g *Registry) Confirm(ctx context.Context, site, public string) error {
 	}
 	if dropped != "" {
 		g.log.Info("key replaced", "audit", auditKeyReplaced, "site", site, "key", dropped, "by", public)
+	}
+	return nil
+}
+
+// Restore puts a record back that is newer than what the registry has.
+func (g *Registry) Restore(ctx context.Context, kept *Record) error {
+	restored := false
+	err := g.change(ctx, kept.Site, func(r *Record) (bool, error) {
+		if r.deleted || r.Version >= kept.Version {
+			return false, nil
+		}
+		*r = *kept
+		r.Version-- // it grows when it is stored
+		restored = true
+		return true, nil
+	})
+	if err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	if restored {
+		g.log.Warn("record of a site restored", "audit", auditRestored, "site", kept.Site, "version", kept.Version, "keys", len(kept.Keys))
 	}
 	return nil
 }

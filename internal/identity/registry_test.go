@@ -315,6 +315,26 @@ func TestRequestsAreBounded(t *testing.T) {
 	}
 }
 
+// TestRestore: what is newer comes back, and nothing else.
+func TestRestore(t *testing.T) {
+	g, m, log := newTestRegistry()
+	newer := withKey(public(1))
+	newer.Version = 5
+	for range 2 {
+		if err := g.Restore(t.Context(), newer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	older := withKey(public(2))
+	older.Version = 4
+	if err := g.Restore(t.Context(), older); err != nil {
+		t.Fatal(err)
+	}
+	if r, _, _ := m.Get(t.Context(), "a"); r.Version != 5 || r.keys() != public(1) || log.count(auditRestored) != 1 {
+		t.Errorf("restored is %+v, logged %d times", r, log.count(auditRestored))
+	}
+}
+
 func TestRevokeUnknown(t *testing.T) {
 	g, _, _ := newTestRegistry()
 	_, err := g.Revoke(t.Context(), "a", "", "me")

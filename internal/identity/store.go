@@ -131,8 +131,8 @@ func (k *KV) parse(m *bus.Message) (*Record, error) {
 	if err := bus.ValidSite(site); err != nil {
 		return nil, fmt.Errorf("read record at %q: %w", m.Subject, err)
 	}
-	r := &Record{}
-	if len(m.Payload) > 0 {
+	r := &Record{deleted: len(m.Payload) == 0}
+	if !r.deleted {
 		if err := json.Unmarshal(m.Payload, r); err != nil {
 			return nil, fmt.Errorf("read record of site %q: %w", site, err)
 		}

@@ -25,6 +25,7 @@ const (
 // been read. All methods are safe for concurrent use.
 type Table struct {
 	ledger *RevokedFile
+	copies *Copies
 
 	mu       sync.RWMutex
 	complete bool
@@ -32,22 +33,30 @@ type Table struct {
 }
 
 // NewTable begins empty. What the registry tells to be revoked is kept in the ledger as well, and what stands there is
-// revoked whatever the registry says.
-func NewTable(ledger *RevokedFile) *Table {
-	return &Table{ledger: ledger, records: map[string]*Record{}}
+// revoked whatever the registry says. Records are kept in copies.
+func NewTable(ledger *RevokedFile, copies *Copies) *Table {
+	return &Table{ledger: ledger, copies: copies, records: map[string]*Record{}}
 }
 
-// Follow keeps the table like the registry until ctx ends. changed is called after each change by which somebody who
-// was admitted may no longer be; damaged is told of records that cannot be read, which then stay what they were, and of
-// revocations that cannot be kept.
-func (t *Table) Follow(ctx context.Context, kv *KV, changed func(), damaged func(error)) {
+// Changes are told what becomes of a Table. The functions are called one at a time.
+type Changes struct {
+	// Changed is called after each change by which somebody who was admitted may no longer be.
+	Changed func()
+	// Behind is called with the records that are newer in the copies than in the registry.
+	Behind func([]*Record)
+	// Damaged is told of records that cannot be read, which then stay what they were, and of what cannot be kept.
+	Damaged func(error)
+}
+
+// Follow keeps the table like the registry until ctx ends.
+func (t *Table) Follow(ctx context.Context, kv *KV, c Changes) {
 	_ = kv.watch(ctx, watcher{ // until ctx ends, and then with its error
 		record: func(r *Record) {
 			if err := t.set(r); err != nil {
-				damaged(err)
+				c.Damaged(err)
 			}
 			if t.isComplete() {
-				changed()
+				c.Changed()
 			}
 		},
 		reset: func() {
@@ -60,10 +69,28 @@ func (t *Table) Follow(ctx context.Context, kv *KV, changed func(), damaged func
 			t.mu.Lock()
 			t.complete = true
 			t.mu.Unlock()
-			changed()
+			c.Changed()
+			behind, err := t.behind()
+			if err != nil {
+				c.Damaged(err)
+			}
+			if len(behind) > 0 {
+				c.Behind(behind)
+			}
 		},
-		damaged: damaged,
+		damaged: c.Damaged,
 	})
+}
+
+// behind are the records that the registry has lost, or of which it has an older version than the copies.
+func (t *Table) behind() ([]*Record, error) {
+	kept, err := t.copies.All()
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return slices.DeleteFunc(kept, func(k *Record) bool {
+		r := t.records[k.Site]
+		return r != nil && r.Version >= k.Version
+	}), err
 }
 
 func (t *Table) isComplete() bool {
@@ -73,7 +100,7 @@ func (t *Table) isComplete() bool {
 }
 
 func (t *Table) set(r *Record) error {
-	var errs []error
+	errs := []error{t.copies.Keep(r)}
 	for _, k := range r.Revoked {
 		errs = append(errs, t.ledger.Add(r.Site, k.Public, k.At))
 	}

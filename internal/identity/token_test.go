@@ -193,7 +193,7 @@ func TestTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table := NewTable(ledger)
+	table := NewTable(ledger, NewCopies(filepath.Join(t.TempDir(), "sites")))
 	secret := newSecret()
 	sent := base64.RawURLEncoding.EncodeToString(secret)
 	record := withKey(public(1))
@@ -235,6 +235,52 @@ func TestTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	verdict("a", 2, Withdrawn)
+}
+
+// TestCopies: the newest version of each record is kept, until it is deleted by hand.
+func TestCopies(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "sites")
+	c := NewCopies(dir)
+	kept := func(want string) {
+		t.Helper()
+		all, err := c.All()
+		got := ""
+		for _, r := range all {
+			got += fmt.Sprintf("%s %d, ", r.Site, r.Version)
+		}
+		if got != want || err != nil {
+			t.Errorf("kept are %q, %v, want %q", got, err, want)
+		}
+	}
+	keep := func(r *Record) {
+		t.Helper()
+		if err := c.Keep(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept("")
+	keep(&Record{Site: "a", Version: 2})
+	keep(&Record{Site: "b", Version: 1})
+	kept("a 2, b 1, ")
+	keep(&Record{Site: "a", Version: 1})
+	keep(&Record{Site: "b", Version: 3})
+	kept("a 2, b 3, ")
+	keep(&Record{Site: "b", deleted: true})
+	keep(&Record{Site: "b", deleted: true})
+	kept("a 2, ")
+	if err := os.WriteFile(filepath.Join(dir, "c.json"), []byte(`{"site":"a","version":9}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := c.All(); len(all) != 1 || err == nil || !strings.Contains(err.Error(), `site "c"`) {
+		t.Errorf("a record in the wrong file: %v, %v", all, err)
+	}
+	keep(&Record{Site: "c", Version: 1})
+	kept("a 2, c 1, ")
+	table := NewTable(nil, c)
+	table.records["a"] = &Record{Site: "a", Version: 2}
+	if behind, err := table.behind(); err != nil || len(behind) != 1 || behind[0].Site != "c" {
+		t.Errorf("behind are %v, %v", behind, err)
+	}
 }
 
 // authority makes certificates.

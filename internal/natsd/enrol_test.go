@@ -210,8 +210,9 @@ func TestJoinExpires(t *testing.T) {
 	}
 }
 
-// TestRevokedOverRestore: an older copy of the registry makes no key valid again.
-func TestRevokedOverRestore(t *testing.T) {
+// TestRegistryRestored: over an older copy of JetStream's files, and over their loss, keys that were revoked stay so, and
+// those that are valid do too.
+func TestRegistryRestored(t *testing.T) {
 	server := bustest.NewServer(t, withEnrol)
 	stolen, kept := enrolled(t, server, "ams-1"), enrolled(t, server, "lon-1")
 	server.Stop()
@@ -224,14 +225,23 @@ func TestRevokedOverRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused(t, thief)
-	server.Stop()
-	server.RestoreStore(older)
-	server.Start()
-	bustest.WaitFor(t, "older copy", func() bool { return keys(t, server, "ams-1") != "" })
-	connected(t, edge(t, kept))
-	refused(t, edge(t, stolen))
-	connected(t, honest)
-	refused(t, thief)
+	later := edge(t, enrolled(t, server, "fra-1"))
+	connected(t, later)
+	rotation := identity.Enrolment{Dir: kept, Logger: bustest.Logger(t)}
+	if _, err := rotation.Rotate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, store := range []string{older, t.TempDir()} {
+		server.Stop()
+		server.RestoreStore(store)
+		server.Start()
+		for _, site := range []*bus.Conn{honest, later} {
+			connected(t, site)
+		}
+		bustest.WaitFor(t, "registry as it was", func() bool { return keys(t, server, "ams-1") == "" && keys(t, server, "fra-1") != "" })
+		refused(t, thief)
+		refused(t, edge(t, stolen))
+	}
 }
 
 // TestRegistryOfCluster: servers of a cluster share it.

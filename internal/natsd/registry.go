@@ -80,8 +80,12 @@ func (r *registry) run(ctx context.Context) {
 	tasks.Go(func() { r.confirm(ctx) })
 	select {
 	case <-there:
-		r.table.Follow(ctx, r.kv, r.sweep, func(err error) {
-			r.repeats.Log(slog.LevelError, err.Error(), "registry of sites", slog.Any("err", err))
+		r.table.Follow(ctx, r.kv, identity.Changes{
+			Changed: r.sweep,
+			Behind:  func(records []*identity.Record) { tasks.Go(func() { r.restore(ctx, records) }) },
+			Damaged: func(err error) {
+				r.repeats.Log(slog.LevelError, err.Error(), "registry of sites", slog.Any("err", err))
+			},
 		})
 	case <-ctx.Done():
 	}
@@ -94,6 +98,15 @@ func (r *registry) enrol(subject string, data []byte) []byte {
 		return nil
 	}
 	return r.Answer(site, data)
+}
+
+// restore puts back what the registry has lost.
+func (r *registry) restore(ctx context.Context, records []*identity.Record) {
+	for _, record := range records {
+		if err := r.Restore(ctx, record); err != nil && ctx.Err() == nil {
+			r.repeats.Log(slog.LevelWarn, "restore", "record of a site was not restored", slog.String("site", record.Site), slog.Any("err", err))
+		}
+	}
 }
 
 // confirm notes that new keys have been used.

@@ -41,9 +41,9 @@ type Options struct {
 	Root   bus.Root
 	Stream bus.StreamConfig
 	Logger *slog.Logger
-	// RevokedFile holds the keys that are refused for ever, apart from StoreDir, of which an older copy may be restored.
-	// Default: revoked-keys beside StoreDir.
-	RevokedFile string
+	// IdentityDir holds what servers keep of the registry of sites apart from StoreDir, of which an older copy may be
+	// restored, or which may be lost: revoked-keys, and a directory of records. Default: the one in which StoreDir is.
+	IdentityDir string
 	// Report, if set, is told while Run runs why JetStream cannot store messages, "" if it can.
 	Report func(problem string)
 }
@@ -87,11 +87,12 @@ func start(o Options, jetStream bool) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	revoked, err := identity.OpenRevoked(cmp.Or(o.RevokedFile, filepath.Join(filepath.Dir(o.StoreDir), "revoked-keys")), o.Logger)
+	kept := cmp.Or(o.IdentityDir, filepath.Dir(o.StoreDir))
+	revoked, err := identity.OpenRevoked(filepath.Join(kept, "revoked-keys"), o.Logger)
 	if err != nil {
 		return nil, err
 	}
-	auth, err := newAuthenticator(&o.Config.Auth, identity.NewTable(revoked), o.Logger)
+	auth, err := newAuthenticator(&o.Config.Auth, identity.NewTable(revoked, identity.NewCopies(filepath.Join(kept, "sites"))), o.Logger)
 	if err != nil {
 		return nil, err
 	}
