@@ -104,7 +104,7 @@ func TestScenarios(t *testing.T) {
 			"wait-file": cmdWaitFile, "copy-dir": cmdCopyDir, "damage": cmdDamage, "newest": cmdNewest,
 			"address": cmdAddress, "expand": cmdExpand, "empty": cmdEmpty, "find": cmdFind,
 			"certificate": cmdCertificate,
-			"get": cmdGet, "post": cmdPost, "wait-http": cmdWaitHTTP, "shows": cmdShows, "same-values": cmdSameValues,
+			"get":         cmdGet, "post": cmdPost, "wait-http": cmdWaitHTTP, "shows": cmdShows, "same-values": cmdSameValues,
 			"promquery": cmdPromQuery, "same-samples": cmdSameSamples, "complete": cmdComplete,
 			"target": cmdTarget, "scraped": cmdScraped, "every-scrape": cmdEveryScrape,
 			"delete-stream": cmdDeleteStream, "create-stream": cmdCreateStream, "send-frame": cmdSendFrame,
