@@ -22,13 +22,13 @@ type gate struct {
 	denied []uint64       // bitmap of the columns that are there and refused
 	alive  int
 	held   int // bits in denied
-	// shuffled: to is not ascending.
-	shuffled bool
+	// shuffled: to is not ascending. crowded: the limits may be lower than they were.
+	shuffled, crowded bool
 }
 
 // pass returns what is let in of a row that the rules have left, or nil if that is nothing.
 func (g *gate) pass(p *Pipeline, r *series.Row, s *scratch) *series.Row {
-	if g.schema == r.Schema && g.held == 0 && g.to == nil && r.Whole() && !r.End && g.unchanged(r) {
+	if g.schema == r.Schema && g.held == 0 && g.to == nil && !g.crowded && r.Whole() && !r.End && g.unchanged(r) {
 		return r
 	}
 	g.count(p, r)
@@ -54,6 +54,7 @@ func (g *gate) count(p *Pipeline, r *series.Row) {
 		return
 	}
 	known := g.follow(p, r.Schema)
+	g.trim(p)
 	if r.Whole() {
 		g.whole(p, r)
 	} else {
@@ -191,6 +192,35 @@ func staleHistogram(h *series.HistogramAt) bool {
 	return h.H != nil && value.IsStaleNaN(h.H.Sum) || h.FH != nil && value.IsStaleNaN(h.FH.Sum)
 }
 
+// trim refuses what is beyond a limit that was lowered, the last columns first.
+func (g *gate) trim(p *Pipeline) {
+	if !g.crowded {
+		return
+	}
+	g.crowded = false
+	for w := len(g.live) - 1; w >= 0; w-- {
+		for g.live[w] != 0 {
+			reason := p.limiter.over(g.alive)
+			if reason == Pass {
+				return
+			}
+			bit := uint64(1) << (63 - bits.LeadingZeros64(g.live[w]))
+			g.end(p.limiter, w, bit)
+			g.live[w] &^= bit
+			g.deny(p, w*64+bits.TrailingZeros64(bit), reason)
+		}
+	}
+}
+
+// deny notes that a series that is there is refused.
+func (g *gate) deny(p *Pipeline, column int, reason Reason) {
+	g.denied[column>>6] |= 1 << (column & 63)
+	g.held++
+	p.limiter.refused++
+	p.limiter.count(reason, g.schema.Column(column).Labels.Get(model.MetricNameLabel))
+	p.onDrop(reason)
+}
+
 // forgive takes refused columns of a word off the list.
 func (g *gate) forgive(l *limiter, w int, bit uint64) {
 	n := bits.OnesCount64(bit)
@@ -209,11 +239,7 @@ func (g *gate) admit(p *Pipeline, column int) {
 		g.alive++
 		g.forgive(p.limiter, w, g.denied[w]&bit)
 	case g.denied[w]&bit == 0:
-		g.denied[w] |= bit
-		g.held++
-		p.limiter.refused++
-		p.limiter.count(reason, g.schema.Column(column).Labels.Get(model.MetricNameLabel))
-		p.onDrop(reason)
+		g.deny(p, column, reason)
 	}
 }
 

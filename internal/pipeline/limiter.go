@@ -135,6 +135,17 @@ func (x *limiter) admit(ofSource int, hash func() uint64) Reason {
 	return Pass
 }
 
+// over tells which limit a source exceeds that has so many series alive, or all sources together; Pass if none.
+func (x *limiter) over(ofSource int) Reason {
+	switch {
+	case x.limits.SeriesPerSource > 0 && ofSource > x.limits.SeriesPerSource:
+		return OverSource
+	case x.limits.Series > 0 && x.active > x.limits.Series:
+		return OverSeries
+	}
+	return Pass
+}
+
 func (x *limiter) known(hash uint64) bool {
 	_, now := x.left[hash]
 	_, before := x.leftBefore[hash]

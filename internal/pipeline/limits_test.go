@@ -166,7 +166,16 @@ func TestSeriesLimit(t *testing.T) {
 	s.reload(func(o *Options) { o.Limits = Limits{} })
 	s.whole(a, "x", "y", "z")
 	s.want("a", "x", "y", "z")
-	s.count(0, 0, map[Reason]uint64{OverSeries: 5})
+	s.count(3, 0, map[Reason]uint64{OverSeries: 4})
+	// Rules that change nothing for a source leave what it has let in as it is, whoever comes first.
+	s.reload(func(o *Options) { o.Limits.Series = 4 })
+	s.whole(b, "v", "w")
+	s.want("b", "v")
+	s.reload(func(o *Options) { o.RequiredLabels = nil })
+	s.whole(b, "v", "w")
+	s.whole(a, "x", "y", "z")
+	s.want("a", "x", "y", "z")
+	s.want("b", "v")
 }
 
 func TestSeriesPerSourceLimit(t *testing.T) {
@@ -321,7 +330,10 @@ func TestCountingOracle(t *testing.T) {
 			key := pick(rnd, "a", "b", "c", "d")
 			switch rnd.IntN(30) {
 			case 0:
-				s.reload(func(opt *Options) { opt.Limits.Series = 1 + rnd.IntN(30) })
+				s.reload(func(opt *Options) {
+					opt.Limits.Series = 1 + rnd.IntN(30)
+					opt.Limits.SeriesPerSource = rnd.IntN(2) * (1 + rnd.IntN(12))
+				})
 				o.reload(s.options.Limits)
 				continue
 			case 1:
@@ -423,7 +435,7 @@ type oracleSource struct {
 	schema      *series.Schema
 	live, there map[int]bool // columns let in; columns that are there
 	last        int64
-	restart     bool
+	crowded     bool // limits were changed
 }
 
 func (o *oracleSite) alive() (n int) {
@@ -443,7 +455,7 @@ func (o *oracleSite) held() (n int) {
 func (o *oracleSite) reload(l Limits) {
 	o.limits = l
 	for _, s := range o.sources {
-		s.restart = true
+		s.crowded = true
 	}
 }
 
@@ -473,10 +485,16 @@ func (o *oracleSite) apply(r *series.Row, now int64) (left, ended map[string]boo
 		o.sources[r.Source.Key] = s
 	}
 	s.last = now
-	if s.schema == nil || s.restart || !r.Schema.Extends(s.schema) {
-		s.live, s.there, s.restart = map[int]bool{}, map[int]bool{}, false
+	if s.schema == nil || !r.Schema.Extends(s.schema) {
+		s.live, s.there = map[int]bool{}, map[int]bool{}
 	}
 	s.schema = r.Schema
+	for i := r.Schema.Len() - 1; i >= 0 && s.crowded; i-- {
+		if o.limits.SeriesPerSource > 0 && len(s.live) > o.limits.SeriesPerSource || o.alive() > o.limits.Series {
+			delete(s.live, i)
+		}
+	}
+	s.crowded = false
 	stale := map[int]bool{}
 	listed := []int{}
 	for i := range r.Schema.Len() {

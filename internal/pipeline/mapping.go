@@ -31,12 +31,13 @@ type mapping struct {
 
 const dropped = -1
 
-// begin forgets everything but what the gate has counted: the source, or the rules, are others.
+// begin forgets everything but what the gate has counted: the source, or the rules and limits, are others.
 func (m *mapping) begin(in *series.Source, rules *rules, c *series.Catalog) {
 	if m.source == nil || m.in.Key != in.Key || !rules.changes() {
 		m.source = in
 	}
 	m.in, m.rules = in, rules
+	m.gate.key, m.gate.crowded = keyHash(in.Key), true
 	m.schema, m.out, m.to = c.Empty(), c.Empty(), nil
 }
 

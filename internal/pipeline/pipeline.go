@@ -179,19 +179,9 @@ func (p *Pipeline) enter(r *series.Row, now int64) (*mapping, *RefusedError) {
 		}
 		if m.in != r.Source || m.rules != rules {
 			m.begin(r.Source, rules, p.catalog)
-			p.restart(m)
 		}
 		return m, nil
 	}
-}
-
-// restart makes the gate count anew: with other rules the series have other columns, and with other limits another
-// number may come in.
-func (p *Pipeline) restart(m *mapping) {
-	p.limiter.mu.Lock()
-	defer p.limiter.mu.Unlock()
-	m.gate.leave(p.limiter)
-	m.gate = gate{key: keyHash(m.in.Key)}
 }
 
 // find finds or makes a mapping, nil where there is no room for one. The silent ones have been taken out and are to be
