@@ -2,6 +2,7 @@ package hub
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -39,6 +40,13 @@ func (v *Views) Of(user string) (sight Sight, limited bool) {
 		return nil, false
 	}
 	return v.users[user], true
+}
+
+// SeesAll reports whether a selector is there that is plainly no limit, such as {__name__!=""}.
+func (s Sight) SeesAll() bool {
+	return slices.ContainsFunc(s, func(selector []*labels.Matcher) bool {
+		return !slices.ContainsFunc(selector, func(m *labels.Matcher) bool { return m.String() != `__name__!=""` && m.String() != `__name__=~".+"` })
+	})
 }
 
 // SeesSource reports whether there may be series with these labels, of which the site label is one, in sight. The

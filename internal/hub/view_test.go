@@ -57,3 +57,25 @@ func TestViews(t *testing.T) {
 		t.Error("a bad selector was accepted")
 	}
 }
+
+func TestSightOfEverything(t *testing.T) {
+	f := func(want bool, selectors ...string) {
+		t.Helper()
+		views, err := NewViews([]View{{Users: []string{"a"}, Match: selectors}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sight, _ := views.Of("a"); sight.SeesAll() != want {
+			t.Errorf("%q sees all: %t", selectors, !want)
+		}
+	}
+	f(true, `{__name__!=""}`)
+	f(true, `{__name__=~".+"}`)
+	f(true, `up`, `{__name__!=""}`)
+	f(false, `up`)
+	f(false, `{__name__!="",site="a"}`)
+	f(false, `{__name__=~"a.+"}`)
+	if Sight(nil).SeesAll() {
+		t.Error("who sees nothing sees all")
+	}
+}
