@@ -14,7 +14,7 @@ RACE     = $(filter-out $(shell $(GO) list $(SINGLE)),$(ALL))
 # Tests that run other programs look for them here first.
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: build check lint test test-integration bench bench-process bench-peers pgo tools clean
+.PHONY: build check lint vuln test test-integration bench bench-process bench-peers pgo tools clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '-s -w -X main.version=$(VERSION)' -o bin/thalweg ./cmd/thalweg
@@ -29,6 +29,11 @@ lint:
 	$(GO) vet ./...
 	@unformatted=$$(gofmt -l *.go cmd internal) && test -z "$$unformatted" || { echo "gofmt: $$unformatted" >&2; exit 1; }
 	$(TOOLS)/staticcheck ./...
+
+# Known vulnerabilities in what the program calls. Fetches the Go project's database.
+vuln:
+	scripts/tools.sh --vuln
+	$(TOOLS)/govulncheck ./...
 
 test: tools lint
 	$(GO) test -count=1 -timeout=15m $(SINGLE)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests run beside the program, without root, into .cache/tools/bin:
-#   staticcheck, node_exporter  built from their modules
+#   staticcheck, node_exporter  built from their modules; with --vuln only govulncheck
 #   prometheus                  from Debian's package, or else the one on PATH
 # What is there in the right version stays. Everything that cannot be had is an error: a test that cannot run is one
 # that failed.
@@ -8,6 +8,7 @@ set -euo pipefail
 
 staticcheck_version=v0.8.2
 node_exporter_version=v1.12.1
+govulncheck_version=v1.8.0
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 tools=$root/.cache/tools
@@ -65,6 +66,10 @@ prometheus() {
 	return 1
 }
 
+if [[ ${1-} == --vuln ]]; then
+	go_tool govulncheck golang.org/x/vuln/cmd/govulncheck "$govulncheck_version"
+	exit
+fi
 go_tool staticcheck honnef.co/go/tools/cmd/staticcheck "$staticcheck_version"
 if [[ ${1-} == --check ]]; then # all that the fast checks need
 	exit 0
