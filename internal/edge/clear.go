@@ -115,6 +115,7 @@ func (c *ClearValues) Save() (forgotten bool) {
 
 func appendClear(path string, values []ClearValue) error {
 	var b bytes.Buffer
+	b.WriteByte('\n') // behind what was perhaps not written to its end
 	encoder := json.NewEncoder(&b)
 	for _, v := range values {
 		if err := encoder.Encode([2]string{v.Label, v.Value}); err != nil {
