@@ -85,11 +85,6 @@ func newRules(o *Options) *rules {
 	return r
 }
 
-// empty reports whether all series pass as they are.
-func (r *rules) empty() bool {
-	return len(r.match) == 0 && !r.changes() && r.required.IsEmpty() && !r.measured()
-}
-
 // changes reports whether the rules can change labels, and so give two series the same.
 func (r *rules) changes() bool {
 	return !r.external.IsEmpty() || len(r.relabel) > 0 || r.anonymize != nil
