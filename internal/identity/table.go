@@ -165,3 +165,16 @@ func (t *Table) Knows(site string) bool {
 	r := t.records[site]
 	return r != nil && len(r.Keys)+len(r.Revoked) > 0
 }
+
+// Enrolled counts the sites that have a key, as far as the registry was read.
+func (t *Table) Enrolled() int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	n := 0
+	for _, r := range t.records {
+		if len(r.Keys) > 0 {
+			n++
+		}
+	}
+	return n
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"strings"
 
@@ -118,6 +119,16 @@ func (t *Token) SetBusConfig(c bus.Config) {
 	if c.Stream.Name != standard.Stream.Name {
 		t.Stream = c.Stream.Name
 	}
+}
+
+// Exposed reports whether others can read along on a connection to the address.
+func Exposed(address string) bool {
+	u, err := url.Parse(address)
+	if err != nil || Encrypted(address) {
+		return false
+	}
+	ip := net.ParseIP(u.Hostname())
+	return u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback())
 }
 
 // Encrypted reports whether a connection to the address uses TLS from its beginning.

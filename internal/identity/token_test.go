@@ -227,6 +227,9 @@ func TestTable(t *testing.T) {
 	join("b", sent, 0, BadJoin)
 	join("a", "x"+sent, 0, BadJoin)
 	join("a", "?", 0, BadJoin)
+	if table.Enrolled() != 1 {
+		t.Errorf("%d sites are enrolled", table.Enrolled())
+	}
 	if !table.Knows("a") || table.Knows("b") {
 		t.Error("knows the wrong sites")
 	}

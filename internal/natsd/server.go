@@ -57,6 +57,7 @@ type Server struct {
 	log      *slog.Logger
 	logger   *logger
 	clients  prometheus.GaugeFunc
+	enrolled prometheus.GaugeFunc
 	storage  *storage
 	registry *registry
 	used     chan confirmation
@@ -128,6 +129,9 @@ func start(o Options, jetStream bool) (*Server, error) {
 	s.clients = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "thalweg_natsd_clients", Help: "Clients connected to the embedded server, those of this process included.",
 	}, func() float64 { return float64(s.nats.NumClients()) })
+	s.enrolled = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "thalweg_natsd_enrolled_sites", Help: "Sites with a key in the registry, as far as the embedded server has read it.",
+	}, func() float64 { return float64(auth.table.Enrolled()) })
 	if auth.sites, err = s.nats.LookupAccount(accountSites); err == nil {
 		auth.core, err = s.nats.LookupAccount(accountCore)
 	}
@@ -368,7 +372,7 @@ func (s *Server) disconnect(which func(*server.ConnInfo) bool) (closed int, err 
 // Metrics to register.
 func (s *Server) Metrics() []prometheus.Collector {
 	return slices.Concat(s.storage.metrics(), s.registry.conn.Metrics(),
-		[]prometheus.Collector{s.auth.refused, s.clients, s.logger.dropped})
+		[]prometheus.Collector{s.auth.refused, s.clients, s.enrolled, s.logger.dropped})
 }
 
 // LeadsStream reports whether this server decides about the stream at this moment; without a cluster it always does.

@@ -33,8 +33,9 @@ func (n *Node) webCredentials() *web.Credentials {
 		},
 		List: n.identities,
 		Unavailable: func(err error) bool {
-			return errors.Is(err, identity.ErrNoRegistry) || errors.Is(err, bus.ErrNotConnected) || errors.Is(err, bus.ErrDoubtful) ||
-				errors.Is(err, bus.ErrNotStored)
+			_, refused := errors.AsType[*bus.APIError](err)
+			return refused || errors.Is(err, identity.ErrNoRegistry) || errors.Is(err, bus.ErrNotConnected) ||
+				errors.Is(err, bus.ErrDoubtful) || errors.Is(err, bus.ErrNotStored) || errors.Is(err, context.DeadlineExceeded)
 		},
 	}
 }
@@ -71,7 +72,7 @@ func (n *Node) invite(ctx context.Context, site string, addresses []string, last
 	}
 	invitation := web.Invitation{Site: site, Token: token.String(), Expires: expires}
 	for _, u := range token.URLs {
-		if !identity.Encrypted(u) {
+		if identity.Exposed(u) {
 			invitation.Warning = fmt.Sprintf("%s is not encrypted: who reads along can use the token before the site does; give nats.embedded a tls_server_config", u)
 		}
 	}

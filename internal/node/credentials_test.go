@@ -74,7 +74,7 @@ func TestWhoManagesCredentials(t *testing.T) {
 	await(t, "the registry", func() bool { code, _ := ask(local, "GET", "", list); return code == http.StatusOK })
 	f(local, "POST", "", site, 200, "thalweg1_")
 	f(local, "POST", "", site, 403, "proxy", "X-Forwarded-For")
-	f(local, "POST", "", site, 200, "is not encrypted")
+	f(local, "POST", "", site+"?address=hub.example:4222", 200, "nats://hub.example:4222 is not encrypted")
 	_, body := ask(local, "GET", "", list)
 	var identities []web.Identity
 	if err := json.Unmarshal([]byte(body), &identities); err != nil || len(identities) != 1 || len(identities[0].Joins) != 2 || strings.Contains(body, "thalweg1_") {
