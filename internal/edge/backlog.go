@@ -59,5 +59,5 @@ func (b *backlogWatch) look(e *Edge) {
 		}
 	}
 	e.log.Log(context.Background(), level, "rows wait in the outbox", "site", e.site, "since", s.OldestUnacked.UTC(),
-		"rows", s.UnackedRows, "bytes", s.UnackedBytes, "limit", s.Limit, "left", left, "dropped", dropped)
+		"rows", s.UnackedRows, "bytes", s.UnackedBytes, "limit", s.Limit, "disk_free", s.Free, "left", left, "dropped", dropped)
 }

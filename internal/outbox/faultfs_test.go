@@ -186,6 +186,12 @@ func (m *memFS) Sync() error {
 	return err
 }
 
+func (m *memFS) Free() (int64, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return int64(max(0, m.room-m.bytes())), m.room > 0
+}
+
 func (m *memFS) Lock() (io.Closer, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

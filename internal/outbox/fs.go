@@ -25,6 +25,8 @@ type FS interface {
 	Remove(name string) error
 	// Sync makes creations, renames and removals durable.
 	Sync() error
+	// Free is how many bytes more there is room for; not ok if that cannot be told.
+	Free() (bytes int64, ok bool)
 	// Lock keeps other processes out until the result is closed. The error wraps ErrLocked if there is one.
 	Lock() (io.Closer, error)
 }

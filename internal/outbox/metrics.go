@@ -12,6 +12,7 @@ import (
 type Stats struct {
 	Bytes  int64
 	Limit  int64 // of Bytes
+	Free   int64 // bytes of the disk; negative if that cannot be told
 	Files  int
 	Frames uint64
 	// Oldest is the send time of the oldest frame; zero if there is none.
@@ -25,14 +26,19 @@ type Stats struct {
 	// Losses that have not been announced.
 	Losses int
 	// Left is how long it takes, at the rate of the last hour (of a younger process: since its start), until the oldest
-	// frames that the server does not have are dropped, if it gets none from now on. Negative in the first minute.
+	// frames that the server does not have are dropped, or the disk is full, if it gets none from now on. 0 while frames are
+	// refused; negative in the first minute.
 	Left time.Duration
 }
 
 // Stats reads headers as Unacked does.
 func (o *Outbox) Stats() Stats {
+	free, ok := o.fs.Free()
+	if !ok {
+		free = -1
+	}
 	o.mu.Lock()
-	s := Stats{Bytes: o.bytes, Limit: int64(o.config.MaxBytes), Left: -1, Files: len(o.groups), DroppedRows: o.dropped, Losses: len(o.losses)}
+	s := Stats{Bytes: o.bytes, Limit: int64(o.config.MaxBytes), Free: free, Left: -1, Files: len(o.groups), DroppedRows: o.dropped, Losses: len(o.losses)}
 	for i, g := range o.groups {
 		s.Frames += g.frames()
 		if i == 0 {
@@ -45,6 +51,7 @@ func (o *Outbox) Stats() Stats {
 	if i := slices.IndexFunc(o.groups, func(g *group) bool { return !g.done() }); i >= 0 {
 		dropped -= now.Sub(o.groups[i].grown)
 	}
+	refused := o.refused
 	o.mu.Unlock()
 	for i, r := range o.Unacked() {
 		s.UnackedFrames += r.To - r.From + 1
@@ -54,10 +61,16 @@ func (o *Outbox) Stats() Stats {
 			s.OldestUnacked = time.UnixMilli(r.FirstSent)
 		}
 	}
-	if known {
+	room := s.Limit - s.UnackedBytes // what the server has goes first
+	if ok {
+		room = min(room, s.Bytes-s.UnackedBytes+free)
+	}
+	switch {
+	case refused:
+		s.Left = 0
+	case known:
 		s.Left = max(0, dropped)
-		// What the server has goes first.
-		if full := float64(s.Limit-s.UnackedBytes) / rate; full < s.Left.Seconds() {
+		if full := float64(room) / rate; full < s.Left.Seconds() {
 			s.Left = time.Duration(max(0, full) * float64(time.Second))
 		}
 	}
@@ -118,7 +131,7 @@ var (
 	unackedRowsDesc   = prometheus.NewDesc("thalweg_outbox_unacked_rows", "Rows that the server is not known to have stored.", nil, nil)
 	unackedBytesDesc  = prometheus.NewDesc("thalweg_outbox_unacked_bytes", "Bytes that the server is not known to have stored.", nil, nil)
 	oldestUnackedDesc = prometheus.NewDesc("thalweg_outbox_oldest_unacked_timestamp_seconds", "Send time of the oldest frame that the server is not known to have stored; absent if there is none.", nil, nil)
-	leftDesc          = prometheus.NewDesc("thalweg_outbox_left_seconds", "Time until the oldest rows that the server does not have are dropped, if it gets none from now on, at the rate of the last hour (of a younger process: since its start); NaN in its first minute.", nil, nil)
+	leftDesc          = prometheus.NewDesc("thalweg_outbox_left_seconds", "Time until the oldest rows that the server does not have are dropped, or the disk is full, if it gets none from now on, at the rate of the last hour (of a younger process: since its start); 0 while frames are refused, NaN in the first minute.", nil, nil)
 	lossesDesc        = prometheus.NewDesc("thalweg_outbox_unannounced_losses", "Losses that hubs have not been told of.", nil, nil)
 )
 

@@ -59,6 +59,7 @@ type Outbox struct {
 	tips   map[string]Tip
 
 	dropped uint64 // see Stats.DroppedRows
+	refused bool   // the last Append was
 	opened  time.Time
 	history history // of what was appended since
 	dirty   bool    // the state file is behind in what no file of frames says
@@ -108,6 +109,10 @@ func Open(opts Options) (*Outbox, error) {
 	}
 	if err := o.restore(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open outbox %q: %w", opts.Dir, err), o.lock.Close())
+	}
+	if free, ok := o.fs.Free(); ok && o.bytes+free < int64(o.config.MaxBytes) {
+		o.logger.Warn("disk will be full before the outbox is: set edge.outbox.max_bytes lower, or make room", "dir", opts.Dir,
+			"free_bytes", free, "stored_bytes", o.bytes, "max_bytes", int64(o.config.MaxBytes))
 	}
 	return o, nil
 }
@@ -172,6 +177,7 @@ func (o *Outbox) Append(frames ...[]byte) error {
 	if err != nil {
 		o.endTail()
 		o.mu.Lock()
+		o.refused = true
 		o.shown = 0 // nobody was told of them
 		o.mu.Unlock()
 		o.m.appendErrors.Inc()
@@ -354,6 +360,7 @@ func (o *Outbox) commit(segments []segment) {
 	now := o.now()
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.refused = false
 	for i := range segments {
 		s := &segments[i]
 		o.bytes += s.size - s.offset
