@@ -39,14 +39,13 @@ func (k blockKind) String() string {
 // Row flags.
 const (
 	rowPartial    = 1 << 0 // a list of columns follows; the row says nothing about others
-	rowPresence   = 1 << 1 // runs of present and absent columns follow; otherwise all are present
+	rowPresence   = 1 << 1 // runs of present and absent columns follow; otherwise they are as in the last whole row
 	rowRange      = 1 << 2 // the block covers a range of the row's columns
 	rowMore       = 1 << 3 // another range of the same row follows
 	rowHistograms = 1 << 4
 	rowExemplars  = 1 << 5
 	rowStarts     = 1 << 6 // start timestamps differ from those of the source's last row
-
-	rowKnown = 1<<7 - 1
+	rowSchema     = 1 << 7 // a schema follows; otherwise it is that of the source's last row
 )
 
 // Cause says why rows are lost. The set is closed.

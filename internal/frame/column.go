@@ -155,13 +155,7 @@ func (s columnSet) put(i int, in bool) {
 // floatsAt returns which of the 64 columns from base on are float columns of the range from first to end and present,
 // where nil means that all are.
 func floatsAt(schema *series.Schema, present []uint64, base, first, end int) uint64 {
-	in := ^uint64(0)
-	if base < first {
-		in <<= first - base
-	}
-	if left := end - base; left < 64 {
-		in &= 1<<left - 1
-	}
+	in := rangeAt(base, first, end)
 	if present != nil {
 		in &= present[base>>6]
 	}
@@ -171,6 +165,18 @@ func floatsAt(schema *series.Schema, present []uint64, base, first, end int) uin
 				in &^= rest & -rest
 			}
 		}
+	}
+	return in
+}
+
+// rangeAt returns which of the 64 columns from base on are in the range from first to end, which some of them are.
+func rangeAt(base, first, end int) uint64 {
+	in := ^uint64(0)
+	if base < first {
+		in <<= first - base
+	}
+	if left := end - base; left < 64 {
+		in &= 1<<left - 1
 	}
 	return in
 }

@@ -2,7 +2,6 @@ package frame
 
 import (
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -14,36 +13,67 @@ func newSource(key string, ls labels.Labels, intervalMs uint64) *series.Source {
 	return &series.Source{Key: key, Labels: ls, Interval: time.Duration(intervalMs) * time.Millisecond}
 }
 
+// rowHead is what a row block begins with, up to what tells its columns.
+type rowHead struct {
+	source *decoderSource
+	schema *decoderSchema
+	t      int64
+	flags  byte
+}
+
+func (d *Decoder) readHead(r *reader) (h rowHead, err error) {
+	if d.version == 1 {
+		return d.readHead1(r)
+	}
+	id := d.nextRow + uint64(r.varint())
+	d.nextRow = id + 1
+	h.flags = r.byte()
+	if h.source = d.sources[id]; r.err == nil && h.source == nil {
+		return h, fmt.Errorf("source %d is not there", id)
+	}
+	if r.err != nil {
+		return h, r.err
+	}
+	s := h.source
+	h.schema, h.t = s.schema, s.row.T
+	if s.next >= 0 {
+		if h.flags&rowSchema != 0 {
+			return h, s.unfinished()
+		}
+		return h, nil
+	}
+	if h.flags&rowSchema != 0 {
+		schema := r.uvarint()
+		if h.schema = d.schemas[schema]; r.err == nil && (h.schema == nil || h.schema.schema == nil) {
+			return h, fmt.Errorf("schema %d is not there", schema)
+		}
+	}
+	h.t = s.nextT + r.varint()
+	s.nextT = h.t + intervalMs(s.source)
+	return h, r.err
+}
+
+func (s *decoderSource) unfinished() error {
+	return fmt.Errorf("source %q: a row begins before the one at %d is complete", s.source.Key, s.row.T)
+}
+
 // row applies a row block and hands the row out when it is complete.
 func (d *Decoder) row(r *reader, h *Handler) (bool, error) {
-	sourceID, schemaID := r.uvarint(), r.uvarint()
-	if r.err != nil {
-		return false, r.err
+	head, err := d.readHead(r)
+	if err != nil {
+		return false, err
 	}
-	s, schema := d.sources[sourceID], d.schemas[schemaID]
-	if s == nil {
-		return false, fmt.Errorf("source %d is not there", sourceID)
-	}
-	t := s.coded.readTime(r)
-	flags := r.byte()
-	if r.err != nil {
-		return false, r.err
-	}
-	switch {
-	case schema == nil || schema.schema == nil:
-		return false, fmt.Errorf("schema %d is not there", schemaID)
-	case flags&^rowKnown != 0:
-		return false, fmt.Errorf("row has flags %#x", flags)
-	case flags&rowMore != 0 && flags&rowRange == 0, flags&rowPartial != 0 && flags&rowPresence != 0,
-		s.next < 0 && flags&(rowRange|rowMore) == rowRange:
+	s, schema, t, flags := head.source, head.schema, head.t, head.flags
+	if flags&rowMore != 0 && flags&rowRange == 0 || flags&rowPartial != 0 && flags&rowPresence != 0 ||
+		s.next < 0 && flags&(rowRange|rowMore) == rowRange {
 		return false, fmt.Errorf("row has flags %#x, which exclude each other", flags)
 	}
 	if s.next < 0 {
 		if err := d.beginRow(s, schema, t, flags); err != nil {
 			return false, err
 		}
-	} else if flags&rowRange == 0 || s.schema != schema || s.row.T != t || s.flagsRow != flags&rowPartial {
-		return false, fmt.Errorf("source %q: a row begins before the one at %d is complete", s.source.Key, s.row.T)
+	} else if flags&rowRange == 0 || s.flagsRow != flags&rowPartial {
+		return false, s.unfinished()
 	}
 	first, end := s.readRange(r, flags)
 	if r.err != nil {
@@ -85,7 +115,7 @@ func (d *Decoder) beginRow(s *decoderSource, schema *decoderSchema, t int64, fla
 		d.columns -= len(s.values)
 		anew := !schema.extends(s.schema)
 		if anew {
-			s.values, s.starts, s.histograms, s.exemplars = s.values[:0], nil, nil, nil
+			s.values, s.starts, s.histograms, s.exemplars, s.allPresent = s.values[:0], nil, nil, nil, true
 			d.room.left += s.extra
 			s.extra, s.row.Exemplars = 0, nil
 		}
@@ -97,11 +127,17 @@ func (d *Decoder) beginRow(s *decoderSource, schema *decoderSchema, t int64, fla
 			return err
 		}
 		s.schema = schema
+		if !s.allPresent {
+			s.present = growColumns(s.present, (n+63)/64)
+			putRange(s.present, len(s.values), n, true)
+		}
 		s.values = growColumns(s.values, n)
 		s.coded.resize(n, anew)
 	}
 	s.flagsRow, s.next = flags&rowPartial, 0
-	s.allPresent = true
+	if d.version == 1 {
+		s.allPresent = true
+	}
 	s.list, s.partial = s.list[:0], s.partial[:0]
 	s.row = series.Row{
 		Source: s.source, Schema: schema.schema, T: t,
@@ -148,17 +184,15 @@ func (s *decoderSource) readRange(r *reader, flags byte) (first, end int) {
 	}
 	if flags&rowPresence != 0 {
 		s.readPresence(r, first, end)
-	} else if !s.allPresent {
-		setRange(s.present, first, end)
 	}
 	return first, end
 }
 
 func (s *decoderSource) readPresence(r *reader, first, end int) {
+	n := s.schema.schema.Len()
 	if s.allPresent {
-		s.allPresent = false
-		s.present = series.Bitmap(s.present, s.schema.schema.Len())
-		setRange(s.present, 0, first)
+		s.present = series.Bitmap(s.present, n)
+		putRange(s.present, 0, n, true)
 	}
 	present := true
 	for i := first; ; present = !present {
@@ -169,25 +203,20 @@ func (s *decoderSource) readPresence(r *reader, first, end int) {
 		if r.err != nil {
 			return
 		}
-		if present {
-			setRange(s.present, i, i+run)
-		}
-		if i += run; i == end {
+		putRange(s.present, i, i+run, present)
+		if s.allPresent = run == n && present; i+run == end {
 			return
 		}
+		i += run
 	}
 }
 
-// setRange sets the bits from first up to end.
-func setRange(b []uint64, first, end int) {
-	for i := first; i < end; {
-		if i&63 == 0 && end-i >= 64 {
-			b[i>>6] = math.MaxUint64
-			i += 64
-			continue
+// putRange sets or clears the bits from first up to end.
+func putRange(b []uint64, first, end int, to bool) {
+	for base := first &^ 63; base < end; base += 64 {
+		if b[base>>6] |= rangeAt(base, first, end); !to {
+			b[base>>6] &^= rangeAt(base, first, end)
 		}
-		series.SetBit(b, i)
-		i++
 	}
 }
 

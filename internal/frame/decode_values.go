@@ -12,11 +12,10 @@ import (
 type valuesDecoder struct {
 	columns []column
 	active  columnSet // those that are not expected to stay the same
-	lastT   int64
 }
 
 func (s *valuesDecoder) begin() {
-	s.columns, s.active, s.lastT = s.columns[:0], s.active[:0], 0
+	s.columns, s.active = s.columns[:0], s.active[:0]
 }
 
 func (s *valuesDecoder) resize(n int, anew bool) {
@@ -24,12 +23,6 @@ func (s *valuesDecoder) resize(n int, anew bool) {
 		s.columns, s.active = s.columns[:0], s.active[:0]
 	}
 	s.columns, s.active = growColumns(s.columns, n), growColumns(s.active, (n+63)/64)
-}
-
-// readTime reads a row's time; the parts of a row have the same.
-func (s *valuesDecoder) readTime(r *reader) int64 {
-	s.lastT += r.varint()
-	return s.lastT
 }
 
 // rowReader is a range of a row that is being decoded.

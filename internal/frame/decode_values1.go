@@ -18,8 +18,6 @@ func (c *valuesDecoder1) resize(n int, anew bool) {
 	c.columns = growColumns(c.columns, n)
 }
 
-func (c *valuesDecoder1) readTime(r *reader) int64 { return r.varint() }
-
 // readValues decodes the float columns of a range. A range of a partial row lists its columns in s.list.
 func (c *valuesDecoder1) readValues(_ *Decoder, s *decoderSource, r *reader, first, end int) {
 	tokens := r.bytes()

@@ -51,7 +51,8 @@ type Decoder struct {
 	keys    map[string]uint64 // of sources
 	seen    seenSchemas
 	spare   spareSources
-	columns int // over sources and schemas, against MaxColumns
+	columns int    // over sources and schemas, against MaxColumns
+	nextRow uint64 // the source that the next row is expected of
 	room    room
 
 	// Of the frame that is being decoded:
@@ -68,11 +69,13 @@ type decoderSource struct {
 	extra      int // for its histograms and exemplars
 	values     []float64
 	coded      rowDecoder
-	present    []uint64
+	present    []uint64 // in the last whole row, unless allPresent
 	allPresent bool
 	starts     []series.StartAt
 	histograms map[uint32]*histogramState
 	exemplars  map[uint32]exemplarState
+
+	nextT int64 // time that the next row is expected to have, in version 2
 
 	// next is where the next range of an unfinished row begins; -1 between rows.
 	next     int
@@ -87,7 +90,6 @@ type rowDecoder interface {
 	// begin forgets everything but its memory.
 	begin()
 	resize(n int, anew bool)
-	readTime(r *reader) int64
 	// readValues brings the values of a range forward, and appends those of a partial row to s.partial.
 	readValues(d *Decoder, s *decoderSource, r *reader, first, end int)
 }
@@ -158,7 +160,7 @@ func (d *Decoder) reset() {
 	d.sources = make(map[uint64]*decoderSource, len(d.sources))
 	d.keys = make(map[string]uint64, len(d.keys))
 	d.schemas = map[uint64]*decoderSchema{0: {schema: d.cfg.Catalog.Empty(), forked: true}}
-	d.columns = 0
+	d.columns, d.nextRow = 0, 0
 	d.room = room{d.cfg.MaxState, d.cfg.MaxState}
 }
 
@@ -314,7 +316,7 @@ func (d *Decoder) source(r *reader) error {
 	if s == nil {
 		s = &decoderSource{coded: d.newValues()}
 	}
-	s.source, s.schema, s.bytes, s.next = source, d.schemas[0], size, -1
+	s.source, s.schema, s.bytes, s.next, s.allPresent = source, d.schemas[0], size, -1, true
 	d.sources[id] = s
 	return nil
 }

@@ -86,7 +86,7 @@ func (x *extras) cut(row *series.Row, first, n, limit int) (end int, part extras
 func (e *Encoder) encodeRange(s *encoderSource, row *series.Row, first, end int, flags byte, x extras) []byte {
 	if row.Columns != nil {
 		flags |= rowPartial
-	} else if row.Present != nil {
+	} else if s.values.changesPresence(row, first, end) {
 		flags |= rowPresence
 	}
 	if len(x.histograms) > 0 {
@@ -99,10 +99,7 @@ func (e *Encoder) encodeRange(s *encoderSource, row *series.Row, first, end int,
 	if changed {
 		flags |= rowStarts
 	}
-	p := binary.AppendUvarint(e.payload[:0], s.id)
-	p = binary.AppendUvarint(p, e.schemas[row.Schema])
-	p = s.values.appendTime(p, row.T)
-	p = append(p, flags)
+	p := s.values.appendHead(e.payload[:0], e, s.id, row, flags, first > 0)
 	switch {
 	case flags&rowPartial != 0:
 		p = appendColumnList(p, row.Columns[first:end])
@@ -139,7 +136,7 @@ func appendColumnList(dst []byte, columns []uint32) []byte {
 // appendPresence writes the lengths of alternate runs of present and absent columns, the first of them present.
 func appendPresence(dst []byte, present []uint64, first, end int) []byte {
 	bit, start := uint64(1), first
-	for i := first; i < end; i++ {
+	for i := first; i < end && present != nil; i++ {
 		if present[i>>6]>>(i&63)&1 != bit {
 			dst = binary.AppendUvarint(dst, uint64(i-start))
 			bit, start = 1-bit, i

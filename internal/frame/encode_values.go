@@ -39,7 +39,9 @@ type valuesEncoder struct {
 	habits  []habit
 	active  columnSet // those that are not expected to stay the same
 	rows    uint16
-	lastT   int64
+	schema  uint64   // of the last row
+	present []uint64 // of the last whole row; empty: all
+	nextT   int64    // time that the next row is expected to have
 }
 
 // habit is what only the encoder knows of a column.
@@ -52,23 +54,63 @@ type habit struct {
 
 // begin forgets everything but its memory.
 func (s *valuesEncoder) begin() {
-	*s = valuesEncoder{last: s.last[:0], columns: s.columns[:0], habits: s.habits[:0], active: s.active[:0]}
+	*s = valuesEncoder{last: s.last[:0], columns: s.columns[:0], habits: s.habits[:0], active: s.active[:0], present: s.present[:0]}
 }
 
 func (s *valuesEncoder) resize(n int, anew bool) {
 	if anew {
-		s.last, s.columns, s.habits, s.active = s.last[:0], s.columns[:0], s.habits[:0], s.active[:0]
+		s.last, s.columns, s.habits, s.active, s.present = s.last[:0], s.columns[:0], s.habits[:0], s.active[:0], s.present[:0]
 	}
 	s.last, s.columns, s.habits = growColumns(s.last, n), growColumns(s.columns, n), growColumns(s.habits, n)
 	s.active = growColumns(s.active, (n+63)/64)
+	if len(s.present) > 0 {
+		s.present = growPresence(s.present, n)
+	}
+}
+
+// growPresence appends present columns up to n, and all that share their words.
+func growPresence(present []uint64, n int) []uint64 {
+	for len(present) < (n+63)/64 {
+		present = append(present, math.MaxUint64)
+	}
+	return present
 }
 
 func (s *valuesEncoder) count() int { return len(s.columns) }
 
-// appendTime writes a row's time against that of the source's last row.
-func (s *valuesEncoder) appendTime(dst []byte, t int64) []byte {
-	dst = appendVarint(dst, t-s.lastT)
-	s.lastT = t
+// changesPresence compares a range of a whole row with the last whole row, whose place it takes.
+func (s *valuesEncoder) changesPresence(row *series.Row, first, end int) bool {
+	if row.Present == nil && len(s.present) == 0 {
+		return false
+	}
+	s.present = growPresence(s.present, row.Schema.Len())
+	changes := false
+	for i := first >> 6; i<<6 < end; i++ {
+		present := uint64(math.MaxUint64)
+		if row.Present != nil {
+			present = row.Present[i]
+		}
+		differ := (present ^ s.present[i]) & rangeAt(i<<6, first, end)
+		s.present[i] ^= differ
+		changes = changes || differ != 0
+	}
+	return changes
+}
+
+func (s *valuesEncoder) appendHead(dst []byte, e *Encoder, id uint64, row *series.Row, flags byte, continued bool) []byte {
+	dst = appendVarint(dst, int64(id-e.nextRow))
+	e.nextRow = id + 1
+	if continued {
+		return append(dst, flags)
+	}
+	if schema := e.schemas[row.Schema]; schema != s.schema {
+		s.schema = schema
+		dst = binary.AppendUvarint(append(dst, flags|rowSchema), schema)
+	} else {
+		dst = append(dst, flags)
+	}
+	dst = appendVarint(dst, row.T-s.nextT)
+	s.nextT = row.T + intervalMs(row.Source)
 	return dst
 }
 

@@ -22,7 +22,13 @@ func (s *valuesEncoder1) resize(n int, anew bool) {
 
 func (s *valuesEncoder1) count() int { return len(s.columns) }
 
-func (s *valuesEncoder1) appendTime(dst []byte, t int64) []byte { return appendVarint(dst, t) }
+func (s *valuesEncoder1) changesPresence(row *series.Row, _, _ int) bool { return row.Present != nil }
+
+func (s *valuesEncoder1) appendHead(dst []byte, e *Encoder, id uint64, row *series.Row, flags byte, _ bool) []byte {
+	dst = binary.AppendUvarint(dst, id)
+	dst = binary.AppendUvarint(dst, e.schemas[row.Schema])
+	return append(appendVarint(dst, row.T), flags)
+}
 
 // appendValues codes the float columns of a range: tokens first, then what they need.
 func (s *valuesEncoder1) appendValues(dst []byte, e *Encoder, row *series.Row, first, end int) []byte {

@@ -52,6 +52,7 @@ type Encoder struct {
 	spare      map[*series.Source]*encoderSource // of the state before a keyframe, whose memory the same sources take over
 	keys       map[string]*series.Source         // of sources, which have different keys
 	nextSource uint64
+	nextRow    uint64                    // the source that the next row is expected of
 	schemas    map[*series.Schema]uint64 // ids start at 1; 0 is the empty schema
 	nextSchema uint64
 
@@ -81,7 +82,10 @@ type rowEncoder interface {
 	// begin forgets everything but its memory.
 	begin()
 	count() int
-	appendTime(dst []byte, t int64) []byte
+	// changesPresence reports whether a decoder must be told which columns of a range of a whole row are present.
+	changesPresence(row *series.Row, first, end int) bool
+	// appendHead appends what the block of a row of the source begins with, up to its flags. A block may continue the row.
+	appendHead(dst []byte, e *Encoder, id uint64, row *series.Row, flags byte, continued bool) []byte
 	// appendValues appends the float columns of a range to the block dst; what stands outside of it to e.rowBits.
 	appendValues(dst []byte, e *Encoder, row *series.Row, first, end int) []byte
 }
@@ -162,7 +166,7 @@ func (e *Encoder) reset() {
 	e.sources = make(map[*series.Source]*encoderSource, len(e.sources))
 	e.keys = make(map[string]*series.Source, len(e.keys))
 	e.schemas = make(map[*series.Schema]uint64, len(e.schemas))
-	e.nextSource, e.nextSchema = 0, 1
+	e.nextSource, e.nextSchema, e.nextRow = 0, 1, 0
 }
 
 // Append adds a row. It appends to dst the frames that this closed, most often none: the frame under construction
@@ -310,10 +314,12 @@ func (e *Encoder) defineSource(dst [][]byte, source *series.Source, now int64) (
 	e.sources[source] = s
 	p := binary.AppendUvarint(e.payload[:0], s.id)
 	p = appendString(p, source.Key)
-	p = binary.AppendUvarint(p, uint64(max(source.Interval.Milliseconds(), 0)))
+	p = binary.AppendUvarint(p, uint64(intervalMs(source)))
 	p = appendLabels(p, source.Labels)
 	return e.emit(dst, blockSource, p, now), s
 }
+
+func intervalMs(source *series.Source) int64 { return max(source.Interval.Milliseconds(), 0) }
 
 func appendLabels(dst []byte, ls labels.Labels) []byte {
 	dst = binary.AppendUvarint(dst, uint64(ls.Len()))

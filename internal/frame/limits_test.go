@@ -178,7 +178,7 @@ func attacks2(long string) map[string]func(number int) (rows int, parts []part) 
 			if n == 1 {
 				parts = append(parts, wide(1, 9000, ""))
 			}
-			return 1, append(parts, plain(source(n, fmt.Sprint(n))), row2(n, 1, n, 0, tokens2(9000), nil, nil))
+			return 1, append(parts, plain(source(n, fmt.Sprint(n))), row2(max(2-n, 0), 1, n, 0, tokens2(9000), nil, nil))
 		},
 		"chains": func(n int) (int, []part) {
 			parts := make([]part, 0, 2000)

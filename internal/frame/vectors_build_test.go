@@ -119,10 +119,28 @@ type part struct{ block, bits []byte }
 
 func plain(block []byte) part { return part{block: block} }
 
-// row2 is a row block: fields, among them size and sets of values in the place of a []bitString {tokens, bits}.
+// newSchema is the flag of rows that name their schema.
+const newSchema = 128
+
+// row2 is a block of a row that names its schema: source and dt are those that the format writes, against what is
+// expected; fields come before the size of the tokens.
 func row2(source, schema, dt int, flags byte, tokens, bits bitString, sets []byte, before ...any) part {
+	return rowPart(tokens, bits, sets, signed(source), flags|newSchema, schema, signed(dt), enc(before...))
+}
+
+// next2 is a block of a row of the source, and of the schema, that the row before it has.
+func next2(dt int, flags byte, tokens, bits bitString, sets []byte, before ...any) part {
+	return rowPart(tokens, bits, sets, signed(-1), flags, signed(dt), enc(before...))
+}
+
+// rest2 is a block that continues the row before it.
+func rest2(flags byte, tokens, bits bitString, sets []byte, before ...any) part {
+	return rowPart(tokens, bits, sets, signed(-1), flags, enc(before...))
+}
+
+func rowPart(tokens, bits bitString, sets []byte, head ...any) part {
 	t := packed(tokens)
-	return part{block(3, source, schema, signed(dt), flags, enc(before...), len(t), sets), append(t, packed(bits)...)}
+	return part{block(3, enc(head...), len(t), sets), append(t, packed(bits)...)}
 }
 
 // with appends further fields to the block of a part.
@@ -210,7 +228,7 @@ func bodyVectors2() []vector {
 	return []vector{
 		ok("example", "the worked example of docs/frame.md", example),
 		ok("empty", "a delta without blocks", simple, after2(2, 1, 0)),
-		ok("bundle", "a message of two frames", slices.Concat(simple, after2(2, 1, 1, row2(0, 1, 1000, 0, tokens2(1), nil, nil)))),
+		ok("bundle", "a message of two frames", slices.Concat(simple, after2(2, 1, 1, next2(0, 0, tokens2(1), nil, nil)))),
 		ok("versions", "a keyframe of version 1 after one of version 2, and the reverse",
 			simple, laterKey(2, 1, 1, one(1), row(0, 1, 2000, 0, values(toks(tok(delta, 1)), signed(1)))),
 			after(3, 2, 1, row(0, 1, 3000, 0, values(toks(tok(step, 1)))))),
@@ -231,7 +249,7 @@ func bodyVectors2() []vector {
 
 func valueVectors2() []vector {
 	simple, _ := seven()
-	row := func(tokens, bits bitString) part { return row2(0, 1, 1000, 0, tokens, bits, nil) }
+	row := func(tokens, bits bitString) part { return next2(0, 0, tokens, bits, nil) }
 	follow := func(m expectation, ds ...int64) (frames [][]byte) {
 		tokens := tokens2(0, [3]int{0, vSame, vCode})
 		for i, d := range ds {
@@ -283,7 +301,7 @@ func modeVectors2() []vector {
 	}
 	simple, seven := seven()
 	row := func(tokens, bits bitString, sets ...any) []byte {
-		return after2(2, 1, 1, row2(0, 1, 1000, 0, tokens, bits, enc(sets...)))
+		return after2(2, 1, 1, next2(0, 0, tokens, bits, enc(sets...)))
 	}
 	one := func(name, kind, comment string, fields ...any) vector {
 		return bad(name, kind, comment, first2(1, sets(1), nil, fields...))
@@ -304,12 +322,12 @@ func modeVectors2() []vector {
 		ok("bits", "differences of the bits, which wrap around", first2(2, sets(2), nil, byte(16), math.Pi, byte(16), fixed(math.MaxUint64)),
 			row(tokens2(1, [3]int{0, vSame, vCode}), func() bitString { m := set(int64(math.Float64bits(math.Pi))); return m.code(1 << 33) }())),
 		ok("scale-ten", "a column gets three decimals: what it expects grows with it; it is near then, or code if it was no distance",
-			simple, scale(seven, 32|3, 0, slices.Concat(finer.code(25), near(0))), after2(3, 2, 1, row2(0, 1, 1000, 0, tokens2(1), finer.code(25), nil))),
+			simple, scale(seven, 32|3, 0, slices.Concat(finer.code(25), near(0))), after2(3, 2, 1, next2(0, 0, tokens2(1), finer.code(25), nil))),
 		ok("scale-two", "multiples of 4096 become multiples of 1",
 			first2(1, sets(1), nil, byte(32), byte(12), signed(3)), scale(pages, 32, 0, slices.Concat(halves.code(1), near(1))),
-			after2(3, 2, 1, row2(0, 1, 1000, 0, tokens2(1), slices.Concat(halves.code(1), near(0)), nil))),
+			after2(3, 2, 1, next2(0, 0, tokens2(1), slices.Concat(halves.code(1), near(0)), nil))),
 		ok("set-again", "a set takes the place of everything known of a column",
-			simple, row(sets(1), nil, byte(1), signed(5)), after2(3, 2, 1, row2(0, 1, 1000, 0, sets(1), nil, enc(byte(0), signed(0))))),
+			simple, row(sets(1), nil, byte(1), signed(5)), after2(3, 2, 1, next2(0, 0, sets(1), nil, enc(byte(0), signed(0))))),
 		one("mode-unknown", "malformed", "mode 0x80", byte(0x80), signed(1)),
 		one("mode-bits-power", "malformed", "bits with a power of ten", byte(17), fixed(1)),
 		one("mode-bits-shift", "malformed", "bits with a power of two", byte(48), byte(1), signed(1)),
@@ -337,23 +355,44 @@ func rowVectors2() []vector {
 		}
 		return b
 	}
+	grown := lists{values: []byte("c\x00"), names: []byte("__name__\x00"), numbers: []byte{1, 0}, flags: []byte{names}}.schema(2, 1, 0, 1)
 	exemplar := enc(1, 0, byte(2), labelList("id", "x"), 2.5, signed(-7))
 	histogram := enc(1, 0, byte(0), signed(0), 0.5, 1, signed(0), 1, 0, 0, 1, 0, signed(3), signed(1), 2.0, signed(2))
 	return []vector{
-		ok("times", "a row's time against that of the source's last row; parts have the same",
+		ok("times", "a row's time against that of the source's last row and its interval; of a row in parts only the first has one",
 			key2(2, append(one2(2), row2(0, 1, 1000, 0, sets(2), nil, ints(1, 2)),
-				row2(0, 1, 5000, ranged|more, sets(1), nil, ints(3), 0, 1), row2(0, 1, 0, ranged, sets(1), nil, ints(4), 1, 1))...),
-			after2(2, 2, 1, row2(0, 1, -1, 0, tokens2(2), nil, nil))),
-		ok("presence", "absent columns take no part and keep their state",
+				next2(5000, ranged|more, sets(1), nil, ints(3), 0, 1), rest2(ranged, sets(1), nil, ints(4), 1, 1))...),
+			after2(2, 2, 2, next2(-1, 0, tokens2(2), nil, nil), next2(0, 0, tokens2(2), nil, nil))),
+		ok("sources", "a row's source against the one behind that of the row before",
+			key2(2, plain(source(0, "a")), plain(source(1, "b")), plain(source(9, "c")), floats(1), row2(0, 1, 1000, 0, sets(1), nil, ints(1)),
+				row2(8, 1, 1000, 0, sets(1), nil, ints(2))),
+			after2(2, 2, 3, row2(-9, 1, 1000, 0, sets(1), nil, ints(3)), next2(0, 0, tokens2(1), nil, nil),
+				rowPart(tokens2(1), nil, nil, signed(7), byte(0), signed(0)))),
+		ok("schemas", "a row of a grown schema, whose columns keep their state, and one of the schema before, whose columns begin anew",
+			key2(1, append(one2(2), row2(0, 1, 1000, 0, sets(2), nil, ints(1, 2)))...),
+			after2(2, 1, 2, grown, row2(-1, 2, 0, 0, tokens2(0, [3]int{2, vSame, vSet}), nil, ints(3)), next2(0, 0, tokens2(3), nil, nil)),
+			after2(3, 3, 2, row2(-1, 1, 0, 0, tokens2(2), nil, nil), next2(0, 0, tokens2(2), nil, nil))),
+		ok("presence", "absent columns take no part and keep their state; without runs they stay absent",
 			key2(1, append(one2(3), row2(0, 1, 1000, presence, sets(2), nil, ints(1, 3), 1, 1, 1))...),
-			after2(2, 1, 1, row2(0, 1, 1000, 0, tokens2(3), nil, nil))),
+			after2(2, 1, 3, next2(0, 0, tokens2(2), nil, nil), next2(0, partial, tokens2(1), nil, nil, 1, 1), next2(0, 0, tokens2(2), nil, nil)),
+			after2(3, 4, 2, next2(0, presence, tokens2(3), nil, nil, 3), next2(0, 0, tokens2(3), nil, nil))),
+		ok("presence-grows", "new columns are present; columns that begin anew are",
+			key2(1, append(one2(2), row2(0, 1, 1000, presence, sets(1), nil, ints(1), 1, 1))...),
+			after2(2, 1, 2, grown, row2(-1, 2, 0, 0, tokens2(0, [3]int{1, vSame, vSet}), nil, ints(3)), next2(0, 0, tokens2(2), nil, nil)),
+			after2(3, 3, 1, row2(-1, 1, 0, 0, tokens2(2), nil, nil))),
+		ok("presence-parts", "parts with runs take the place of those of their columns, others leave them",
+			key2(1, append(one2(3), row2(0, 1, 1000, presence, sets(1), nil, ints(1), 0, 2, 1))...),
+			after2(2, 1, 1, next2(0, ranged|more, tokens2(0), nil, nil, 0, 1), rest2(ranged|presence, tokens2(1), nil, nil, 1, 2, 1, 1)),
+			after2(3, 2, 1, next2(0, 0, tokens2(1), nil, nil))),
 		ok("partial", "a list of columns; what it lacks keeps its state; an empty one",
-			key2(3, append(one2(3), row2(0, 1, 1000, 0, sets(3), nil, ints(1, 2, 3)), row2(0, 1, 1000, partial, sets(2), nil, ints(8, 9), 2, 0, 1),
-				row2(0, 1, 1000, partial, tokens2(0), nil, nil, 0))...)),
+			key2(3, append(one2(3), row2(0, 1, 1000, 0, sets(3), nil, ints(1, 2, 3)), next2(0, partial, sets(2), nil, ints(8, 9), 2, 0, 1),
+				next2(0, partial, tokens2(0), nil, nil, 0))...)),
 		ok("exemplars", "sparse parts stand behind the sets", key2(1, append(one2(1), row2(0, 1, 1000, exemplars|starts, sets(1), nil, ints(7)).with(exemplar, 1, 0, signed(500)))...)),
 		ok("histograms", "histogram columns have no token", key2(1, plain(source(0, "s")), named(1, 1), row2(0, 1, 1000, histograms, tokens2(0), nil, nil).with(histogram))),
-		bad("part-time", "malformed", "parts of different times",
-			key2(1, append(one2(2), row2(0, 1, 1000, ranged|more, sets(1), nil, ints(3), 0, 1), row2(0, 1, 1, ranged, sets(1), nil, ints(4), 1, 1))...)),
+		bad("part-schema", "malformed", "a part that names the schema of the row that it continues",
+			key2(1, append(one2(2), row2(0, 1, 1000, ranged|more, sets(1), nil, ints(3), 0, 1), rest2(ranged|newSchema, sets(1), nil, ints(4), 1, 1, 1))...)),
+		bad("row-source", "malformed", "the source behind the only one", key2(1, append(one2(1), row2(1, 1, 1000, 0, sets(1), nil, ints(7)))...)),
+		bad("row-schema", "malformed", "a schema that is not there", key2(1, append(one2(1), row2(0, 2, 1000, 0, sets(1), nil, ints(7)))...)),
 		bad("row-trailing", "malformed", "a byte behind the sets", key2(1, append(one2(1), row2(0, 1, 1000, 0, sets(1), nil, append(ints(7), 0)))...)),
 	}
 }
