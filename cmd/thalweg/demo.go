@@ -238,5 +238,8 @@ func (d *demo) explain(w io.Writer, nodes []*node.Node, dir string) {
 		fmt.Fprintf(w, "  all series %s/federate?match[]=%s\n", n.URL(), url.QueryEscape(`{__name__=~".+"}`))
 		fmt.Fprintf(w, "  targets up %s/federate?match[]=up\n", n.URL())
 	}
+	if len(nodes) > 1 {
+		fmt.Fprintf(w, "\nAll hubs have everything, and tell Prometheus which of them to take it from: %s/sd/hubs\n", nodes[0].URL())
+	}
 	fmt.Fprintf(w, "\nWith curl:  curl -g '%s/federate?match[]=up'\nStop with Ctrl-C.\n", nodes[0].URL())
 }
