@@ -27,6 +27,7 @@ type metrics struct {
 	readerBytes    prometheus.Counter
 	readerResets   *prometheus.CounterVec
 	readerResumes  prometheus.Counter
+	readerStalls   prometheus.Counter
 }
 
 func newMetrics(connection string) *metrics {
@@ -53,6 +54,7 @@ func newMetrics(connection string) *metrics {
 		readerBytes:    counter("reader_bytes_total", "Bytes of payload read from the stream."),
 		readerResets:   vector("reader_resets_total", "Positions in the stream that turned out void, by reason.", "reason"),
 		readerResumes:  counter("reader_subscriptions_total", "Subscriptions of readers to the stream, the first ones included."),
+		readerStalls:   counter("reader_stalls_total", "Subscriptions given up because messages that the stream held did not come."),
 	}
 	for _, outcome := range []string{outcomeStored, outcomeSequence, outcomeDoubtful, outcomeNotStored, outcomeRefused} {
 		m.publishes.WithLabelValues(outcome)
@@ -66,7 +68,7 @@ func newMetrics(connection string) *metrics {
 func (m *metrics) all() []prometheus.Collector {
 	return []prometheus.Collector{
 		m.connected, m.connects, m.denials, m.unsolicited, m.publishes, m.publishSeconds,
-		m.readerMessages, m.readerBytes, m.readerResets, m.readerResumes,
+		m.readerMessages, m.readerBytes, m.readerResets, m.readerResumes, m.readerStalls,
 	}
 }
 

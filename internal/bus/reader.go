@@ -83,6 +83,7 @@ type Reader struct {
 	known    Position // to be verified before anything is read
 	reading  bool     // the consumer has been of use
 	troubled bool     // Trouble was last called with an error
+	avoid    string   // server whose consumer stalled
 
 	mu       sync.Mutex
 	position Position
@@ -190,7 +191,7 @@ func (r *Reader) follow(ctx context.Context) error {
 	}
 	// The consumer is made first: if the stream is replaced before it is looked at, the consumer is gone, and if it
 	// was replaced before the consumer was made, the look tells.
-	s, err := r.conn.subscribe(ctx, r.options.Subjects, r.Position().Sequence, r.options.Start.Time)
+	s, err := r.subscribe(ctx)
 	if err != nil {
 		return err
 	}
@@ -205,6 +206,17 @@ func (r *Reader) follow(ctx context.Context) error {
 		run.target = min(run.target, end)
 	}
 	return run.loop(ctx)
+}
+
+// subscribe makes a consumer, and another one if it is where one has stalled: a cluster places them at random.
+func (r *Reader) subscribe(ctx context.Context) (*subscription, error) {
+	for attempt := 1; ; attempt++ {
+		s, err := r.conn.subscribe(ctx, r.options.Subjects, r.Position().Sequence, r.options.Start.Time)
+		if err != nil || s.server == "" || s.server != r.avoid || attempt == placements {
+			return s, err
+		}
+		s.close()
+	}
 }
 
 // verify reads the message at the position back, or at the one that is known. If it is no longer there, for another
@@ -262,10 +274,17 @@ func (r *Reader) void(p Position, reason ResetReason, detail string) error {
 	return errVoid
 }
 
-// How often an idle reader looks at the stream: until it has caught up or while it waits for its end, and later.
 const (
+	// How often a reader to whom nothing comes looks at the stream: until it has caught up or while it waits for its end,
+	// and later.
 	lookSoon = 500 * time.Millisecond
 	lookIdle = 10 * time.Second
+	// stallBeats is how many heartbeats a consumer may send, with no message between, after the stream was seen to have
+	// more. They come behind the messages, over the same connection, so a slow link is no stall; the first may have been
+	// sent before the consumer's server had the message.
+	stallBeats = 2
+	// placements is how many consumers are made to get one on another server than the one where a consumer stalled.
+	placements = 4
 )
 
 // run is a reader with a consumer.
@@ -275,6 +294,8 @@ type run struct {
 	created  time.Time
 	target   uint64 // what has to be delivered, if it matches, before CaughtUp
 	last     uint64 // last sequence of the stream when it was looked at
+	searched uint64 // up to here there was nothing to come behind the position
+	owed     uint64 // the first message that was seen to be still to come; 0 if none was seen
 	caughtUp bool
 }
 
@@ -288,9 +309,11 @@ func (r *run) loop(ctx context.Context) error {
 	look := time.NewTimer(lookSoon)
 	defer look.Stop()
 	for {
+		came := true
 		select {
 		case m := <-r.consumer.messages:
-			if err := r.take(ctx, m); err != nil {
+			var err error
+			if came, err = r.take(ctx, m); err != nil {
 				return err
 			}
 			r.consumer.silence.Reset(silenceMax)
@@ -305,38 +328,58 @@ func (r *run) loop(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		if r.caughtUp && r.options.End == 0 {
+		switch {
+		case !came: // a heartbeat is no reason to look later
+		case r.caughtUp && r.options.End == 0:
 			look.Reset(lookIdle)
-		} else {
+		default:
 			look.Reset(lookSoon)
 		}
 	}
 }
 
-// take handles what the consumer sent.
-func (r *run) take(ctx context.Context, raw *nats.Msg) error {
+// take handles what the consumer sent, and reports whether that was a message of the stream.
+func (r *run) take(ctx context.Context, raw *nats.Msg) (bool, error) {
 	m, err := r.consumer.receive(raw)
-	if err != nil || m == nil {
-		return err
+	if err != nil {
+		return false, err
+	}
+	if m == nil {
+		return false, r.checkStall()
 	}
 	end := r.options.End
 	if end > 0 && m.Sequence > end {
-		return errEndReached
+		return true, errEndReached
 	}
 	if err := r.options.Handle(*m); err != nil {
-		return &handlerError{sequence: m.Sequence, err: err}
+		return true, &handlerError{sequence: m.Sequence, err: err}
 	}
 	r.setPosition(Position{Created: r.created, Sequence: m.Sequence, Checksum: m.checksum()})
+	r.owed = 0
 	r.reads()
 	r.conn.metrics.readerMessages.Inc()
 	r.conn.metrics.readerBytes.Add(float64(len(m.Payload)))
 	if err := r.progress(ctx, m.Pending); err != nil {
-		return err
+		return true, err
 	}
 	if m.Sequence == end {
-		return errEndReached
+		return true, errEndReached
 	}
-	return nil
+	return true, nil
+}
+
+// checkStall gives a consumer up that lives and delivers nothing of what the stream holds. In a cluster that happens to
+// those on a server whose copy of the stream no longer follows the leader.
+func (r *run) checkStall() error {
+	if r.owed == 0 || r.consumer.beats < stallBeats {
+		return nil
+	}
+	r.conn.metrics.readerStalls.Inc()
+	err := fmt.Errorf("%w: message %d is still to come", errStalled, r.owed)
+	if r.avoid = r.consumer.server; r.avoid != "" {
+		err = fmt.Errorf("consumer on server %q: %w", r.avoid, err)
+	}
+	return err
 }
 
 // progress reports catching up, once.
@@ -361,24 +404,38 @@ func (r *run) progress(ctx context.Context, pending uint64) error {
 	return nil
 }
 
-// reached asks the stream's leader whether nothing up to the target is still to come. The consumer cannot know: its
-// server may lag behind the leader.
+// reached reports whether nothing up to the target, which is not behind the end of the stream, is still to come.
 func (r *run) reached(ctx context.Context, target uint64) (bool, error) {
-	from := max(r.Position().Sequence+1, r.consumer.first)
-	if from > target {
-		return true, nil
+	if err := r.search(ctx, target); err != nil {
+		return false, err
 	}
+	return r.owed == 0 || r.owed > target, nil
+}
+
+// search asks the stream's leader for the first message up to a sequence that is still to come, unless one is known.
+// The consumer cannot know: its server may lag behind the leader.
+func (r *run) search(ctx context.Context, upTo uint64) error {
+	from := max(r.Position().Sequence, r.searched, r.consumer.first-1) + 1
+	if r.owed > 0 || from > upTo {
+		return nil
+	}
+	first := uint64(0)
 	for _, subject := range r.options.Subjects {
 		m, err := r.conn.storedMessage(ctx, from, subject)
 		switch {
 		case errors.Is(err, ErrNoMessage):
 		case err != nil:
-			return false, err
-		case m.Sequence <= target:
-			return false, nil
+			return err
+		case m.Sequence <= upTo && (first == 0 || m.Sequence < first):
+			first = m.Sequence
 		}
 	}
-	return true, nil
+	r.owed, r.consumer.beats = first, 0
+	r.searched = upTo
+	if first > 0 {
+		r.searched = first - 1
+	}
+	return nil
 }
 
 // look compares position and stream while nothing comes.
@@ -394,6 +451,12 @@ func (r *run) look(ctx context.Context) error {
 		return err
 	}
 	r.last = info.State.LastSeq
+	if r.owed < info.State.FirstSeq { // it is no longer there
+		r.owed = 0
+	}
+	if err := r.search(ctx, r.last); err != nil {
+		return err
+	}
 	if err := r.progress(ctx, 0); err != nil {
 		return err
 	}

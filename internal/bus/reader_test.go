@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/bus/bustest"
@@ -368,6 +369,50 @@ func TestReaderSurvivesDeletedConsumer(t *testing.T) {
 		info, err := s.Info(t.Context())
 		return err == nil && info.State.Consumers == 0
 	})
+}
+
+// TestReaderOfStalledConsumer: a consumer that sends heartbeats and nothing else, as one does on a server of a cluster
+// whose copy of the stream follows no more, is replaced by another. One that has nothing to deliver is not.
+func TestReaderOfStalledConsumer(t *testing.T) {
+	t.Parallel()
+	server := bustest.NewServer(t)
+	hub := bustest.Hub(t, server)
+	a, b := newPublisher(t, hub, "a", bus.Live), newPublisher(t, hub, "b", bus.Live)
+	reader := bustest.Connected(t, bus.Options{Config: bustest.Config(server.URL())})
+	idle := bustest.Connected(t, bus.Options{Config: bustest.Config(server.URL())})
+	other := read(t, idle, bus.ReaderOptions{Subjects: []string{b.subject}})
+	other.expect(caughtUp)
+	a.send("1")
+	r := read(t, reader, bus.ReaderOptions{Subjects: []string{a.subject}})
+	r.expect("1", caughtUp)
+	s := stream(t, rawHub(t, server))
+	for info := range s.ListConsumers(t.Context()).Info() {
+		if !slices.Contains(info.Config.FilterSubjects, a.subject) && info.Config.FilterSubject != a.subject {
+			continue
+		}
+		if _, err := s.PauseConsumer(t.Context(), info.Name, time.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.send("2", "3")
+	r.expect("1", caughtUp, "2", "3", caughtUp)
+	for conn, want := range map[*bus.Conn]float64{reader: 1, idle: 0} {
+		if got := stalls(t, conn); got != want {
+			t.Errorf("%v stalls are counted, want %v", got, want)
+		}
+	}
+	other.expect(caughtUp)
+}
+
+func stalls(t *testing.T, c *bus.Conn) float64 {
+	t.Helper()
+	for _, collector := range c.Metrics() {
+		if testutil.CollectAndCount(collector, "thalweg_bus_reader_stalls_total") > 0 {
+			return testutil.ToFloat64(collector)
+		}
+	}
+	t.Fatal("stalls are not counted")
+	return 0
 }
 
 func TestReaderOfRecreatedStream(t *testing.T) {

@@ -29,12 +29,14 @@ var (
 	errSilent    = errors.New("no sign of the consumer")
 	errGap       = errors.New("a message was lost on the way")
 	errRecreated = errors.New("the stream was recreated")
+	errStalled   = errors.New("the consumer does not deliver what the stream holds")
 )
 
 // subscription is an ephemeral consumer of the stream and the requests that pull from it. It belongs to one goroutine.
 type subscription struct {
 	conn     *Conn
 	consumer string
+	server   string // that has the consumer; "" if it is not one of a cluster
 	inbox    string
 	messages chan *nats.Msg
 	sub      *nats.Subscription
@@ -44,6 +46,7 @@ type subscription struct {
 	pending uint64 // matching messages when it was made
 	next    uint64 // consumer sequence of the next message
 	pulled  int    // messages still to come of the outstanding request
+	beats   int    // heartbeats since the last message, or since it was set to 0
 }
 
 // subscribe makes a consumer that begins behind a sequence or, if that is 0, at a time or, if that is zero, with the
@@ -90,6 +93,9 @@ func (c *Conn) subscribe(ctx context.Context, subjects []string, behind uint64, 
 	}
 	s.first = answer.Delivered.Stream + 1
 	s.pending = answer.NumPending
+	if answer.Cluster != nil {
+		s.server = answer.Cluster.Leader
+	}
 	var err error
 	if s.sub, err = c.nc.ChanSubscribe(s.inbox, s.messages); err != nil {
 		s.delete()
@@ -149,6 +155,7 @@ func (s *subscription) receive(raw *nats.Msg) (*Message, error) {
 		return nil, fmt.Errorf("%w: got number %d of the consumer, want %d", errGap, meta.Sequence.Consumer, s.next)
 	}
 	s.next++
+	s.beats = 0
 	if s.pulled--; s.pulled == 0 {
 		if err := s.pull(); err != nil {
 			return nil, err
@@ -166,8 +173,10 @@ func (s *subscription) receive(raw *nats.Msg) (*Message, error) {
 // status handles a message that is none.
 func (s *subscription) status(code, description string) error {
 	switch {
-	case code == "100", // heartbeat
-		code == "409" && description == "Batch Completed": // follows the last message of a request, counted already
+	case code == "100": // heartbeat
+		s.beats++
+		return nil
+	case code == "409" && description == "Batch Completed": // follows the last message of a request, counted already
 		return nil
 	case code == "404", code == "408", // the request has expired
 		code == "409" && description == "Message Size Exceeds MaxBytes": // it has no room for the next message
