@@ -44,7 +44,7 @@ func (e *Enrolment) Enrol(ctx context.Context, t *Token) (*Credential, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := e.vacant(t.Site, c); err != nil {
+	if err := e.vacant(); err != nil {
 		return nil, err
 	}
 	if t.JWT != "" {
@@ -163,7 +163,7 @@ func (e *Enrolment) NewKey(site string) (*Credential, error) {
 	if c != nil || err != nil {
 		return c, err // asked for again
 	}
-	if err := e.vacant(site, nil); err != nil {
+	if err := e.vacant(); err != nil {
 		return nil, err
 	}
 	if c, err = newCredential(site); err != nil {
@@ -188,7 +188,7 @@ func (e *Enrolment) pending(site string) (*Credential, error) {
 }
 
 // vacant refuses to replace a credential unasked.
-func (e *Enrolment) vacant(site string, begun *Credential) error {
+func (e *Enrolment) vacant() error {
 	if e.Force {
 		return nil
 	}
@@ -238,7 +238,7 @@ func (e *Enrolment) connect(ctx context.Context, o bus.Options) (*bus.Conn, erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectPatience)
 	defer cancel()
-	var refused <-chan time.Time // closed for who was let in, or has not been refused
+	var refused <-chan time.Time // nil until the first refusal
 	for {
 		state, changed := conn.Watch()
 		if state.Connected {

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/http"
 	"time"
 
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/config"
 	"github.com/thalweg/thalweg/internal/identity"
+	"github.com/thalweg/thalweg/internal/telemetry"
 	"github.com/thalweg/thalweg/internal/web"
 )
 
@@ -18,10 +21,13 @@ var errNoServer = errors.New("no NATS server runs in this process: ask the one i
 
 // webCredentials connects the API about credentials with the registry of the embedded server.
 func (n *Node) webCredentials() *web.Credentials {
+	repeats := telemetry.NewRepeats(n.log.Logger, time.Minute)
 	return &web.Credentials{
 		Administrator: n.administrator,
 		Refused: func(r *http.Request, why error) {
-			n.log.Warn("request refused", "audit", "admin_refused", "method", r.Method, "path", r.URL.Path, "address", r.RemoteAddr, "reason", why)
+			host, _, _ := net.SplitHostPort(r.RemoteAddr)
+			repeats.Log(slog.LevelWarn, host, "request refused", slog.String("audit", "admin_refused"), slog.String("method", r.Method),
+				slog.String("path", r.URL.Path), slog.String("address", r.RemoteAddr), slog.Any("reason", why))
 		},
 		Invite: n.invite,
 		Revoke: func(ctx context.Context, site, key, by string) (web.Revocation, error) {
