@@ -1,9 +1,46 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/fstest"
+
+	"github.com/thalweg/thalweg/internal/config"
 )
+
+func TestGCPercent(t *testing.T) {
+	const elsewhere = "nats: {urls: ['nats://127.0.0.1:4222']}\n"
+	for name, c := range map[string]struct {
+		config      string
+		environment string
+		percent     int
+		ok          bool
+	}{
+		"edge alone":                   {config: elsewhere + "edge: {}", percent: edgePercent, ok: true},
+		"the environment says it":      {config: elsewhere + "edge: {}", environment: "100"},
+		"the environment says off":     {config: elsewhere + "edge: {}", environment: "off"},
+		"hub alone":                    {config: elsewhere + "hub: {}"},
+		"edge and hub":                 {config: elsewhere + "edge: {}\nhub: {}"},
+		"edge with an embedded server": {config: "nats: {embedded: {}}\nedge: {}"},
+		"edge whose server is implied": {config: "edge: {}"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			file := filepath.Join(dir, "thalweg.yml")
+			if err := os.WriteFile(file, []byte(c.config), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			cfg, err := config.Load(file, dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if percent, ok := gcPercent(cfg, c.environment); percent != c.percent || ok != c.ok {
+				t.Errorf("%d, %v, want %d, %v", percent, ok, c.percent, c.ok)
+			}
+		})
+	}
+}
 
 func TestCgroupMemory(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -58,7 +58,7 @@ func run(ctx context.Context, o node.Options, logOptions telemetry.LogOptions, s
 		return &usageError{err}
 	}
 	defer func() { err = errors.Join(err, o.Log.Close()) }()
-	limitMemory(o.Log.Logger)
+	tuneMemory(o.Config, o.Log.Logger)
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	n, err := node.New(o)
