@@ -158,6 +158,9 @@ func (c *Config) SetDirectory(dir string) {
 	if c.Hub != nil && c.Hub.NATS != nil {
 		c.Hub.NATS.SetDirectory(dir)
 	}
+	if c.Hub != nil && c.Hub.Telemeter != nil {
+		c.Hub.Telemeter.SetDirectory(dir)
+	}
 }
 
 // readMatchFile adds the selectors of match_file to match.

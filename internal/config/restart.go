@@ -12,6 +12,8 @@ var reloadable = []string{
 	"edge.scrape_configs", "edge.match", "edge.match_file", "edge.relabel_configs", "edge.required_labels", "edge.anonymize", "edge.limits",
 	"edge.flush_interval", "edge.keyframe_interval", "edge.recovery",
 	"hub.lookback", "hub.site_label", "hub.on_conflict", "hub.federate", "hub.match", "hub.required_labels", "hub.views", "hub.limits", "hub.sites", "hub.strict_sites",
+	"hub.telemeter.label", "hub.telemeter.tokens_file", "hub.telemeter.authorize_url", "hub.telemeter.token_ttl",
+	"hub.telemeter.rate_limit", "hub.telemeter.limit_bytes", "hub.telemeter.ttl", "hub.telemeter.match",
 }
 
 // NeedsRestart returns the keys in which two configurations differ and that a running process cannot take over, in the

@@ -14,7 +14,7 @@ import (
 var later = []string{
 	"gateway", "nats_exporter",
 	"edge.receive",
-	"hub.receive", "hub.remote_write", "hub.pushgateway", "hub.telemeter",
+	"hub.receive", "hub.remote_write", "hub.pushgateway",
 }
 
 // elsewhere explains keys that people bring along from Prometheus.

@@ -12,6 +12,7 @@ import (
 	"github.com/thalweg/thalweg/internal/lane"
 	"github.com/thalweg/thalweg/internal/pipeline"
 	"github.com/thalweg/thalweg/internal/store"
+	"github.com/thalweg/thalweg/internal/telemeter"
 )
 
 // Config of the process at the centre.
@@ -42,6 +43,8 @@ type Config struct {
 	Sites map[string]Site `yaml:"sites"`
 	// Refuse sites that are not listed in sites.
 	StrictSites bool `yaml:"strict_sites"`
+	// Endpoints for telemeter clients, each of which becomes a site. Absent: there are none.
+	Telemeter *telemeter.Config `yaml:"telemeter"`
 }
 
 // Limits bound what one site may use at a hub.
@@ -167,6 +170,24 @@ func (c *Config) Validate() error {
 	}
 	if c.StrictSites && len(c.Sites) == 0 {
 		errs = append(errs, errors.New("strict_sites: would refuse everybody, sites is empty"))
+	}
+	errs = append(errs, c.validateTelemeter())
+	return errors.Join(errs...)
+}
+
+func (c *Config) validateTelemeter() error {
+	if c.Telemeter == nil {
+		return nil
+	}
+	var errs []error
+	if joined, ok := c.Telemeter.Validate().(interface{ Unwrap() []error }); ok {
+		errs = joined.Unwrap()
+	}
+	if c.Telemeter.Label == c.Store.SiteLabel {
+		errs = append(errs, fmt.Errorf("label: %q is hub.site_label too", c.Telemeter.Label))
+	}
+	for i, err := range errs {
+		errs[i] = fmt.Errorf("telemeter.%w", err)
 	}
 	return errors.Join(errs...)
 }

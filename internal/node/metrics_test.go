@@ -65,7 +65,7 @@ func TestMetricsDocument(t *testing.T) {
 			return complete(found)
 		})
 	}
-	collect(fmt.Sprintf("site: all\ndata_dir: %q\nnats: {embedded: {listen: '127.0.0.1:0'}}\nhub: {}\nedge: {}\n", filepath.Join(dir, "a")),
+	collect(fmt.Sprintf("site: all\ndata_dir: %q\nnats: {embedded: {listen: '127.0.0.1:0'}}\nhub: {telemeter: {authorize_url: 'http://127.0.0.1:1'}}\nedge: {}\n", filepath.Join(dir, "a")),
 		func(f map[string]*dto.MetricFamily) bool {
 			return f["thalweg_site_clock_skew_seconds"] != nil && f["thalweg_store_series"] != nil
 		})

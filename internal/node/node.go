@@ -53,8 +53,10 @@ type Node struct {
 	conns  []*bus.Conn
 	edge   *edgeRole // nil where the role is off
 	hub    *hubRole
-	web    *web.Server
-	scheme string // of the web listener
+	// telemeter is nil where the hub takes no pushes.
+	telemeter *telemeterRole
+	web       *web.Server
+	scheme    string // of the web listener
 	// outside is the web listener's URL for other machines.
 	outside string
 
@@ -107,6 +109,11 @@ func New(o Options) (_ *Node, err error) {
 			return nil, fmt.Errorf("start hub: %w", err)
 		}
 	}
+	if o.Config.Hub != nil && o.Config.Hub.Telemeter != nil {
+		if n.telemeter, err = n.newTelemeter(handlers); err != nil {
+			return nil, fmt.Errorf("start hub.telemeter: %w", err)
+		}
+	}
 	if o.Config.Edge != nil {
 		if n.edge, err = n.newEdge(handlers); err != nil {
 			return nil, fmt.Errorf("start edge: %w", err)
@@ -157,7 +164,13 @@ func (n *Node) startServer() error {
 
 // connect makes a connection of a role. A site's name makes it an edge's, otherwise it is a hub's.
 func (n *Node) connect(c bus.Config, name, site string) (*bus.Conn, error) {
-	o := bus.Options{Config: c, Site: site, Name: name, Logger: n.log.With("connection", name)}
+	return n.dial(bus.Options{Config: c, Site: site, Name: name})
+}
+
+// dial is connect with further options.
+func (n *Node) dial(o bus.Options) (*bus.Conn, error) {
+	c, site := &o.Config, o.Site
+	o.Logger = n.log.With("connection", o.Name)
 	if c.CredentialFile != "" {
 		o.Login, o.LoginSource = identity.Login(c.CredentialFile, site), "credential "+c.CredentialFile
 	}
@@ -216,6 +229,9 @@ func (n *Node) Run(ctx context.Context) error {
 		before(stage("stream keeper", n.keepStream))
 	}
 	before(stage("web", n.web.Run))
+	if n.telemeter != nil {
+		before(stage("telemeter", n.telemeter.run))
+	}
 	before(stage("conditions", n.keepConditions))
 	if n.hub != nil {
 		before(stage("hub", n.hub.hub.Run))
@@ -264,6 +280,9 @@ func (n *Node) close() {
 		if err := n.edge.edge.Close(); err != nil {
 			n.log.Error("close outbox", "err", err)
 		}
+	}
+	if n.telemeter != nil {
+		n.telemeter.close()
 	}
 	if n.web != nil {
 		_ = n.web.Close() // closed already after Run

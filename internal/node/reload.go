@@ -49,6 +49,12 @@ func (n *Node) reload(ctx context.Context) error {
 			return fmt.Errorf("apply to hub: %w", err)
 		}
 	}
+	useTelemeter := func() {}
+	if n.telemeter != nil && wanted.Hub.Telemeter != nil {
+		if useTelemeter, err = n.telemeter.prepare(wanted); err != nil {
+			return fmt.Errorf("apply to hub.telemeter: %w", err)
+		}
+	}
 	if n.server != nil {
 		if err := n.server.Reload(); err != nil {
 			return fmt.Errorf("apply to NATS server: %w", err)
@@ -66,6 +72,7 @@ func (n *Node) reload(ctx context.Context) error {
 			return fmt.Errorf("apply to hub: %w", err)
 		}
 	}
+	useTelemeter()
 	n.use(wanted)
 	n.note(rest)
 	if len(rest) > 0 {

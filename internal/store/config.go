@@ -15,7 +15,7 @@ type Config struct {
 	// What happens to a series that has the site label already. export: its label is renamed to exported_site. drop:
 	// the series is dropped. reject: the whole row is refused. Dropped and refused ones are counted.
 	OnConflict OnConflict `yaml:"on_conflict"`
-	// A series whose newest sample is older than this is not served.
+	// A series whose newest sample is older than this is not served, unless three intervals of its target are longer.
 	Lookback model.Duration `yaml:"lookback"`
 }
 

@@ -126,7 +126,7 @@ func (o *oracle) query(sets [][]*labels.Matcher, now int64) map[string][]oracleS
 				return !slices.ContainsFunc(set, func(m *labels.Matcher) bool { return !m.Matches(ls.Get(m.Name)) })
 			}
 			if !ok || !slices.ContainsFunc(sets, matches) ||
-				sample.t < now-time.Duration(o.config.Lookback).Milliseconds() || sample.t > now+store.FutureBound.Milliseconds() {
+				sample.t < now-o.retention(s.source) || sample.t > now+store.FutureBound.Milliseconds() {
 				continue
 			}
 			key := ls.String()

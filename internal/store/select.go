@@ -15,7 +15,8 @@ import (
 type Query struct {
 	// Matchers select the union of what each set selects. An empty set selects nothing.
 	Matchers [][]*labels.Matcher
-	// Now is the store's clock in ms. Samples from the lookback before it to FutureBound behind it are seen.
+	// Now is the store's clock in ms. Samples from the lookback before it, or three intervals of their
+	// source if that is longer, to FutureBound behind it are seen.
 	Now int64
 	// Grouping of the series into families.
 	Grouping Grouping

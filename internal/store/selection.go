@@ -409,7 +409,8 @@ func (sel *selection) collect(p *part, i int, picks []pick) {
 	if src.index != p.view.index || src.base != from.base {
 		return // ended, or goes by another schema or other labels now
 	}
-	if src.times == nil && (src.time < sel.mint || src.time > sel.maxt) {
+	mint := sel.mint - sel.store.patience(src.origin).Milliseconds()
+	if src.times == nil && (src.time < mint || src.time > sel.maxt) {
 		return
 	}
 	has := sel.has(p.view, i)
@@ -419,7 +420,7 @@ func (sel *selection) collect(p *part, i int, picks []pick) {
 			continue
 		}
 		t := src.timeOf(pk.number)
-		if t < sel.mint || t > sel.maxt {
+		if t < mint || t > sel.maxt {
 			continue
 		}
 		r := Series{T: t, pick: pk, from: from}

@@ -313,7 +313,13 @@ func (s *Store) end(src *source) {
 
 // retention is how long a source may be silent before it is forgotten.
 func (s *Store) retention(src *series.Source) time.Duration {
-	return max(3*min(src.Interval, maxRetention/3), time.Duration(s.config.Lookback))
+	return time.Duration(s.config.Lookback) + s.patience(src)
+}
+
+// patience is how much longer than the lookback a source may be silent: three intervals are not more than is expected of
+// it.
+func (s *Store) patience(src *series.Source) time.Duration {
+	return max(3*min(src.Interval, maxRetention/3)-time.Duration(s.config.Lookback), 0)
 }
 
 // Expire frees the memory of the sources that are silent for three of their intervals, at least for the lookback, and

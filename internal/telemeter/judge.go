@@ -37,13 +37,11 @@ const (
 
 // Reasons are all of them.
 func Reasons() []Reason {
-	all := []Reason{badName, badType, badLabels, badHistogram, tooOld}
-	for _, r := range pipeline.Reasons() {
-		if r != pipeline.TooManyLabels { // which is spelled as badLabels
-			all = append(all, Reason(r))
-		}
+	all := []Reason{badName, badType, badLabels, badHistogram, tooOld, collision}
+	for _, r := range []pipeline.Reason{pipeline.NoMatch, pipeline.RequiredLabel, pipeline.LongName, pipeline.LongValue} {
+		all = append(all, Reason(r))
 	}
-	return all
+	return all // pipeline.TooManyLabels is spelled as badLabels
 }
 
 // verdict is what becomes of a family.

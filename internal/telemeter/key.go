@@ -88,6 +88,12 @@ func keyOf(private any) (*Key, error) {
 	return nil, fmt.Errorf("a key of type %T, neither RSA nor EC", private)
 }
 
+// Equal reports whether both are the same key.
+func (k *Key) Equal(o *Key) bool {
+	public, ok := k.private.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && public.Equal(o.private.Public())
+}
+
 // Encode returns what ParseKey takes.
 func (k *Key) Encode() ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(k.private)

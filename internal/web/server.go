@@ -91,16 +91,20 @@ func New(o Options) (*Server, error) {
 		configFile: o.ConfigFile,
 		log:        o.Logger,
 		metrics:    m,
-		http: &http.Server{
-			Handler:           routes(&o, m),
-			ReadHeaderTimeout: 10 * time.Second,
-			ReadTimeout:       readTimeout,
-			IdleTimeout:       idleTimeout,
-			MaxHeaderBytes:    maxHeaderBytes,
-			// There is no WriteTimeout: answers of /federate and profiles take as long as they take.
-			ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
-		},
+		http:       newHTTP(routes(&o, m), o.Logger),
 	}, nil
+}
+
+func newHTTP(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       readTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		// There is no WriteTimeout: answers of /federate and profiles take as long as they take.
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
 }
 
 // Addr is the address of the listener.
