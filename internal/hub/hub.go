@@ -62,7 +62,10 @@ type Options struct {
 	// Refuse closes the connections of a site and refuses it for a while, where that is possible. Called when a site
 	// sends far more than it may; nil: what it sends is dropped, no more.
 	Refuse func(site string, d time.Duration)
-	Now    func() time.Time
+	// StreamBytes is what the stream holds at most. When that is nearly reached, the oldest messages of a site that
+	// holds more than its share are deleted; 0: nobody's are.
+	StreamBytes int64
+	Now         func() time.Time
 }
 
 // Hub reads the lanes of all its sites. All methods are safe for concurrent use.
@@ -85,6 +88,7 @@ type Hub struct {
 	// retention of the stream.
 	retention time.Duration
 
+	purges       chan excess
 	caughtUp     chan struct{}
 	caughtUpOnce sync.Once
 
@@ -95,6 +99,7 @@ type Hub struct {
 	receiver   *lane.Receiver
 	guards     *guards
 	meter      *meter
+	shares     *shares
 	lastRow    map[string]int64 // by site: when the last row was applied, by this clock
 	catchingUp bool             // the tail reader has not reached the head since it began
 	caughtUpAt uint64           // the last sequence that it had read when it did; 0: none
@@ -114,7 +119,8 @@ func New(o Options) (*Hub, error) {
 	h := &Hub{
 		name: o.Name, conn: o.Conn, store: o.Store, catalog: o.Catalog, scratch: &frame.Scratch{}, log: o.Logger, now: o.Now, refuse: o.Refuse, config: o.Config,
 		repeats: telemetry.NewRepeats(o.Logger, repeatEvery), retention: o.Retention, caughtUp: make(chan struct{}),
-		lastRow: map[string]int64{}, meter: newMeter(), problem: "starting", dir: o.Dir, catchingUp: true,
+		lastRow: map[string]int64{}, meter: newMeter(), shares: newShares(o.StreamBytes, o.Retention),
+		purges: make(chan excess, purgeQueue), problem: "starting", dir: o.Dir, catchingUp: true,
 	}
 	h.metrics = newMetrics(h)
 	h.control = newControl(h)
@@ -245,6 +251,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	parts.Go(func() { h.keepExpiring(ctx) })
 	parts.Go(func() { h.history.run(ctx) })
 	parts.Go(func() { h.keepLedgers(ctx) })
+	parts.Go(func() { h.keepPurging(ctx) })
 	var err error
 	select {
 	case <-usable:
@@ -320,6 +327,7 @@ func (h *Hub) forgetSites() {
 		delete(h.lastRow, site)
 		delete(h.guards.sites, site)
 		h.meter.forget(site)
+		h.shares.forget(site)
 		h.log.Info("site was silent for long and is forgotten", slog.String("site", site))
 	})
 	// What is missing is told for as long as of others, and who comes back after a long outage has its horizon.

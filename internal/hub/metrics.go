@@ -12,7 +12,7 @@ import (
 
 type metrics struct {
 	messages, bytes, frames, problems, keyframeRequests, refused, refusedRows, lost *prometheus.CounterVec
-	rows, samples, saveErrors, floods                                               prometheus.Counter
+	rows, samples, saveErrors, floods, purged                                       prometheus.Counter
 	delay                                                                           prometheus.Histogram
 	state                                                                           stateCollector
 }
@@ -58,6 +58,7 @@ func newMetrics(h *Hub) *metrics {
 		lost:             vector("lost_rows_total", "Rows that were found to be lost for good, by cause. A gap that a restart of the hub finds again is not counted again.", "cause", causes...),
 		saveErrors:       counter("ledger_save_errors_total", "Attempts to save what is known of missing rows that failed."),
 		floods:           counter("floods_total", "Times a site sent far more than bytes_per_second and was refused for a while."),
+		purged:           counter("purged_messages_total", "Messages that were deleted because their site held more than its share of the stream."),
 		rows:             counter("rows_total", "Rows that came for the first time."),
 		samples:          counter("samples_total", "Samples that came for the first time."),
 		delay: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -70,7 +71,7 @@ func newMetrics(h *Hub) *metrics {
 
 func (m *metrics) all() []prometheus.Collector {
 	return []prometheus.Collector{
-		m.messages, m.bytes, m.frames, m.problems, m.keyframeRequests, m.refused, m.refusedRows, m.lost, m.floods, m.rows, m.samples, m.saveErrors, m.delay, m.state,
+		m.messages, m.bytes, m.frames, m.problems, m.keyframeRequests, m.refused, m.refusedRows, m.lost, m.floods, m.purged, m.rows, m.samples, m.saveErrors, m.delay, m.state,
 	}
 }
 

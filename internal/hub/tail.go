@@ -87,6 +87,7 @@ func (h *Hub) readTail(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.receiver.Restart()
+	h.shares = newShares(h.shares.maxBytes, h.shares.maxAge)
 	h.catchingUp = true
 	h.ledgers.incomplete()
 	return err
@@ -139,6 +140,9 @@ func (h *Hub) step(m bus.Message) {
 		h.receiver.Step(message, handler)
 	} else {
 		h.receiver.TurnAway(message, errBytes, handler)
+	}
+	if before := h.shares.add(site, m.Sequence, v.at, len(m.Payload)); before > 0 {
+		h.wantPurge(site, before)
 	}
 	h.tail = tailPlace{m.Time, m.Pending}
 	h.ledgers.reach(v.at)

@@ -41,10 +41,14 @@ func (n *Node) newHub(handlers map[string]http.Handler) (*hubRole, error) {
 	if n.server != nil && c.Hub.NATS == nil { // who runs an external server has to cut a site off there
 		refuse = n.server.Refuse
 	}
+	var streamBytes int64
+	if stream := c.HubClient().Stream; stream.Manage {
+		streamBytes = int64(stream.MaxBytes)
+	}
 	r.hub, err = hub.New(hub.Options{
 		Config: c.Hub.Config, Name: cmp.Or(c.Hub.Name, c.Site), Conn: r.conn, Store: r.store, Catalog: n.catalog,
 		Logger: n.log.With("component", "hub"), Dir: filepath.Join(c.DataDir, "hub"), URL: n.outside,
-		Retention: time.Duration(c.HubClient().Stream.MaxAge), Refuse: refuse,
+		Retention: time.Duration(c.HubClient().Stream.MaxAge), Refuse: refuse, StreamBytes: streamBytes,
 	})
 	if err != nil {
 		return nil, err
