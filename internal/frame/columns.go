@@ -6,7 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -29,8 +29,8 @@ const (
 
 // columnLister writes the columns of a schema block.
 type columnLister struct {
-	lists [columnLists][]byte
-	bases []string // scratch
+	lists          [columnLists][]byte
+	labels, before []labels.Label // of the column that was added last, and of the one before it
 }
 
 func (w *columnLister) reset() {
@@ -68,28 +68,27 @@ func (w *columnLister) add(c, prev *series.Column) {
 		w.text(listHelp, f.Help)
 		w.text(listUnits, f.Unit)
 	}
-	w.bases = w.bases[:0]
-	if prev == nil || !sameNames(c.Labels, prev.Labels) {
+	w.before, w.labels = w.labels, w.before[:0]
+	c.Labels.Range(func(l labels.Label) { w.labels = append(w.labels, l) })
+	if prev == nil || !slices.EqualFunc(w.labels, w.before, func(a, b labels.Label) bool { return a.Name == b.Name }) {
 		flags |= columnNames
-		w.number(c.Labels.Len())
-		c.Labels.Range(func(l labels.Label) { w.text(listNames, l.Name) })
-	} else {
-		prev.Labels.Range(func(l labels.Label) { w.bases = append(w.bases, l.Value) })
+		w.number(len(w.labels))
+		for i := range w.labels {
+			w.text(listNames, w.labels[i].Name)
+		}
 	}
 	w.lists[listFlags] = append(w.lists[listFlags], flags)
-	i := 0
-	c.Labels.Range(func(l labels.Label) {
-		base := ""
+	for i := range w.labels {
+		l, base := &w.labels[i], ""
 		if l.Name == model.MetricNameLabel {
 			base = f.Name
 		} else if flags&columnNames == 0 {
-			base = w.bases[i]
+			base = w.before[i].Value
 		}
-		i++
 		shared := commonPrefix(l.Value, base)
 		w.number(len(base) - shared)
 		w.text(listValues, l.Value[shared:])
-	})
+	}
 }
 
 // readColumns reads n columns and charges them. builder is scratch.
@@ -197,15 +196,23 @@ const (
 )
 
 func appendText(dst []byte, s string) []byte {
-	for {
-		at := strings.IndexAny(s, "\x00\x01")
-		if at < 0 {
-			return append(append(dst, s...), textEnd)
+	for i := range len(s) {
+		if s[i] <= textEscape {
+			return appendEscaped(dst, s)
 		}
-		dst = append(dst, s[:at]...)
-		dst = append(dst, textEscape, textEscape+s[at])
-		s = s[at+1:]
 	}
+	return append(append(dst, s...), textEnd)
+}
+
+func appendEscaped(dst []byte, s string) []byte {
+	for i := range len(s) {
+		if s[i] <= textEscape {
+			dst = append(dst, textEscape, textEscape+s[i])
+		} else {
+			dst = append(dst, s[i])
+		}
+	}
+	return append(dst, textEnd)
 }
 
 func (r *reader) text() string {

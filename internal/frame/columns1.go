@@ -48,6 +48,20 @@ func appendColumn1(dst []byte, c, prev *series.Column) []byte {
 	return dst
 }
 
+func sameNames(a, b labels.Labels) bool {
+	if a.Len() != b.Len() {
+		return false
+	}
+	names := make([]string, 0, 8)
+	a.Range(func(l labels.Label) { names = append(names, l.Name) })
+	i, same := 0, true
+	b.Range(func(l labels.Label) {
+		same = same && names[i] == l.Name
+		i++
+	})
+	return same
+}
+
 // readColumns1 reads n column definitions and charges them. builder is scratch.
 func readColumns1(r *reader, n int, builder *labels.ScratchBuilder) []series.Column {
 	columns := make([]series.Column, 0, n)

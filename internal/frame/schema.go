@@ -80,20 +80,6 @@ func (e *Encoder) emitSchema(dst [][]byte, id, parent uint64, columns []series.C
 // minColumn is the least number of bytes that a column definition takes.
 const minColumn = 1
 
-func sameNames(a, b labels.Labels) bool {
-	if a.Len() != b.Len() {
-		return false
-	}
-	names := make([]string, 0, 8)
-	a.Range(func(l labels.Label) { names = append(names, l.Name) })
-	i, same := 0, true
-	b.Range(func(l labels.Label) {
-		same = same && names[i] == l.Name
-		i++
-	})
-	return same
-}
-
 func commonPrefix(a, b string) int {
 	n := min(len(a), len(b))
 	for i := range n {
