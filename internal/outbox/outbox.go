@@ -49,6 +49,7 @@ type Outbox struct {
 	// mu guards what follows. Nothing is read or written under it.
 	mu     sync.Mutex
 	groups []*group // by ordinal
+	grew   int64    // bytes that the newest of them grew by last
 	seq    uint64   // of the newest group
 	bytes  int64    // of all groups
 	last   frame.Header
@@ -137,12 +138,23 @@ func (o *Outbox) Last() (frame.Header, bool) {
 	return o.last, o.last.Number != 0
 }
 
-// Crowded reports whether the newest file has a quarter of max_bytes. The next frame should be a keyframe then, which
-// begins another file: only whole files can be evicted, so Append takes no more than half for one.
+// crowdedDisk is how little room on the disk makes the only file crowded, beside what frames take.
+const crowdedDisk = 16 << 10
+
+// Crowded reports whether the newest file has a quarter of max_bytes, or is the only one and the disk about to be full.
+// The next frame should be a keyframe then, which begins another file: only whole files can be evicted, and none that is
+// to grow, so Append takes no more than half for one, and refuses a delta where nothing else can make room.
 func (o *Outbox) Crowded() bool {
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.tail != nil && o.groups[len(o.groups)-1].size >= int64(o.config.MaxBytes)/4
+	files := len(o.groups)
+	large := files > 0 && o.groups[files-1].size >= int64(o.config.MaxBytes)/4
+	room := crowdedDisk + 2*o.grew
+	o.mu.Unlock()
+	if large || files != 1 {
+		return large
+	}
+	free, ok := o.fs.Free()
+	return ok && free < room
 }
 
 // KeyframeBefore returns the frame from which the state before id can be had: the first one of the file that holds id.
@@ -366,8 +378,9 @@ func (o *Outbox) commit(segments []segment) {
 		o.bytes += s.size - s.offset
 		o.history.add(now.Sub(o.opened), s.size-s.offset)
 		if s.grows != nil {
-			s.grows.extent, s.grows.grown = s.extent, now
+			s.grows.extent, s.grows.grown, o.grew = s.extent, now, s.size-s.offset
 		} else {
+			o.grew = 0
 			ordinal, _, _ := parseGroupName(s.name)
 			o.seq++
 			o.groups = append(o.groups, &group{name: s.name, ordinal: ordinal, seq: o.seq, extent: s.extent, grown: now})
