@@ -53,21 +53,22 @@ accepted is on its way. The reference of the file is docs/config.md.`,
 
 // run runs a node until a signal asks it to stop.
 func run(ctx context.Context, o node.Options, logOptions telemetry.LogOptions, stderr io.Writer) (err error) {
+	// First of all: a signal that comes while the process starts must not end it in another way than later.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	logOptions.Output = stderr
 	if o.Log, err = telemetry.OpenLog(logOptions); err != nil {
 		return &usageError{err}
 	}
 	defer func() { err = errors.Join(err, o.Log.Close()) }()
 	tuneMemory(o.Config, o.Log.Logger)
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
-	defer stop()
 	n, err := node.New(o)
 	if err != nil {
 		return err
 	}
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(hangups)
 	ended := make(chan struct{})
 	reloader := make(chan struct{})
 	go func() {
