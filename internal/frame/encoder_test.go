@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -53,6 +54,32 @@ func TestKeyframesStandAlone(t *testing.T) {
 	}
 	if len(decoders) < 4 {
 		t.Errorf("%d keyframes", len(decoders))
+	}
+}
+
+// TestSteadyRow counts the bytes of rows in which nothing happens: of each a byte for the kind of the block, its length,
+// source, flags, time, the size of the tokens and the tokens, also if columns are absent as before.
+func TestSteadyRow(t *testing.T) {
+	schema := gauges(series.NewCatalog(), "x", "y", "z")
+	enc := frame.NewEncoder(frame.EncoderConfig{Epoch: 1})
+	a := &series.Source{Key: "a", Interval: 15 * time.Second}
+	b := &series.Source{Key: "b", Interval: 10 * time.Second}
+	for i := range int64(5) {
+		for _, row := range []series.Row{
+			{Source: a, Schema: schema, T: 1000 + i*15_000, Values: []float64{1, 2, 3}},
+			{Source: b, Schema: schema, T: 2000 + i*10_000, Values: []float64{4, 0, 5}, Present: []uint64{0b101}},
+		} {
+			if _, err := enc.Append(nil, &row, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		frames := enc.Close(nil, 0)
+		if len(frames) != 1 {
+			t.Fatalf("%d frames", len(frames))
+		}
+		if want := frame.HeaderSize + 1 + 2*7; i > 0 && len(frames[0]) != want {
+			t.Errorf("frame %d has %d bytes, want %d: % x", i+1, len(frames[0]), want, frames[0][frame.HeaderSize:])
+		}
 	}
 }
 
