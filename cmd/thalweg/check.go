@@ -93,6 +93,9 @@ func runs(c *config.Config) []string {
 		if n := len(e.Pipeline.RelabelConfigs); n > 0 {
 			lines = append(lines, fmt.Sprintf("edge applies %s to every series", count(n, "relabelling rule")))
 		}
+		if a := e.Pipeline.Anonymize; len(a.Labels) > 0 {
+			lines = append(lines, fmt.Sprintf("edge replaces the values of %s by pseudonyms", some("label", a.Labels)))
+		}
 	}
 	if h := c.Hub; h != nil {
 		parts := "all sites"
@@ -210,7 +213,7 @@ func differences(c *config.Config) []string {
 		}
 		limits := h.Limits
 		if !limits.AllowUnlimited {
-			add("a site may have %d series and %d sources, and no more", limits.Series, limits.Sources)
+			add("a site may have %d series and %d sources, and send %s per second, and no more", limits.Series, limits.Sources, limits.BytesPerSecond)
 		}
 	}
 	return lines
