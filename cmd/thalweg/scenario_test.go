@@ -72,6 +72,11 @@ func TestMain(m *testing.M) {
 //	every-scrape [-holes=N] [-token=TOKEN] NAME NATS SITE
 //	                                  until the stream has, once, every value that a counter has served, but for N
 //
+// Telemeter clients: URL is where both endpoints stand
+//
+//	authorize [-code=N] NAME URL ID TOKEN  set $NAME to the token that a client gets for its own
+//	upload [-code=N] URL TOKEN FILE   push an exposition; standard output is Retry-After and the answer
+//
 // NATS
 //
 //	delete-stream ADDRESS             as somebody with the rights of a hub
@@ -107,6 +112,7 @@ func TestScenarios(t *testing.T) {
 			"get":         cmdGet, "post": cmdPost, "wait-http": cmdWaitHTTP, "shows": cmdShows, "same-values": cmdSameValues,
 			"promquery": cmdPromQuery, "same-samples": cmdSameSamples, "complete": cmdComplete,
 			"target": cmdTarget, "scraped": cmdScraped, "every-scrape": cmdEveryScrape,
+			"authorize": cmdAuthorize, "upload": cmdUpload,
 			"delete-stream": cmdDeleteStream, "create-stream": cmdCreateStream, "send-frame": cmdSendFrame,
 			"copy-stream": cmdCopyStream, "link": cmdLink,
 		},

@@ -89,7 +89,7 @@ func (d Deposits) look(ctx context.Context, site string, spacing time.Duration) 
 		return laneEnd{}, fmt.Errorf("deposit row of site %q: %w", site, err)
 	}
 	end := laneEnd{sequence: m.Sequence}
-	if end.newest, err = d.examine(config, site, m.Payload); err != nil {
+	if end.newest, err = examine(m.Payload); err != nil {
 		return laneEnd{}, fmt.Errorf("deposit row of site %q: %w", site, err)
 	}
 	// The clocks of hubs differ; one that was far ahead and was set right must not shut a site out.
@@ -99,15 +99,15 @@ func (d Deposits) look(ctx context.Context, site string, spacing time.Duration) 
 	return end, nil
 }
 
-// examine returns the header of the last frame of a message, if the message is a deposit.
-func (d Deposits) examine(config *Config, site string, message []byte) (newest frame.Header, err error) {
+// examine returns the header of the last frame of a message, if the message is a deposit. The limits of its site do not
+// matter: they may have been others when it was stored.
+func examine(message []byte) (newest frame.Header, err error) {
 	_, first, rest, err := frame.Split(message)
 	if err != nil {
 		return newest, fmt.Errorf("%w: its last message is no frame: %w", telemeter.ErrTaken, err)
 	}
-	limits, _ := config.decoder(series.NewCatalog(), nil, site)
 	deposited := false
-	newest, err = frame.NewDecoder(limits).Decode(first, frame.Handler{Origin: func(facts []frame.Fact) {
+	newest, err = frame.NewDecoder(frame.DecoderConfig{Catalog: series.NewCatalog()}).Decode(first, frame.Handler{Origin: func(facts []frame.Fact) {
 		deposited = slices.ContainsFunc(facts, func(f frame.Fact) bool { return f.Name == factDeposited })
 	}})
 	if err != nil || !deposited {
