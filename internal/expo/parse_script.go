@@ -90,8 +90,8 @@ func (s *script) segment(i int) segment {
 // append adds a line that stands under the given metadata, which may be nil.
 func (s *script) append(g segment, f *series.Family, t typ, repeat bool) error {
 	begin := len(s.text)
-	if begin+len(g.text) > math.MaxUint32 {
-		return &LimitError{Limit: "body_size_limit", Max: math.MaxUint32, Detail: "names of all series"}
+	if begin+len(g.text) > math.MaxInt32 {
+		return &LimitError{Limit: "body_size_limit", Max: math.MaxInt32, Detail: "names of all series"}
 	}
 	s.text = append(s.text, g.text...)
 	s.lines = append(s.lines, line{

@@ -378,7 +378,7 @@ func checkRow(row *series.Row) error {
 	if err := checkExtras(row, n); err != nil {
 		return err
 	}
-	if n > math.MaxUint32 {
+	if uint64(n) > math.MaxUint32 {
 		return fmt.Errorf("%d columns", n)
 	}
 	return nil
