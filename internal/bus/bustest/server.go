@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -140,16 +143,13 @@ func (s *Server) RestoreStore(dir string) {
 func NewCluster(t testing.TB, change ...func(i int, o *natsd.Options)) []*Server {
 	t.Helper()
 	const size = 3
-	routes := ""
-	ports := freePorts(t, size)
-	for _, port := range ports {
-		routes += fmt.Sprintf("nats://127.0.0.1:%d\n", port)
-	}
+	addresses := freeAddresses(t, size)
+	routes := "nats://" + strings.Join(addresses, ", nats://")
 	servers := make([]*Server, size)
-	for i, port := range ports {
+	for i, address := range addresses {
 		s := &Server{t: t, Options: options(t)}
 		file := filepath.Join(t.TempDir(), "nats.conf")
-		text := fmt.Sprintf("server_name: n%d\ncluster {name: test, listen: \"127.0.0.1:%d\", routes: [%s]}\n", i+1, port, routes)
+		text := fmt.Sprintf("server_name: n%d\ncluster {name: test, listen: %q, routes: [%s]}\n", i+1, address, routes)
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -164,19 +164,23 @@ func NewCluster(t testing.TB, change ...func(i int, o *natsd.Options)) []*Server
 	return servers
 }
 
-// freePorts finds ports that servers must know of each other before they run.
-func freePorts(t testing.TB, n int) []int {
+// freeAddresses finds some that servers must know of each other before they run. They are of a loopback address that
+// nothing else uses, where there are many: nobody takes them while a server is down.
+func freeAddresses(t testing.TB, n int) (addresses []string) {
 	t.Helper()
-	var ports []int
+	host := "127.0.0.1"
+	if runtime.GOOS == "linux" {
+		host = fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+	}
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := net.Listen("tcp", host+":0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		addresses = append(addresses, l.Addr().String())
 	}
-	return ports
+	return addresses
 }
 
 // Connect makes a connection that ends with the test, and does not wait for it.
