@@ -26,7 +26,8 @@ type mapping struct {
 
 	schema *series.Schema // on the way in, as far as followed
 	out    *series.Schema
-	to     []int32 // column on the way out, or dropped; nil while every column is passed on unchanged
+	to     []int32 // column on the way out, or dropped; nil while none is
+	other  bool    // some columns are passed on with other labels
 }
 
 const dropped = -1
@@ -38,7 +39,7 @@ func (m *mapping) begin(in *series.Source, rules *rules, c *series.Catalog) {
 	}
 	m.in, m.rules = in, rules
 	m.gate.key, m.gate.crowded = keyHash(in.Key), true
-	m.schema, m.out, m.to = c.Empty(), c.Empty(), nil
+	m.schema, m.out, m.to, m.other = c.Empty(), c.Empty(), nil, false
 }
 
 // verdict is what the rules say of one column.
@@ -54,7 +55,7 @@ func (m *mapping) follow(schema *series.Schema, p *Pipeline) {
 		return
 	}
 	if !schema.Extends(m.schema) {
-		m.schema, m.out, m.to = p.catalog.Empty(), p.catalog.Empty(), nil
+		m.schema, m.out, m.to, m.other = p.catalog.Empty(), p.catalog.Empty(), nil, false
 	}
 	start := m.schema.Len()
 	columns := schema.Columns()[start:]
@@ -72,9 +73,10 @@ func (m *mapping) follow(schema *series.Schema, p *Pipeline) {
 				v.reason = Collision
 			}
 		}
-		if m.to == nil && (v.reason != Pass || !c.Equal(&columns[i])) {
+		if m.to == nil && v.reason != Pass {
 			m.to = identity(start + i)
 		}
+		m.other = m.other || !c.Equal(&columns[i])
 		to := int32(dropped)
 		if v.reason == Pass {
 			to = int32(m.out.Len() + len(added))
@@ -86,7 +88,7 @@ func (m *mapping) follow(schema *series.Schema, p *Pipeline) {
 			m.to = append(m.to, to)
 		}
 	}
-	if m.to == nil {
+	if m.to == nil && !m.other {
 		m.out = schema
 	} else {
 		m.out = p.catalog.Extend(m.out, added)
