@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	commonconfig "github.com/prometheus/common/config"
@@ -33,6 +34,7 @@ type fetcher struct {
 	timeout  time.Duration
 	limit    int64
 	memory   *memory
+	size     atomic.Int64 // of the last body
 }
 
 // fetchError says at which step a fetch ended.
@@ -111,21 +113,21 @@ func newClient(cfg *promconfig.ScrapeConfig, socket string) (*http.Client, error
 	return client, nil
 }
 
-// fetch appends the uncompressed body to buf and returns its content type. The timeout covers everything up to the
-// last byte.
-func (f *fetcher) fetch(ctx context.Context, buf *bytes.Buffer) (contentType string, err error) {
+// fetch returns the uncompressed body, which is to be given to memory.release, and its content type. The timeout covers
+// everything up to the last byte.
+func (f *fetcher) fetch(ctx context.Context) (body *bytes.Buffer, contentType string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
-	contentType, err = f.get(ctx, buf)
+	body, contentType, err = f.get(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return "", &fetchError{timedOut, fmt.Errorf("no complete answer within the scrape timeout of %s: %w", f.timeout, err)}
+		return nil, "", &fetchError{timedOut, fmt.Errorf("no complete answer within the scrape timeout of %s: %w", f.timeout, err)}
 	}
-	return contentType, err
+	return body, contentType, err
 }
 
-func (f *fetcher) get(ctx context.Context, buf *bytes.Buffer) (string, error) {
+func (f *fetcher) get(ctx context.Context) (*bytes.Buffer, string, error) {
 	if f.invalid != nil {
-		return "", &fetchError{badRequest, fmt.Errorf("make request: %w", f.invalid)}
+		return nil, "", &fetchError{badRequest, fmt.Errorf("make request: %w", f.invalid)}
 	}
 	request := f.far
 	if f.encoding.near.Load() {
@@ -138,25 +140,29 @@ func (f *fetcher) get(ctx context.Context, buf *bytes.Buffer) (string, error) {
 		if u := (*url.Error)(nil); errors.As(err, &u) {
 			err = u.Err // the URL stands beside the error anyway
 		}
-		return "", &fetchError{connect, fmt.Errorf("connect: %w", err)}
+		return nil, "", &fetchError{connect, fmt.Errorf("connect: %w", err)}
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
 		// The connection can be used again if the rest is read. That is not worth more than a short message.
 		io.CopyN(io.Discard, response.Body, 4<<10)
-		return "", &fetchError{status, fmt.Errorf("server returned HTTP status %.100s", response.Status)}
+		return nil, "", &fetchError{status, fmt.Errorf("server returned HTTP status %.100s", response.Status)}
 	}
 	body, err := f.memory.decoder(response.Header.Get("Content-Encoding"), response.Body)
 	if err != nil {
-		return "", &fetchError{transfer, err}
+		return nil, "", &fetchError{transfer, err}
 	}
 	defer body.Close()
+	buf := f.memory.buffer()
+	buf.Grow(int(f.size.Load()) + bytes.MinRead) // ReadFrom alone takes up to twice what it needs
 	n, err := buf.ReadFrom(io.LimitReader(body, f.limit))
 	if err != nil {
-		return "", &fetchError{transfer, fmt.Errorf("read body: %w", err)}
+		f.memory.release(buf)
+		return nil, "", &fetchError{transfer, fmt.Errorf("read body: %w", err)}
 	}
-	if n >= f.limit {
-		return "", &fetchError{bodySize, &expo.LimitError{Limit: "body_size_limit", Max: int(f.limit)}}
+	if f.size.Store(n); n >= f.limit {
+		f.memory.release(buf)
+		return nil, "", &fetchError{bodySize, &expo.LimitError{Limit: "body_size_limit", Max: int(f.limit)}}
 	}
-	return response.Header.Get("Content-Type"), nil
+	return buf, response.Header.Get("Content-Type"), nil
 }

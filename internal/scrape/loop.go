@@ -1,7 +1,6 @@
 package scrape
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -211,10 +210,7 @@ func wallClock() time.Time { return time.Now().Round(0) }
 func (l *loop) scrape(ctx context.Context, s *settings, at time.Time) {
 	start := time.Now()
 	l.prepare(s)
-	body := l.shared.memory.buffer()
-	defer l.shared.memory.release(body)
-
-	result, err := l.result(ctx, s, body, at.UnixMilli())
+	result, size, err := l.result(ctx, s, at.UnixMilli())
 	if err != nil && ctx.Err() != nil {
 		return // it was cut short by the end of the process, and says nothing about the target
 	}
@@ -226,12 +222,10 @@ func (l *loop) scrape(ctx context.Context, s *settings, at time.Time) {
 		added:       result.Added,
 		timeout:     s.target.timeout,
 		sampleLimit: s.cfg.SampleLimit,
-		bodyBytes:   body.Len(),
+		bodyBytes:   size,
 	}
-	if f := (*fetchError)(nil); errors.As(err, &f) {
-		if r.bodyBytes = 0; f.reason == bodySize {
-			r.bodyBytes = -1
-		}
+	if f := (*fetchError)(nil); errors.As(err, &f) && f.reason == bodySize {
+		r.bodyBytes = -1
 	}
 	r.fill(result.Whole.Values, l.extra)
 
@@ -288,21 +282,23 @@ func (l *loop) parserOptions(s *settings) expo.Options {
 	return o
 }
 
-// result fetches the body into buf and parses it. The result is valid also after an error.
-func (l *loop) result(ctx context.Context, s *settings, buf *bytes.Buffer, t int64) (*expo.Result, error) {
+// result fetches the body and parses it. size is that of the body, 0 if there is none. The result is valid also after an
+// error.
+func (l *loop) result(ctx context.Context, s *settings, t int64) (result *expo.Result, size int, err error) {
 	if s.forced != nil {
-		return l.parser.Fail(t), s.forced
+		return l.parser.Fail(t), 0, s.forced
 	}
-	contentType, err := s.fetcher.fetch(ctx, buf)
+	body, contentType, err := s.fetcher.fetch(ctx)
 	if err != nil {
-		return l.parser.Fail(t), err
+		return l.parser.Fail(t), 0, err
 	}
-	result, err := l.parser.Parse(buf.Bytes(), contentType, t)
+	defer l.shared.memory.release(body) // before the rows go on their way, which may be long
+	result, err = l.parser.Parse(body.Bytes(), contentType, t)
 	if result.Fallback != nil {
 		l.shared.Logger.Debug("content type replaced by fallback_scrape_protocol",
 			"job", s.cfg.JobName, "target", s.target.url.Redacted(), "err", result.Fallback)
 	}
-	return result, err
+	return result, body.Len(), err
 }
 
 func (l *loop) deliver(r *series.Row) {

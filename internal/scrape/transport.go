@@ -48,9 +48,8 @@ type idleConn struct {
 	since time.Time
 }
 
-// exchange has the buffers of one request and its answer.
+// exchange has the buffer for an answer that has begun.
 type exchange struct {
-	request bytes.Buffer
 	limited io.LimitedReader // between the connection and reader
 	reader  *bufio.Reader
 }
@@ -115,11 +114,10 @@ func (t *transport) do(request *http.Request, conn net.Conn, address string, reu
 	}
 	b := &body{
 		transport: t, conn: conn, address: address, ctx: ctx,
-		exchange: t.exchanges.Get().(*exchange),
 		// The only deadline there is, so that whatever fails by it fails with ctx done.
 		stop: context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }),
 	}
-	response, err := b.exchange.do(request, conn)
+	response, err := b.begin(request)
 	if err != nil {
 		b.finish(false)
 		if ctx.Err() != nil {
@@ -138,20 +136,43 @@ func (t *transport) do(request *http.Request, conn net.Conn, address string, reu
 	return response, nil
 }
 
-// do writes the request and reads the head of the answer.
-func (x *exchange) do(request *http.Request, conn net.Conn) (*http.Response, error) {
-	x.request.Reset()
-	if err := request.Write(&x.request); err != nil {
+// begin writes the request, and reads the head of the answer. Targets take their time before they answer, and many may
+// do so at once: what is large is taken when the first byte is there.
+func (b *body) begin(request *http.Request) (*http.Response, error) {
+	var sent bytes.Buffer
+	if err := request.Write(&sent); err != nil {
 		return nil, fmt.Errorf("write request: %w", err)
 	}
-	if _, err := conn.Write(x.request.Bytes()); err != nil {
+	if _, err := b.conn.Write(sent.Bytes()); err != nil {
 		return nil, &staleError{fmt.Errorf("write request: %w", err)}
 	}
-	x.limited = io.LimitedReader{R: conn, N: maxResponseHeader}
-	x.reader.Reset(&x.limited)
-	if _, err := x.reader.Peek(1); err != nil {
+	a := &startedConn{conn: b.conn}
+	if _, err := io.ReadFull(b.conn, a.first[:]); err != nil {
 		return nil, &staleError{fmt.Errorf("read answer: %w", err)}
 	}
+	b.exchange = b.transport.exchanges.Get().(*exchange)
+	return b.exchange.head(request, a)
+}
+
+// startedConn is a connection whose first byte has been read.
+type startedConn struct {
+	conn  net.Conn
+	first [1]byte
+	begun bool // first has been given out
+}
+
+func (a *startedConn) Read(p []byte) (int, error) {
+	if a.begun || len(p) == 0 {
+		return a.conn.Read(p)
+	}
+	a.begun = true
+	return copy(p, a.first[:]), nil
+}
+
+// head reads the head of an answer.
+func (x *exchange) head(request *http.Request, a *startedConn) (*http.Response, error) {
+	x.limited = io.LimitedReader{R: a, N: maxResponseHeader}
+	x.reader.Reset(&x.limited)
 	for {
 		response, err := http.ReadResponse(x.reader, request)
 		if err != nil {
@@ -174,13 +195,14 @@ type body struct {
 	address   string
 	ctx       context.Context // of the request, whose end ends reading
 	stop      func() bool
-	exchange  *exchange // nil once finished
+	exchange  *exchange // nil until the answer begins
+	finished  bool
 	source    io.Reader
 	reusable  bool
 }
 
 func (b *body) Read(p []byte) (int, error) {
-	if b.exchange == nil {
+	if b.finished {
 		return 0, io.EOF
 	}
 	n, err := b.source.Read(p)
@@ -202,19 +224,21 @@ func (b *body) Close() error {
 
 // finish lets go of the connection, and keeps it for the next request if it can be used again.
 func (b *body) finish(reusable bool) {
-	if b.exchange == nil {
+	if b.finished {
 		return
 	}
-	x := b.exchange
-	b.exchange = nil
+	b.finished = true
 	untouched := b.stop() // its deadline was not set
+	x := b.exchange
 	if reusable && untouched && x.reader.Buffered() == 0 {
 		b.transport.put(b.address, b.conn)
 	} else {
 		_ = b.conn.Close() // nothing was to be written any more
 	}
-	x.limited.R = nil
-	b.transport.exchanges.Put(x)
+	if x != nil {
+		x.limited.R = nil
+		b.transport.exchanges.Put(x)
+	}
 }
 
 // take returns the connection to the address that was used last, nil if there is none.

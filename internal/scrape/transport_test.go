@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -252,5 +253,41 @@ func TestTransportClosesConnectionsThatNobodyWants(t *testing.T) {
 	}
 	if tr.take("a:80") != nil || tr.take("b:80") != other {
 		t.Error("the new connection is not there, or the old one still is")
+	}
+}
+
+// A target that does not answer occupies a connection and no buffer.
+func TestTransportBuffersWhatHasBegun(t *testing.T) {
+	const requests = 3
+	asked, answer := make(chan struct{}), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked <- struct{}{}
+		<-answer
+		io.WriteString(w, "up 1\n")
+	}))
+	defer server.Close()
+	tr := newTransport(http.DefaultTransport, (&net.Dialer{}).DialContext)
+	var buffers atomic.Int64
+	made := tr.exchanges.New
+	tr.exchanges.New = func() any { buffers.Add(1); return made() }
+	client := &http.Client{Transport: tr}
+	var group sync.WaitGroup
+	for range requests {
+		group.Go(func() {
+			if got := ask(t, client, server.URL, time.Minute); got.failed || got.body != "up 1\n" {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+	for range requests {
+		<-asked
+	}
+	if n := buffers.Load(); n != 0 {
+		t.Errorf("%d buffers before anything came back", n)
+	}
+	close(answer)
+	group.Wait()
+	if n := buffers.Load(); n < 1 || n > requests {
+		t.Errorf("%d buffers for %d answers", n, requests)
 	}
 }
