@@ -182,7 +182,7 @@ func (p *Parser) End(t int64) []series.Row {
 
 // Parse turns a body, received at t (milliseconds since 1970), into rows. An empty body is one without series, whatever
 // its type. After an error the result is that of Fail, with the Stats up to the error. The parser may write behind the
-// end of body within its capacity.
+// end of body within its capacity; the result does not refer to it.
 func (p *Parser) Parse(body []byte, contentType string, t int64) (*Result, error) {
 	p.round++
 	known, err := p.read(body, contentType, t)
