@@ -120,6 +120,8 @@ func (e *Edge) resolve(ctx context.Context) (last frame.ID, err error) {
 	if _, err := e.backfill.resolve(ctx); err != nil {
 		return last, err
 	}
+	e.live.regain()
+	e.backfill.regain()
 	e.resending.Store(false)
 	e.serverLost(e.live, e.backfill)
 	if id, ok := e.backfill.publisher.Missing(); ok {
@@ -364,14 +366,25 @@ func (e *Edge) oldestBefore(live frame.ID) (outbox.Range, bool) {
 	return r, true
 }
 
-// fill publishes a run of frames on the backfill lane, from the keyframe before it. If one is too large, those that need
-// it are given up too.
+// fill publishes a run of frames on the backfill lane and says so.
 func (e *Edge) fill(ctx context.Context, r outbox.Range, limit *rate.Limiter) error {
+	begun := e.now()
+	log := e.log.With("site", e.site, "epoch", r.Epoch, "from", r.From, "to", r.To, "rows", r.Rows)
+	log.Info("filling a gap", "bytes", r.Bytes)
+	err := e.publishRun(ctx, r, limit)
+	if err == nil && e.outbox.Acked(frame.ID{Epoch: r.Epoch, Number: r.To}) { // else the rest is found anew
+		log.Info("gap is filled", "took", e.now().Sub(begun).Round(time.Millisecond))
+	}
+	return err
+}
+
+// publishRun publishes a run of frames on the backfill lane, from the keyframe before it. If one is too large, those that
+// need it are given up too.
+func (e *Edge) publishRun(ctx context.Context, r outbox.Range, limit *rate.Limiter) error {
 	from := frame.ID{Epoch: r.Epoch, Number: r.From}
 	if group, ok := e.outbox.KeyframeBefore(from); ok {
 		from = group
 	}
-	e.log.Info("filling a gap", "site", e.site, "epoch", r.Epoch, "from", r.From, "to", r.To, "rows", r.Rows, "bytes", r.Bytes)
 	reader := e.outbox.Reader(from)
 	defer reader.Close()
 	broken := false

@@ -227,6 +227,7 @@ func TestLiveFirst(t *testing.T) {
 	again := start(t, p.proxy.URL(), dir)
 	again.rows = s.rows
 	again.allStored()
+	bustest.WaitFor(t, "line that the gap is filled", func() bool { return again.logs.count("gap is filled") == 1 })
 	p.reading.expect(again)
 	p.reading.once(bus.Live)
 }

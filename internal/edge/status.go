@@ -75,7 +75,8 @@ func (e *Edge) Problems() []Problem {
 // LaneStatus is what a lane did last.
 type LaneStatus struct {
 	Lane string
-	// Last frame known to be stored on the lane, its sequence in the stream, and when that was learnt.
+	// Last frame known to be stored on the lane, its sequence in the stream, and when that was learnt; zero if there is
+	// none.
 	Last     frame.ID
 	Sequence uint64
 	At       time.Time

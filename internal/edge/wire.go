@@ -96,6 +96,9 @@ func (w *wire) look(ctx context.Context, begins bool) (frame.ID, error) {
 			}
 		case errors.Is(err, bus.ErrNoMessage):
 			if w.publisher.FoundNone() {
+				w.mu.Lock()
+				w.last, w.sequence, w.lastAt = frame.ID{}, 0, time.Time{}
+				w.mu.Unlock()
 				return frame.ID{}, nil
 			}
 		default:
@@ -278,6 +281,13 @@ func (w *wire) yield() error {
 	close(w.acked)
 	w.acked = make(chan struct{})
 	return fmt.Errorf("publish on lane %s of site %q: %w: epoch %s", w.lane, w.e.site, errReplaced, owner)
+}
+
+// regain notes that no other process owns the lane any more.
+func (w *wire) regain() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.taken = 0
 }
 
 func (w *wire) replaced() bool {

@@ -3,6 +3,8 @@ package node
 import (
 	"fmt"
 
+	"github.com/thalweg/thalweg/internal/edge"
+	"github.com/thalweg/thalweg/internal/frame"
 	"github.com/thalweg/thalweg/internal/hub"
 	"github.com/thalweg/thalweg/internal/lane"
 	"github.com/thalweg/thalweg/internal/web"
@@ -17,7 +19,7 @@ func (n *Node) lanes() []web.Lane {
 		}
 	}
 	if n.edge != nil {
-		list = append(list, n.edgeLanes()...)
+		list = append(list, edgeLanes(n.edge.edge.Status())...)
 	}
 	return list
 }
@@ -56,16 +58,19 @@ func hubLane(s *hub.SiteStatus, name string, l *hub.LaneStatus) web.Lane {
 	return x
 }
 
-func (n *Node) edgeLanes() []web.Lane {
-	status := n.edge.edge.Status()
+func edgeLanes(status edge.Status) []web.Lane {
 	problems := map[string]string{}
 	for _, p := range status.Problems {
 		problems[p.Part] = p.Reason
 	}
+	var owner frame.Epoch // who took a lane over has both
+	for _, l := range status.Lanes {
+		owner = max(owner, l.ReplacedBy)
+	}
 	var list []web.Lane
 	for _, l := range status.Lanes {
 		x := web.Lane{
-			Role: "edge", Site: n.options.Config.Site, Lane: l.Lane, Number: l.Last.Number, Sequence: l.Sequence, LastFrame: l.At,
+			Role: "edge", Site: status.Site, Lane: l.Lane, Number: l.Last.Number, Sequence: l.Sequence, LastFrame: l.At,
 			State: "publishing", LastError: problems[l.Lane],
 		}
 		if x.LastError == "" {
@@ -79,8 +84,8 @@ func (n *Node) edgeLanes() []web.Lane {
 			x.SkewSeconds = &skew
 		}
 		switch {
-		case l.ReplacedBy != 0:
-			x.State = fmt.Sprintf("taken over by epoch %s", l.ReplacedBy)
+		case owner != 0:
+			x.State = fmt.Sprintf("taken over by epoch %s", owner)
 		case !status.Link.Connected:
 			x.State = "no connection"
 		case l.Last.Number == 0:
