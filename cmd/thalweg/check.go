@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -105,6 +106,10 @@ func runs(c *config.Config) []string {
 		lines = append(lines, fmt.Sprintf("hub %s: reads %s from %s and serves them at /federate", h.Name, parts, where(c.HubClient())))
 		if h.StrictSites {
 			lines = append(lines, fmt.Sprintf("hub refuses every site but the %s it lists", count(len(h.Sites), "site")))
+		}
+		if t := h.Telemeter; t != nil {
+			lines = append(lines, fmt.Sprintf("hub takes pushes of telemeter clients at %s%s/upload, allowed by %s",
+				cmp.Or(t.ListenAddress, "the web listener, "), t.PathPrefix, cmp.Or(t.TokensFile, t.AuthorizeURL)))
 		}
 	}
 	if n := c.Embedded(); n != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -82,6 +83,9 @@ func (n *Node) newTelemeter(handlers map[string]http.Handler) (_ *telemeterRole,
 			return nil, err
 		}
 		r.log.Info("listening for telemeter clients", "address", r.listener.Addr(), "tls", c.TLSServerConfig.IsEnabled())
+		if a, ok := r.listener.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() && !c.TLSServerConfig.IsEnabled() {
+			r.log.Warn("tokens of telemeter clients are in clear text on this listener; whatever stands before it has to encrypt them")
+		}
 	}
 	n.metrics.MustRegister(r.server.Metrics()...)
 	return r, nil
