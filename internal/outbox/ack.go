@@ -94,18 +94,23 @@ func (g *group) done() bool { return g.acked.cover(g.first, g.last) }
 
 // unackedIn returns what is not acknowledged of a group that nobody else changes meanwhile. Where the file cannot be
 // read, the rows and bytes of a part are not known.
-func (o *Outbox) unackedIn(g *group) []Range {
-	gaps := g.acked.gaps(g.first, g.last)
-	if len(gaps) == 1 && gaps[0] == (span{g.first, g.last}) {
+func (o *Outbox) unackedIn(g *group) []Range { return o.measure(g, g.acked.gaps(g.first, g.last)) }
+
+// ackedIn returns what is acknowledged, likewise.
+func (o *Outbox) ackedIn(g *group) []Range { return o.measure(g, g.acked) }
+
+// measure describes parts of a group.
+func (o *Outbox) measure(g *group, parts spans) []Range {
+	if len(parts) == 1 && parts[0] == (span{g.first, g.last}) {
 		return []Range{g.asRange()}
 	}
-	parts := make([]extent, len(gaps))
-	if len(gaps) > 0 {
+	extents := make([]extent, len(parts))
+	if len(parts) > 0 {
 		if f, err := o.fs.Open(g.name); err == nil {
 			_ = scan(f, 0, g.size, func(h *frame.Header, _ int64) bool {
-				for i, gap := range gaps {
-					if gap.from <= h.Number && h.Number <= gap.to {
-						parts[i].add(h)
+				for i, p := range parts {
+					if p.from <= h.Number && h.Number <= p.to {
+						extents[i].add(h)
 					}
 				}
 				return true
@@ -113,10 +118,10 @@ func (o *Outbox) unackedIn(g *group) []Range {
 			_ = f.Close()
 		}
 	}
-	ranges := make([]Range, len(gaps))
-	for i, gap := range gaps {
-		ranges[i] = parts[i].asRange()
-		ranges[i].Epoch, ranges[i].From, ranges[i].To = g.epoch, gap.from, gap.to
+	ranges := make([]Range, len(parts))
+	for i, p := range parts {
+		ranges[i] = extents[i].asRange()
+		ranges[i].Epoch, ranges[i].From, ranges[i].To = g.epoch, p.from, p.to
 	}
 	return ranges
 }

@@ -14,8 +14,8 @@
 //
 // The directory holds one file per keyframe group, <ordinal>-<epoch>-<first number>.frames, a plain concatenation of
 // frames. Ordinals only grow, so names sort in the order of writing, over epochs and restarts. state.json holds what
-// the frames cannot say: acknowledgements, losses not yet announced, the last frame ever stored. Without it everything
-// is read and sent again; no row is lost with it.
+// the frames cannot say: acknowledgements, losses not yet announced, the last frame ever stored, what was dropped soon after
+// the server had stored it. Without it everything is read and sent again; no row is lost with it.
 //
 // Opening reads the newest file and those the state file does not know; what is wrong with the others is found when they
 // are read.

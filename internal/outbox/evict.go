@@ -71,8 +71,8 @@ func (o *Outbox) Announced(n int) {
 	o.dirty = true
 }
 
-// settleTold is for a file that goes, or a part of it: with lost set, what it told of has to be told again. The caller
-// holds mu.
+// settleTold is for a file that goes, or a part of it: with lost set, what it told of has to be told again, and else if the
+// server loses it. The caller holds mu.
 func (o *Outbox) settleTold(ordinal uint64, lost bool) {
 	var again []Loss
 	o.told = slices.DeleteFunc(o.told, func(t toldLoss) bool {
@@ -84,6 +84,10 @@ func (o *Outbox) settleTold(ordinal uint64, lost bool) {
 	if lost {
 		o.losses = slices.Insert(o.losses, o.shown, again...)
 		o.boundLosses()
+		return
+	}
+	for _, l := range again {
+		o.keepSpent(spent{l, o.now()})
 	}
 }
 
@@ -175,6 +179,7 @@ func (o *Outbox) Expire(now time.Time) error {
 func (o *Outbox) expired(now time.Time) (done, old []*group, behind bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.forgetSpent(now)
 	window := time.Duration(o.config.ResendWindow)
 	for i, g := range o.groups {
 		if o.tail != nil && i == len(o.groups)-1 {
@@ -264,12 +269,17 @@ func (o *Outbox) drop(g *group, cause Cause) error {
 		return nil // Unack came in between
 	}
 	ranges := o.unackedIn(&c)
+	var stored []Range
+	if cause != "" {
+		stored = o.ackedIn(&c)
+	}
 	if err := o.fs.Remove(g.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("delete outbox file: %w", err)
 	}
 	o.mu.Lock()
 	o.forget(g)
 	o.lose(cause, ranges)
+	o.spend(cause, stored, c.ackedAt)
 	o.settleTold(g.ordinal, len(ranges) > 0)
 	o.mu.Unlock()
 	if late {

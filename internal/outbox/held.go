@@ -7,7 +7,8 @@ import (
 	"github.com/thalweg/thalweg/internal/frame"
 )
 
-// UnackAll takes back every Ack: the server lost an unknown part of what it had stored.
+// UnackAll takes back every Ack: the server lost an unknown part of what it had stored. What of it is no longer here,
+// within a resend_window, is lost.
 func (o *Outbox) UnackAll() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -17,6 +18,7 @@ func (o *Outbox) UnackAll() {
 			o.dirty = true
 		}
 	}
+	o.loseSpent()
 }
 
 // NewestAcked returns the newest frame here that is acknowledged; its zero value if none is.

@@ -57,6 +57,7 @@ type Outbox struct {
 	losses []Loss // not yet announced
 	shown  int    // how many of them Losses has returned
 	told   []toldLoss
+	spent  []spent
 	tips   map[string]Tip
 
 	dropped uint64 // see Stats.DroppedRows

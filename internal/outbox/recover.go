@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/thalweg/thalweg/internal/frame"
 )
@@ -67,6 +68,7 @@ func (o *Outbox) restore() error {
 				cause = CauseDisk // evicted, and the disk was too full to write that down
 			}
 			o.lose(cause, g.without(extent{}))
+			o.spend(cause, g.storedBehind(extent{}), now)
 			o.logger.Error("outbox file is missing", "file", g.name, "cause", string(cause), "rows", g.rowsAfter-g.rowsBefore)
 		}
 	}
@@ -143,13 +145,15 @@ func (o *Outbox) examine(f FileInfo, old *group) (*group, *damage) {
 	}
 	g := &group{name: f.Name, ordinal: ordinal, extent: e, cut: d != nil && !d.torn}
 	if old != nil {
-		if lost := old.without(e); lost != nil {
+		lost, stored := old.without(e), old.storedBehind(e)
+		if len(lost)+len(stored) > 0 {
 			cause := CauseMissing
 			if d != nil {
 				cause, d.torn = CauseCorrupt, false // it was whole once
 			}
 			o.lose(cause, lost)
-			g.cut = true
+			o.spend(cause, stored, o.now())
+			g.cut = g.cut || len(lost) > 0
 		}
 		g.acked, g.grown = old.acked.remove(e.last+1, old.last), old.grown
 	}
@@ -178,32 +182,68 @@ func (o *Outbox) check(name string, size int64, id frame.ID) (extent, *damage, e
 // without returns what is neither in e, the beginning of g that is left, nor acknowledged. If something behind e was
 // acknowledged and the state file does not say how many rows were not, each frame counts for as many as the others.
 func (g *group) without(e extent) []Range {
-	rest := g.extent
-	if e.size > 0 {
-		if e.last >= g.last {
-			return nil
-		}
-		rest.first, rest.rowsBefore, rest.firstSent = e.last+1, e.rowsAfter, e.lastSent
-		rest.size = max(0, g.size-e.size)
+	rest, ok := g.behind(e)
+	if !ok {
+		return nil
 	}
 	gaps := g.acked.gaps(rest.first, rest.last)
 	if len(gaps) == 1 && gaps[0] == (span{rest.first, rest.last}) {
 		return []Range{rest.asRange()}
 	}
-	rows, frames := rest.rowsAfter-rest.rowsBefore, rest.frames()
 	all := g.acked.gaps(g.first, g.last)
 	var ranges []Range
 	for i, gap := range gaps {
-		r := Range{
-			Epoch: g.epoch, From: gap.from, To: gap.to, Rows: (rows*(gap.to-gap.from+1) + frames - 1) / frames,
-			FirstSent: rest.firstSent, LastSent: rest.lastSent,
-		}
+		r := rest.part(gap)
 		if j := len(all) - len(gaps) + i; len(g.savedRows) == len(all) && all[j] == gap {
 			r.Rows = g.savedRows[j]
 		}
 		ranges = append(ranges, r)
 	}
 	return ranges
+}
+
+// storedBehind returns what is acknowledged and not in e, the beginning of g that is left.
+func (g *group) storedBehind(e extent) []Range {
+	rest, ok := g.behind(e)
+	if !ok {
+		return nil
+	}
+	var ranges []Range
+	left := rest.rowsAfter - rest.rowsBefore
+	for _, r := range g.without(e) {
+		left -= min(left, r.Rows)
+	}
+	for _, a := range g.acked {
+		if a.from = max(a.from, rest.first); a.from <= a.to {
+			ranges = append(ranges, rest.part(a))
+		}
+	}
+	if len(ranges) == 1 {
+		ranges[0].Rows = left
+	}
+	return ranges
+}
+
+// behind is what of g comes behind e, its beginning; false if that is nothing.
+func (g *group) behind(e extent) (extent, bool) {
+	rest := g.extent
+	if e.size > 0 {
+		if e.last >= g.last {
+			return rest, false
+		}
+		rest.first, rest.rowsBefore, rest.firstSent = e.last+1, e.rowsAfter, e.lastSent
+		rest.size = max(0, g.size-e.size)
+	}
+	return rest, true
+}
+
+// part is some frames of e, of which each counts for as many rows as the others.
+func (e *extent) part(s span) Range {
+	rows, frames := e.rowsAfter-e.rowsBefore, e.frames()
+	return Range{
+		Epoch: e.epoch, From: s.from, To: s.to, Rows: (rows*(s.to-s.from+1) + frames - 1) / frames,
+		FirstSent: e.firstSent, LastSent: e.lastSent,
+	}
 }
 
 // mend cuts a file of a size behind the frames that g still has. What it cuts off is kept as evidence, unless a crash explains
@@ -329,10 +369,7 @@ func (o *Outbox) adopt(saved *state) {
 	o.attempted = o.last.ID
 	var losses []Loss
 	for _, l := range saved.Losses {
-		loss := Loss{Cause: l.Cause, Range: Range{
-			Epoch: frame.Epoch(l.Epoch), From: l.From, To: l.To, Rows: l.Rows, Bytes: l.Bytes,
-			FirstSent: l.FirstSent, LastSent: l.LastSent,
-		}}
+		loss := l.loss()
 		if l.Told && slices.ContainsFunc(o.groups, func(g *group) bool { return g.ordinal == l.In }) {
 			o.told = append(o.told, toldLoss{loss, l.In})
 		} else {
@@ -340,6 +377,12 @@ func (o *Outbox) adopt(saved *state) {
 		}
 	}
 	o.losses = append(losses, o.losses...)
+	var kept []spent
+	for i := range saved.Spent {
+		s := &saved.Spent[i]
+		kept = append(kept, spent{s.loss(), now.Add(-time.Duration(max(0, s.AgeMs)) * time.Millisecond)})
+	}
+	o.spent = append(kept, o.spent...)
 	for lane, t := range saved.Tips {
 		o.tips[lane] = Tip{frame.ID{Epoch: frame.Epoch(t.Epoch), Number: t.Number}, t.Sequence, t.Doubtful}
 	}
@@ -372,6 +415,7 @@ func (o *Outbox) repair(g *group, cause error) error {
 	o.mu.Lock()
 	size := g.size
 	o.lose(lossCause, g.without(e))
+	o.spend(lossCause, g.storedBehind(e), g.ackedAt)
 	o.settleTold(g.ordinal, true)
 	o.bytes -= size - e.size
 	g.acked = g.acked.remove(e.last+1, g.last)

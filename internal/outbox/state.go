@@ -32,6 +32,7 @@ type state struct {
 	Last   *stateLast   `json:"last,omitempty"`
 	Groups []stateGroup `json:"groups,omitempty"`
 	Losses []stateLoss  `json:"losses,omitempty"`
+	Spent  []stateSpent `json:"spent,omitempty"`
 	// Tips by lane.
 	Tips map[string]stateTip `json:"tips,omitempty"`
 }
@@ -81,6 +82,20 @@ type stateLoss struct {
 	LastSent  int64    `json:"last_sent"`
 	Told      bool     `json:"told,omitempty"` // by a frame in the file with the ordinal In
 	In        uint64   `json:"in,omitempty"`
+}
+
+// stateSpent is what the server has and the outbox dropped.
+type stateSpent struct {
+	stateLoss
+	AgeMs int64 `json:"age_ms"` // since the acknowledgement
+}
+
+// loss is the reverse of newStateLoss.
+func (l *stateLoss) loss() Loss {
+	return Loss{Cause: l.Cause, Range: Range{
+		Epoch: frame.Epoch(l.Epoch), From: l.From, To: l.To, Rows: l.Rows, Bytes: l.Bytes,
+		FirstSent: l.FirstSent, LastSent: l.LastSent,
+	}}
 }
 
 // newStateLoss describes a loss.
@@ -175,6 +190,9 @@ func (o *Outbox) snapshot() *state {
 		l := newStateLoss(&o.told[i].Loss)
 		l.Told, l.In = true, o.told[i].in
 		s.Losses = append(s.Losses, l)
+	}
+	for i := range o.spent {
+		s.Spent = append(s.Spent, stateSpent{newStateLoss(&o.spent[i].Loss), now.Sub(o.spent[i].at).Milliseconds()})
 	}
 	if len(o.tips) > 0 {
 		s.Tips = make(map[string]stateTip, len(o.tips))
