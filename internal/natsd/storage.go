@@ -210,12 +210,18 @@ func probe(dir string) (err error) {
 
 // restart stops JetStream and starts it again. What is stored stays, and so do the connections of sites.
 func (s *storage) restart(problem string) {
-	s.answer() // first: from here on publishes may be stored again
-	s.log.Warn("starting JetStream anew, as the disk takes data", "after", problem)
 	if err := s.nats.ShutdownJetStream(); err != nil {
 		s.log.Error("stop JetStream", "err", err)
 		return
 	}
+	// The server turns JetStream off by itself too, in the background, and as leader of a cluster waits 2 s before. What
+	// is started before the end of that is stopped by it in the middle, and in a cluster its streams may never follow
+	// their leaders again.
+	if s.nats.JetStreamConfig() != nil {
+		return
+	}
+	s.answer() // first: from here on publishes may be stored again
+	s.log.Warn("starting JetStream anew, as the disk takes data", "after", problem)
 	config := s.config
 	if err := s.nats.EnableJetStream(&config); err != nil {
 		s.log.Error("start JetStream", "err", err)
