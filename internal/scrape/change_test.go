@@ -46,22 +46,22 @@ func TestChangesLikePrometheus(t *testing.T) {
 	})
 	// A scrape that takes longer than its interval fails, which a busy machine must not make it do.
 	job := func(name, targets string, more ...string) string {
-		return fmt.Sprintf("- job_name: %s\n  metrics_path: /%s\n  scrape_interval: 3s\n  static_configs: [%s]\n%s", name, name, targets,
+		return fmt.Sprintf("- job_name: %s\n  metrics_path: /%s\n  scrape_interval: 4s\n  static_configs: [%s]\n%s", name, name, targets,
 			strings.Join(append(more, ""), "\n"))
 	}
 	target := fmt.Sprintf("{targets: [%q]}", addr)
 	labelled := fmt.Sprintf("{targets: [%q], labels: {dc: ams}}", addr)
 	tracked := "  track_timestamps_staleness: true\n  honor_labels: true"
 	// Its interval is long enough for the target to come back in time.
-	recreated := func(targets string) string { return strings.Replace(job("recreated", targets), "3s", "9s", 1) }
+	recreated := func(targets string) string { return strings.Replace(job("recreated", targets), "4s", "12s", 1) }
 	always := job("stays", target) + job("stamped-stays", target, tracked)
 	before := always + job("removed", target) + recreated(target) + job("target-removed", target) +
 		job("relabelled", target) + job("slower", target) + job("labelled", target) + job("limited", target) +
 		job("stamped-removed", target, tracked) + job("stamped-slower", target, tracked)
 	between := always + job("target-removed", "") + job("stamped-removed", "", tracked) + recreated("") +
 		job("relabelled", target, "  metric_relabel_configs: [{source_labels: [__name__], regex: b, action: drop}]") +
-		strings.Replace(job("slower", target), "3s", "5s", 1) + job("labelled", labelled) +
-		job("limited", target, "  sample_limit: 1") + strings.Replace(job("stamped-slower", target, tracked), "3s", "5s", 1)
+		strings.Replace(job("slower", target), "4s", "6s", 1) + job("labelled", labelled) +
+		job("limited", target, "  sample_limit: 1") + strings.Replace(job("stamped-slower", target, tracked), "4s", "6s", 1)
 	after := strings.Replace(between, recreated(""), recreated(target), 1)
 
 	theirs, ours := newObserver(), newObserver()

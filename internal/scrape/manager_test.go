@@ -103,7 +103,7 @@ func (r *recorder) count() int {
 // wait returns the first row from index from on that fits, and the index after it.
 func (r *recorder) wait(t *testing.T, from int, what string, fits func(*got) bool) (got, int) {
 	t.Helper()
-	deadline := time.After(time.Minute)
+	deadline := time.After(5 * time.Minute)
 	for {
 		r.mu.Lock()
 		rows, more := r.rows, r.more
@@ -124,7 +124,7 @@ func (r *recorder) wait(t *testing.T, from int, what string, fits func(*got) boo
 // eventually waits for a condition that no row announces.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not reached: %s", what)
 		}
