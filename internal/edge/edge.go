@@ -90,7 +90,7 @@ type Edge struct {
 	greeted  time.Time
 	version  lane.VersionChoice
 
-	status statusBoard
+	status *statusBoard
 }
 
 // New opens the outbox and begins an epoch. The caller runs Run, and Close at last.
@@ -104,7 +104,7 @@ func New(o Options) (*Edge, error) {
 	}
 	e := &Edge{
 		site: o.Site, log: o.Logger, repeats: telemetry.NewRepeats(o.Logger, repeatEvery), conn: o.Conn, outbox: box, now: o.Now, release: o.Version, epoch: newEpoch(),
-		control: o.Conn.Root().NewControl(o.Site), metrics: newMetrics(), settings: make(chan Config, 1),
+		control: o.Conn.Root().NewControl(o.Site), metrics: newMetrics(), settings: make(chan Config, 1), status: newStatusBoard(),
 		silence: silence, silenceCheck: silenceCheck, tailBytes: tailBytes, helloInterval: helloInterval, otherHubs: otherHubs,
 		config: o.Config, appended: make(chan struct{}), maxAge: o.StreamMaxAge,
 	}

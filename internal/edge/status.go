@@ -25,21 +25,35 @@ const (
 type statusBoard struct {
 	mu       sync.Mutex
 	problems map[string]string
+	changed  chan struct{}
+}
+
+func newStatusBoard() *statusBoard {
+	return &statusBoard{problems: map[string]string{}, changed: make(chan struct{})}
 }
 
 func (b *statusBoard) set(part, reason string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.problems == nil {
-		b.problems = map[string]string{}
+	if old, ok := b.problems[part]; !ok || old != reason {
+		b.problems[part] = reason
+		b.wake()
 	}
-	b.problems[part] = reason
 }
 
 func (b *statusBoard) clear(part string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.problems, part)
+	if _, ok := b.problems[part]; ok {
+		delete(b.problems, part)
+		b.wake()
+	}
+}
+
+// wake tells who waits for a change. The caller holds mu.
+func (b *statusBoard) wake() {
+	close(b.changed)
+	b.changed = make(chan struct{})
 }
 
 // patience is how many attempts may fail before the log says so: the stream may be about to be made.
@@ -63,13 +77,18 @@ type Problem struct {
 
 // Problems lists what is wrong at the moment, by part.
 func (e *Edge) Problems() []Problem {
+	ps, _ := e.WatchProblems()
+	return ps
+}
+
+// WatchProblems returns Problems and a channel that is closed when they are no longer these.
+func (e *Edge) WatchProblems() (ps []Problem, changed <-chan struct{}) {
 	e.status.mu.Lock()
 	defer e.status.mu.Unlock()
-	var ps []Problem
 	for _, part := range slices.Sorted(maps.Keys(e.status.problems)) {
 		ps = append(ps, Problem{part, e.status.problems[part]})
 	}
-	return ps
+	return ps, e.status.changed
 }
 
 // LaneStatus is what a lane did last.

@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	// conditionEvery is how often the conditions are looked at, tendEvery how often it is done what is due at an edge.
-	conditionEvery = 250 * time.Millisecond
+	// conditionEvery is how often the conditions are looked at where nothing tells that they changed, tendEvery how often it
+	// is done what is due at an edge.
+	conditionEvery = time.Second
 	tendEvery      = 15 * time.Second
 	// resetShown is how long the page says that the stream was another one.
 	resetShown = 24 * time.Hour
@@ -34,13 +35,14 @@ func (n *Node) keepConditions(ctx context.Context) error {
 		caughtUp = n.hub.hub.CaughtUp()
 	}
 	for {
-		n.setConditions()
+		problems := n.setConditions()
 		if now := time.Now(); n.edge != nil && now.Sub(tended) >= tendEvery {
 			tended = now
 			n.edge.tend(now)
 		}
 		select {
 		case <-t.C:
+		case <-problems:
 		case <-caughtUp:
 			caughtUp = nil // it stays closed
 		case <-ctx.Done():
@@ -49,7 +51,8 @@ func (n *Node) keepConditions(ctx context.Context) error {
 	}
 }
 
-func (n *Node) setConditions() {
+// setConditions returns a channel that is closed when the problems of the edge are others.
+func (n *Node) setConditions() (changed <-chan struct{}) {
 	if n.hub != nil {
 		c := n.health.Condition("hub")
 		switch problem := n.hub.hub.Problem(); {
@@ -65,7 +68,8 @@ func (n *Node) setConditions() {
 		// An edge does its work without a link: rows are kept in the outbox. People should know all the same.
 		c := n.health.Condition("edge")
 		var amiss []string
-		problems := n.edge.edge.Problems()
+		var problems []edge.Problem
+		problems, changed = n.edge.edge.WatchProblems()
 		for _, p := range problems {
 			if p.Part != edge.PartHello {
 				amiss = append(amiss, p.Part+": "+strings.Join(strings.Fields(p.Reason), " "))
@@ -77,6 +81,7 @@ func (n *Node) setConditions() {
 			c.Ready()
 		}
 	}
+	return changed
 }
 
 // kept says what becomes of the rows of an edge with problems.
