@@ -2,9 +2,11 @@ package web
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
 	"log/slog"
 	"net/http"
+	"path/filepath"
 	"testing"
 )
 
@@ -50,5 +52,39 @@ func TestBare(t *testing.T) {
 	bad.TLS.TLSCertPath, bad.TLS.TLSKeyPath = "missing", "missing"
 	if _, err := NewBare(bad); err == nil {
 		t.Error("a certificate that is not there is taken")
+	}
+}
+
+func TestBareWithTLS(t *testing.T) {
+	dir := t.TempDir()
+	pool := writeCertificate(t, dir)
+	o := BareOptions{
+		ListenAddress: "127.0.0.1:0", Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Handlers: map[string]http.Handler{"GET /x": http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})},
+	}
+	o.TLS.TLSCertPath, o.TLS.TLSKeyPath = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	s, err := NewBare(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
+	answer, err := client.Get("https://" + s.Addr().String() + "/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	if answer, err = http.Get("http://" + s.Addr().String() + "/x"); err == nil {
+		answer.Body.Close()
+		if answer.StatusCode == http.StatusOK {
+			t.Error("plain text is answered")
+		}
+	}
+	client.CloseIdleConnections()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
