@@ -209,6 +209,9 @@ func Verify(b []byte) (Header, error) {
 	return h, nil
 }
 
+// Checksum is that of a whole frame, as its header says. Frames of one name and checksum are the same.
+func Checksum(b []byte) uint32 { return binary.LittleEndian.Uint32(b[4:]) }
+
 // Split cuts the first frame off a concatenation of frames, as files and messages hold them, without verifying it.
 func Split(b []byte) (h Header, first, rest []byte, err error) {
 	h, err = ParseHeader(b)

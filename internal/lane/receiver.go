@@ -58,11 +58,12 @@ const (
 	ReasonVersion  Reason = "version"  // a frame version of the future
 	ReasonMismatch Reason = "mismatch" // a delta to a state that was not seen
 	ReasonLimit    Reason = "limit"    // beyond the limits of the site
+	ReasonConflict Reason = "conflict" // another frame of that name came before
 )
 
 // Reasons lists them all.
 func Reasons() []Reason {
-	return []Reason{ReasonRefused, ReasonCorrupt, ReasonVersion, ReasonMismatch, ReasonLimit}
+	return []Reason{ReasonRefused, ReasonCorrupt, ReasonVersion, ReasonMismatch, ReasonLimit, ReasonConflict}
 }
 
 // Problem is something wrong with a message, or with one frame of it. It is valid until Problem returns.
@@ -86,7 +87,7 @@ func (p *Problem) Cause() Cause {
 
 // WantsKeyframe reports whether a keyframe would mend the lane.
 func (p *Problem) WantsKeyframe() bool {
-	return !p.Message.Backfill && (p.Reason == ReasonMismatch || p.Reason == ReasonCorrupt || p.Reason == ReasonLimit)
+	return !p.Message.Backfill && (p.Reason == ReasonMismatch || p.Reason == ReasonCorrupt || p.Reason == ReasonLimit || p.Reason == ReasonConflict)
 }
 
 // Site is what a Receiver knows of one site. It is valid until the next call of the receiver.
@@ -108,6 +109,7 @@ type Site struct {
 
 	backfillKeyframe uint64
 	live, backfill   *frame.Decoder // nil while the site is silent
+	recent           *recent        // likewise
 	// a keyframe came since the receiver began to read, whether or not it could be decoded
 	liveBegun, backfillBegun bool
 	refused                  bool // though it was let in before
@@ -208,7 +210,7 @@ func (r *Receiver) Restart() {
 
 // sleep drops the decoders. The lanes go on with keyframes.
 func (s *Site) sleep() {
-	s.live, s.backfill, s.staleLive, s.staleBackfill = nil, nil, false, false
+	s.live, s.backfill, s.recent, s.staleLive, s.staleBackfill = nil, nil, nil, false, false
 	s.KeyframeSequence, s.backfillKeyframe = 0, 0
 }
 
@@ -279,7 +281,7 @@ func (r *Receiver) Step(m Message, h Handler) {
 		return
 	}
 	if s.live == nil {
-		s.live, s.backfill = frame.NewDecoder(s.limits), frame.NewDecoder(s.limits)
+		s.live, s.backfill, s.recent = frame.NewDecoder(s.limits), frame.NewDecoder(s.limits), &recent{}
 	}
 	s.note(&m)
 	for rest := m.Payload; len(rest) > 0; {
@@ -395,6 +397,12 @@ func (s *Site) step(m *Message, header *frame.Header, b []byte, h *Handler) erro
 		decoder = s.backfill
 	}
 	had := s.Ledger.Has(header.ID)
+	if had && s.recent.differs(header.ID, frame.Checksum(b)) {
+		// Deltas that follow apply to a state of this name, but not to the one that is here.
+		decoder.Reset()
+		s.Waiting = s.Waiting || !m.Backfill
+		return &conflictError{header.ID}
+	}
 	if had {
 		s.Repeated++
 		if !decoder.Applies(header) {
@@ -439,6 +447,7 @@ func (s *Site) step(m *Message, header *frame.Header, b []byte, h *Handler) erro
 	s.Frames++
 	s.Ledger.Add(header, m.Received)
 	if !had {
+		s.recent.note(header.ID, frame.Checksum(b))
 		traffic.Last, traffic.Sent = header.ID, header.Sent
 	}
 	if header.Kind == frame.Keyframe {
@@ -465,7 +474,10 @@ func (s *Site) noteKeyframe(m *Message) {
 func classify(err error) Reason {
 	var mismatch *frame.MismatchError
 	var limit *frame.LimitError
+	var conflict *conflictError
 	switch {
+	case errors.As(err, &conflict):
+		return ReasonConflict
 	case errors.As(err, &mismatch):
 		return ReasonMismatch
 	case errors.As(err, &limit):

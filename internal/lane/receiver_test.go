@@ -127,6 +127,24 @@ func TestReceiver(t *testing.T) {
 			t.Errorf("sequences %d, %d, %d", s.LastSequence, s.KeyframeOf(false), s.KeyframeOf(true))
 		}
 	})
+	t.Run("a site that goes on from an older state of its memory", func(t *testing.T) {
+		x, m, again := newTaker(t), newMaker(t, 1, 3), newMaker(t, 1, 3)
+		again.now += 500
+		a, b, c := m.frame(), m.frame(), m.frame()
+		again.frame()
+		other, _, d, e := again.frame(), again.frame(), again.frame(), again.keyframe()
+		x.step("s", false, a, b, c)
+		x.step("s", true, a, b)
+		x.step("s", false, other)
+		x.want(3, "conflict")
+		x.step("s", false, d) // it applies to a frame of the name of c, but not to c
+		x.want(3, "conflict", "mismatch")
+		if !x.receiver.Site("s").Waiting {
+			t.Error("it does not wait for a keyframe")
+		}
+		x.step("s", false, e)
+		x.want(4, "conflict", "mismatch")
+	})
 	t.Run("a delta to another state", func(t *testing.T) {
 		x, m := newTaker(t), newMaker(t, 1, 3)
 		a, _, c, d := m.frame(), m.frame(), m.frame(), m.keyframe()
