@@ -159,13 +159,13 @@ func TestExtras(t *testing.T) {
 		t.Errorf("without native histograms: %v", got)
 	}
 
-	row.Exemplars, row.Starts = nil, nil // they stay until others come
+	row.Exemplars = nil // the last ones stay until others come
 	row.Histograms[0].H.Sum = stale
 	f.apply("a", row)
 	if got = read(true); got["c"].Start != 77 || got["c"].Exemplar() == nil || got["native"] != nil {
 		t.Errorf("after the next row: %v", got)
 	}
-	row.Present, row.Histograms = []uint64{0}, nil
+	row.Present, row.Histograms, row.Starts = []uint64{0}, nil, nil
 	f.apply("a", row)
 	row.Present = []uint64{1}
 	f.apply("a", row)

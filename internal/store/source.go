@@ -146,6 +146,7 @@ func (s *source) storeWhole(row *series.Row) {
 	for i := range s.times {
 		s.times[i] = row.T
 	}
+	clear(s.starts) // the row lists those of all columns
 	// What has ended takes its extras along: a series that comes back is another one.
 	for column := range s.histograms {
 		if !s.has(column) {
@@ -155,11 +156,6 @@ func (s *source) storeWhole(row *series.Row) {
 	for column := range s.exemplars {
 		if !s.has(column) {
 			delete(s.exemplars, column)
-		}
-	}
-	for column := range s.starts {
-		if !s.has(column) {
-			delete(s.starts, column)
 		}
 	}
 }

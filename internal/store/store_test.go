@@ -404,3 +404,34 @@ func TestIdenticalSeriesThatComeLaterAppearOnce(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// A series whose start is not told any more, as after an upgrade of its target, does not keep the one of before.
+func TestStartIsOfTheLastWholeRow(t *testing.T) {
+	f := newFixture(t, nil)
+	s := source("a")
+	schema := f.schema("a_total", "b_total")
+	want := func(what string, want string) {
+		t.Helper()
+		got := ""
+		for family := range f.store.Select(store.Query{Matchers: selectors(t, `{__name__!=""}`), Now: now}) {
+			for r := range family.Series() {
+				got += fmt.Sprintf("%s %d ", r.Name(), r.Start)
+			}
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", what, got, want)
+		}
+	}
+	f.apply("ams-1", &series.Row{
+		Source: s, Schema: schema, T: now - 2000, Values: []float64{1, 2}, Starts: []series.StartAt{{Column: 0, Ms: 7}, {Column: 1, Ms: 8}},
+	})
+	want("both have one", "a_total 7 b_total 8 ")
+	f.apply("ams-1", &series.Row{
+		Source: s, Schema: schema, T: now - 1000, Columns: []uint32{1}, Values: []float64{3},
+	})
+	want("a partial row says nothing of it", "a_total 7 b_total 8 ")
+	f.apply("ams-1", &series.Row{
+		Source: s, Schema: schema, T: now, Values: []float64{1, 2}, Starts: []series.StartAt{{Column: 1, Ms: 9}},
+	})
+	want("a whole row tells of one", "a_total 0 b_total 9 ")
+}
