@@ -34,12 +34,10 @@ const (
 	// MessageReplaced means that another message has the sequence of the position: the stream was rewound and has
 	// grown again.
 	MessageReplaced ResetReason = "replaced"
-	// MessageMissing means that there is no message at the position although older ones are there.
-	MessageMissing ResetReason = "missing"
 )
 
 func resetReasons() []ResetReason {
-	return []ResetReason{StreamRecreated, StreamRewound, MessageReplaced, MessageMissing}
+	return []ResetReason{StreamRecreated, StreamRewound, MessageReplaced}
 }
 
 // Reset tells that a position is void and that reading begins again by the rule of Start. Messages delivered before
@@ -219,8 +217,9 @@ func (r *Reader) subscribe(ctx context.Context) (*subscription, error) {
 	}
 }
 
-// verify reads the message at the position back, or at the one that is known. If it is no longer there, for another
-// reason than its age, the position is void: the handler is told and errVoid returned.
+// verify reads the message at the position back, or at the one that is known. If another one stands there, or none can,
+// the position is void: the handler is told and errVoid returned. One that has gone, by its age or because messages of
+// its site were deleted, tells nothing: reading goes on behind it.
 func (r *Reader) verify(ctx context.Context) (*jetstream.StreamInfo, error) {
 	info, err := r.conn.streamInfo(ctx)
 	if err != nil {
@@ -236,11 +235,6 @@ func (r *Reader) verify(ctx context.Context) (*jetstream.StreamInfo, error) {
 	m, err := r.conn.storedMessage(ctx, p.Sequence, "")
 	switch {
 	case errors.Is(err, ErrNoMessage):
-		// It may have aged out since.
-		if info, err = r.conn.streamInfo(ctx); err != nil || p.Sequence < info.State.FirstSeq {
-			return info, err
-		}
-		return nil, r.void(p, MessageMissing, fmt.Sprintf("message %d is missing, the stream begins with %d", p.Sequence, info.State.FirstSeq))
 	case err != nil:
 		return nil, err
 	case m.checksum() != p.Checksum:
