@@ -50,8 +50,7 @@ func TestSpent(t *testing.T) {
 		}
 	}
 	rowsUpTo := func(number uint64) uint64 {
-		g := f.box.groups[0]
-		for _, g = range f.box.groups {
+		for _, g := range f.box.groups {
 			if g.last == number {
 				return g.rowsAfter
 			}
