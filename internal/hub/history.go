@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -13,8 +14,12 @@ import (
 	"github.com/thalweg/thalweg/internal/lane"
 )
 
-// historyBack is how far back a hub that knows nothing reads for its ledgers.
-const historyBack = 24 * time.Hour
+const (
+	// historyBack is how far back a hub that knows nothing reads for its ledgers.
+	historyBack = 24 * time.Hour
+	// historyPause is how long reading rests that was interrupted.
+	historyPause = 10 * time.Second
+)
 
 var errCaughtUp = errors.New("the head of the stream is reached")
 
@@ -23,12 +28,15 @@ var errCaughtUp = errors.New("the head of the stream is reached")
 type history struct {
 	hub    *Hub
 	wanted chan struct{} // has room for one
+	pause  time.Duration // historyPause
 
 	mu   sync.Mutex
 	left uint64 // messages still to be read, about
 }
 
-func newHistory(h *Hub) *history { return &history{hub: h, wanted: make(chan struct{}, 1)} }
+func newHistory(h *Hub) *history {
+	return &history{hub: h, wanted: make(chan struct{}, 1), pause: historyPause}
+}
 
 // caughtUp says that the tail reader has.
 func (h *history) caughtUp() {
@@ -38,24 +46,29 @@ func (h *history) caughtUp() {
 	}
 }
 
-// run reads whenever it is wanted, until ctx ends.
+// run reads whenever it is wanted, and again what was interrupted, until ctx ends.
 func (h *history) run(ctx context.Context) {
+	var again <-chan time.Time
 	for {
 		select {
 		case <-h.wanted:
-			from, needed := h.hub.ledgers.unread(h.hub.now())
-			if !needed {
-				h.hub.ledgers.complete(0, h.hub.now())
-				continue
-			}
-			if err := h.read(ctx, from); err != nil {
-				if ctx.Err() == nil {
-					h.hub.log.Warn("reading what the stream holds was interrupted", "err", err)
-				}
-				continue // the tail reader meets the same and says when it has caught up again
-			}
+		case <-again:
 		case <-ctx.Done():
 			return
+		}
+		again = nil
+		if h.hub.behind() { // the tail reader says when it has caught up again
+			continue
+		}
+		from, needed := h.hub.ledgers.unread(h.hub.now())
+		if !needed {
+			h.hub.ledgers.complete(0, h.hub.now())
+			continue
+		}
+		if err := h.read(ctx, from); err != nil && ctx.Err() == nil {
+			h.hub.repeats.Log(slog.LevelWarn, "history interrupted", "reading what the stream holds was interrupted and begins again",
+				slog.Duration("in", h.pause), slog.Any("err", err))
+			again = time.After(h.pause)
 		}
 	}
 }
@@ -65,7 +78,8 @@ func (h *history) read(ctx context.Context, from time.Time) error {
 	ctx, done := context.WithCancelCause(ctx)
 	defer done(nil)
 	start := h.hub.now()
-	h.hub.log.Info("reading what the stream holds since a time, for the account of what is missing", "since", from)
+	h.hub.repeats.Log(slog.LevelInfo, "history begins", "reading what the stream holds since a time, for the account of what is missing",
+		slog.Time("since", from))
 	receiver := lane.NewReceiver(lane.ReceiverConfig{Decoder: func(site string) (frame.DecoderConfig, bool) {
 		h.hub.mu.Lock()
 		defer h.hub.mu.Unlock()

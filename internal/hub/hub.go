@@ -219,6 +219,13 @@ func (h *Hub) Problem() string {
 	return h.problem
 }
 
+// behind reports whether the tail reader has not caught up since it began.
+func (h *Hub) behind() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.catchingUp
+}
+
 func (h *Hub) setTrouble(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

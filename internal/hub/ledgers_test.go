@@ -313,6 +313,35 @@ func TestHistory(t *testing.T) {
 	}
 }
 
+// Reading for the account that was interrupted begins again, whether or not the tail reader met the same.
+func TestHistoryInterrupted(t *testing.T) {
+	server := bustest.NewServer(t)
+	c := newHub(t, bustest.Hub(t, server))
+	w := newWriter(t, server.URL(), "ams-1", 1, 5)
+	w.live(2)
+	w.frame() // 3 is lost
+	w.encoder.RequestKeyframe()
+	w.live(2)
+	set := func(parts Parts) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.config.Parts, c.catchingUp = parts, false
+	}
+	set(0) // there is nothing that could be read
+	c.history.pause = time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); c.history.run(ctx) }()
+	defer func() { cancel(); <-done }()
+	c.history.caughtUp()
+	bustest.WaitFor(t, "a line about it", func() bool { return c.logs.count("reading what the stream holds was interrupted") == 1 })
+	if c.Account(nil).Complete {
+		t.Error("the account is complete, and nothing was read")
+	}
+	set(AllParts)
+	c.wantGaps(t, "ams-1 1/3-3:1 not_arrived")
+}
+
 // Whatever happens to the file, a hub starts, and says what it could not use.
 func TestLedgerFileDamaged(t *testing.T) {
 	dir := t.TempDir()
