@@ -67,7 +67,8 @@ func (r Rank) Less(o Rank) bool {
 	return r.Epoch < o.Epoch || r.Epoch == o.Epoch && r.Number < o.Number
 }
 
-// rankGap leaves room for epochs that turn out to lie between two others.
+// rankGap leaves room for epochs that turn out to lie between two others: some thousand, as long as each follows the one
+// that it names.
 const rankGap = 1 << 12
 
 // Has reports whether a frame came before.
@@ -102,15 +103,26 @@ func (e *epoch) last() uint64 {
 }
 
 // PlaceBefore is Place for frames of a live lane that are read later than newer ones: a new epoch stands right before a
-// known one.
+// known one, and before the one that this names if nothing came of it yet.
 func (l *Ledger) PlaceBefore(h *frame.Header, known frame.Epoch) {
 	if l.find(h.Epoch) == nil {
 		at := slices.IndexFunc(l.epochs, func(e *epoch) bool { return e.id == known })
-		if at < 0 {
+		switch {
+		case at < 0:
 			at = len(l.epochs)
+		case at > 0 && len(l.epochs[at-1].spans) == 0 && l.epochs[at-1].id == l.epochs[at].before.Epoch:
+			at--
 		}
-		l.insertAt(at, h.Epoch)
+		l.insertAt(at, h.Epoch, predecessor(h))
 	}
+}
+
+// predecessor is the epoch that a frame names as the one before its own; 0 if it names none.
+func predecessor(h *frame.Header) frame.Epoch {
+	if h.Flags&frame.FlagFirst == 0 {
+		return 0
+	}
+	return h.Predecessor.Epoch
 }
 
 // Add notes that a frame came, after Place. The time, in milliseconds since 1970, may be any clock, the same for all:
@@ -142,7 +154,7 @@ func (l *Ledger) follow(e *epoch, h *frame.Header) {
 	e.before, e.first = h.Predecessor, true
 	if at := slices.Index(l.epochs, e); at > 0 && e.before.Epoch != 0 && l.find(e.before.Epoch) == nil {
 		// Nothing came of the epoch before, and what came earlier shows that it is within the horizon.
-		l.insertAt(at, e.before.Epoch)
+		l.insertAt(at, e.before.Epoch, 0)
 	}
 }
 
@@ -187,21 +199,39 @@ func (l *Ledger) find(id frame.Epoch) *epoch {
 // Otherwise one on the live lane is the newest, whoever it names: two processes may have begun with copies of one
 // outbox. One from the backfill stands behind the one that it names, or else just before the newest.
 func (l *Ledger) insert(h *frame.Header, backfill bool) *epoch {
+	before := predecessor(h)
 	named := slices.IndexFunc(l.epochs, func(e *epoch) bool { return e.before.Epoch == h.Epoch })
-	names := slices.IndexFunc(l.epochs, func(e *epoch) bool { return h.Flags&frame.FlagFirst != 0 && e.id == h.Predecessor.Epoch })
+	names := slices.IndexFunc(l.epochs, func(e *epoch) bool { return before != 0 && e.id == before })
 	switch {
 	case named >= 0:
-		return l.insertAt(named, h.Epoch)
+		return l.insertAt(named, h.Epoch, before)
 	case !backfill:
-		return l.insertAt(len(l.epochs), h.Epoch)
+		return l.insertAt(len(l.epochs), h.Epoch, before)
 	case names >= 0:
-		return l.insertAt(names+1, h.Epoch)
+		return l.insertAt(names+1, h.Epoch, before)
 	}
-	return l.insertAt(max(len(l.epochs)-1, 0), h.Epoch)
+	return l.insertAt(max(len(l.epochs)-1, 0), h.Epoch, before)
 }
 
-// insertAt puts an epoch before the one at an index. If there is no room the oldest other one goes.
-func (l *Ledger) insertAt(at int, id frame.Epoch) *epoch {
+// rankBetween is a rank for an epoch, which names another or 0, between the ones before and at an index. Where one of them
+// is its neighbour in the site's life nothing but a copy's epoch can turn out to lie between, and it takes no room from
+// those on the other side.
+func (l *Ledger) rankBetween(at int, id, names frame.Epoch) uint32 {
+	low, high := l.epochs[at-1], l.epochs[at]
+	switch {
+	case high.rank-low.rank < 2: // none is left: their frames are ordered by number
+		return low.rank
+	case names != 0 && low.id == names:
+		return low.rank + 1
+	case high.before.Epoch == id:
+		return high.rank - 1
+	}
+	return low.rank + (high.rank-low.rank)/2
+}
+
+// insertAt puts an epoch, which names another or 0, before the one at an index. If there is no room the oldest other one
+// goes.
+func (l *Ledger) insertAt(at int, id, names frame.Epoch) *epoch {
 	e := &epoch{id: id, within: at > 0}
 	if at == 0 && len(l.epochs) > 0 {
 		l.epochs[0].within = true
@@ -214,8 +244,7 @@ func (l *Ledger) insertAt(at int, id frame.Epoch) *epoch {
 	case at == 0:
 		e.rank = l.epochs[0].rank - rankGap
 	default:
-		low, high := l.epochs[at-1].rank, l.epochs[at].rank
-		e.rank = low + (high-low)/2
+		e.rank = l.rankBetween(at, id, names)
 	}
 	l.counted = false
 	l.epochs = slices.Insert(l.epochs, at, e)

@@ -211,6 +211,28 @@ func TestLedgerRanks(t *testing.T) {
 }
 
 // Where an epoch stands that the backfill lane brought first is a guess until frames of it come on the live lane.
+// An edge that crashes again and again during an outage leaves a backlog of many epochs, more than a ledger holds.
+func TestLedgerRanksOfALongBacklog(t *testing.T) {
+	const newest = 1000
+	for _, history := range []bool{false, true} {
+		var s script
+		s.live(1, 1, 2, 0)
+		s.live(newest, 1, 2, 2)
+		for e := frame.Epoch(2); e < newest; e++ {
+			if history { // read by a hub that saw the newest ones first
+				s.ledger.PlaceBefore(header(e, 1, 2), newest)
+			}
+			s.backfill(e, 1, 2, 2)
+		}
+		for e := frame.Epoch(2); e <= newest; e++ {
+			before, after := s.rank[frame.ID{Epoch: e - 1, Number: 2}], s.rank[frame.ID{Epoch: e, Number: 1}]
+			if before.Epoch >= after.Epoch {
+				t.Fatalf("history %t: epoch %d has rank %d, the one before it %d", history, e, after.Epoch, before.Epoch)
+			}
+		}
+	}
+}
+
 func TestLedgerRanksOfLiveFrames(t *testing.T) {
 	s := &script{}
 	s.live(1, 1, 8, 0)
