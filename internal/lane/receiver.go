@@ -73,7 +73,8 @@ type Problem struct {
 	Header *frame.Header
 	Reason Reason
 	Err    error
-	// Begun: the frame is a keyframe of its lane, or behind one, since the receiver began to read.
+	// Begun: the frame is a keyframe of its lane, or behind one, since the receiver began to read, or of a site that is
+	// not let in any more.
 	Begun bool
 }
 
@@ -304,7 +305,7 @@ func (r *Receiver) Step(m Message, h Handler) {
 
 // trouble notes what is wrong and hands it on.
 func (s *Site) trouble(p *Problem, h *Handler) {
-	p.Begun = s.begun(p.Message.Backfill)
+	p.Begun = s.refused || s.begun(p.Message.Backfill)
 	t := s.traffic(p.Message.Backfill)
 	t.Problem, t.ProblemAt = p.Err.Error(), p.Message.Received
 	switch {
@@ -320,25 +321,14 @@ func (s *Site) trouble(p *Problem, h *Handler) {
 
 // turnAway says why a message is not taken. The frames of a site that was let in before are known to be missing.
 func (r *Receiver) turnAway(m *Message, err error, h *Handler) {
-	p := Problem{Message: m, Reason: ReasonLimit, Err: err}
+	reason := ReasonLimit
 	if errors.Is(err, errRefused) {
-		p.Reason = ReasonRefused
+		reason = ReasonRefused
 	}
-	s := r.sites[m.Site]
-	for rest := m.Payload; s != nil && len(rest) > 0; {
-		header, one, behind, err := frame.Split(rest)
-		if err == nil {
-			_, err = frame.Verify(one)
-		}
-		if err != nil {
-			break
-		}
-		rest = behind
-		s.Ledger.Miss(&header, m.Backfill, p.Cause(), m.Received)
-		p.Header, p.Begun = &header, true
-	}
-	if h.Problem != nil {
-		h.Problem(p)
+	if s := r.sites[m.Site]; s != nil {
+		s.turnAway(m, reason, err, h)
+	} else if h.Problem != nil {
+		h.Problem(Problem{Message: m, Reason: reason, Err: err})
 	}
 }
 
@@ -351,19 +341,24 @@ func (r *Receiver) TurnAway(m Message, cause error, h Handler) {
 		return
 	}
 	s.note(&m)
+	s.turnAway(&m, ReasonLimit, cause, &h)
+}
+
+// turnAway notes every frame of a message as one that is not taken.
+func (s *Site) turnAway(m *Message, reason Reason, cause error, h *Handler) {
 	for rest := m.Payload; len(rest) > 0; {
 		header, one, behind, err := frame.Split(rest)
 		if err == nil {
 			_, err = frame.Verify(one)
 		}
-		p := Problem{Message: &m, Reason: ReasonLimit, Err: cause}
+		p := Problem{Message: m, Reason: reason, Err: cause}
 		if err != nil { // nobody can tell how many frames it was
-			s.trouble(&p, &h)
+			s.trouble(&p, h)
 			return
 		}
 		rest = behind
 		p.Header = &header
-		s.trouble(&p, &h)
+		s.trouble(&p, h)
 	}
 }
 

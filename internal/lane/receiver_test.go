@@ -282,6 +282,34 @@ func TestReceiver(t *testing.T) {
 		x.step("s", false, a, c)
 		x.want(2, "refused")
 	})
+	t.Run("of a site that is not let in any more every frame is known to be missing", func(t *testing.T) {
+		x, m := newTaker(t), newMaker(t, 1, 3)
+		first := m.frame()
+		x.step("s", false, first)
+		x.refuse["s"] = true
+		x.receiver.Readmit()
+		h, err := frame.Verify(first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var hub lane.Ledger // that hears of problems only
+		hub.Place(&h, false)
+		hub.Add(&h, 0)
+		payload := bytes.Join([][]byte{m.frame(), m.frame(), m.keyframe()}, nil)
+		x.receiver.Step(lane.Message{Site: "s", Sequence: 9, Payload: payload}, lane.Handler{Problem: func(p lane.Problem) {
+			if p.Reason != lane.ReasonRefused || p.Header == nil || !p.Begun {
+				t.Fatalf("problem %+v", p)
+			}
+			hub.Miss(p.Header, false, p.Cause(), 0)
+		}})
+		x.refuse["s"] = false
+		x.receiver.Readmit()
+		for name, l := range map[string]*lane.Ledger{"receiver": &x.receiver.Site("s").Ledger, "handler": &hub} {
+			if missing := l.Missing(); missing.Rows[lane.Rejected] != 3 || missing.Total() != 3 {
+				t.Errorf("%s: missing rows %v, want 3 that were rejected", name, missing.Rows)
+			}
+		}
+	})
 	t.Run("limits change with the next keyframe", func(t *testing.T) {
 		x, m := newTaker(t), newMaker(t, 1, 50)
 		x.step("s", false, m.frame())
