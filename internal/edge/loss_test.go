@@ -127,3 +127,45 @@ func TestOldCopyBehindAnotherStream(t *testing.T) {
 		t.Error("the frames of an earlier process count as another's")
 	}
 }
+
+// An old copy of the stream is restored under an edge that runs, and ends with frames of an earlier process of which the
+// outbox has none any more: they are its own all the same, and not another process's.
+func TestOldCopyOfForgottenEpoch(t *testing.T) {
+	t.Parallel()
+	p := single(t)
+	dir := t.TempDir()
+	s := start(t, p.proxy.URL(), dir)
+	for range 20 {
+		s.sink(1)
+		s.allStored()
+	}
+	s.stop()
+	p.servers[0].Stop()
+	older := p.servers[0].CopyStore()
+	p.servers[0].Start()
+	bustest.WaitFor(t, "connection", func() bool { return p.hub.State().Connected })
+	deleteStream(t, p.hub)
+	bustest.EnsureStream(t, p.hub)
+	again := prepare(t, p.proxy.URL(), dir)
+	again.ahead.Store(int64(time.Hour))
+	if err := again.edge.outbox.Expire(again.edge.now()); err != nil {
+		t.Fatal(err)
+	}
+	if n := again.edge.Status().Outbox.Files; n != 0 {
+		t.Fatalf("%d files are left of the earlier process", n)
+	}
+	again.run()
+	again.rows = s.rows
+	again.sink(2)
+	again.allStored()
+	p.servers[0].Stop()
+	p.servers[0].RestoreStore(older)
+	p.servers[0].Start()
+	again.sink(1)
+	again.allStored()
+	read(t, p.hub).expect(again)
+	if again.logs.count(replacedLine) != 0 || again.logs.count("sending again what the outbox holds") != 1 {
+		t.Errorf("it says %d times that it was replaced, and %d times that the server lost something",
+			again.logs.count(replacedLine), again.logs.count("sending again what the outbox holds"))
+	}
+}

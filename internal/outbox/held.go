@@ -75,7 +75,7 @@ func (o *Outbox) TailKeyframe(bytes int64) (id frame.ID) {
 	return id
 }
 
-// Knows reports whether the epoch belongs to this outbox: frames of it are here, or it is the newest one.
+// Knows reports whether the epoch belongs to this outbox: frames of it are here, or it is one of the newest 64.
 func (o *Outbox) Knows(epoch frame.Epoch) bool { return o.knows(epoch) }
 
 // Before reports whether frame a was appended before frame b. An epoch that the outbox does not know counts as one that

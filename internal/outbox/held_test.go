@@ -3,6 +3,7 @@ package outbox
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/thalweg/thalweg/internal/frame"
 )
@@ -39,6 +40,28 @@ func TestHeld(t *testing.T) {
 				t.Errorf("%s before %s: %t", a, b, got)
 			}
 		}
+	}
+}
+
+// An epoch is known when its last file is gone, over restarts, and forgotten behind many others.
+func TestKnowsThePast(t *testing.T) {
+	f := newFixture(t)
+	f.group(1, 100)
+	first := f.epoch()
+	for i := range maxPast {
+		if i > 0 && !f.box.Knows(first) {
+			t.Fatalf("does not know its epoch %d epochs ago", i)
+		}
+		f.box.Ack(f.epoch(), 1, 1)
+		f.open()
+		f.clock = f.clock.Add(time.Hour)
+		if err := f.box.Expire(f.clock); err != nil {
+			t.Fatal(err)
+		}
+		f.group(1, 100)
+	}
+	if f.box.Knows(first) || len(f.box.past) != maxPast {
+		t.Errorf("knows %d epochs of the past, the first %t", len(f.box.past), f.box.Knows(first))
 	}
 }
 

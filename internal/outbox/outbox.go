@@ -16,6 +16,9 @@ import (
 // maxGroups bounds the number of files, whatever their size: a week of keyframes every 30 s.
 const maxGroups = 20_000
 
+// maxPast bounds the epochs that are remembered when no frame of them is here any more.
+const maxPast = 64
+
 // Options of Open.
 type Options struct {
 	// Dir is created if absent. It belongs to this outbox alone.
@@ -53,9 +56,10 @@ type Outbox struct {
 	seq    uint64   // of the newest group
 	bytes  int64    // of all groups
 	last   frame.Header
-	lastIn uint64 // ordinal of the file of last
-	losses []Loss // not yet announced
-	shown  int    // how many of them Losses has returned
+	lastIn uint64        // ordinal of the file of last
+	past   []frame.Epoch // the newest maxPast, oldest first, with the present one
+	losses []Loss        // not yet announced
+	shown  int           // how many of them Losses has returned
 	told   []toldLoss
 	spent  []spent
 	tips   map[string]Tip
@@ -386,6 +390,7 @@ func (o *Outbox) commit(segments []segment) {
 			o.seq++
 			o.groups = append(o.groups, &group{name: s.name, ordinal: ordinal, seq: o.seq, extent: s.extent, grown: now})
 			o.dirty = true
+			o.remember(s.epoch)
 		}
 		o.last, o.lastIn = s.last, o.groups[len(o.groups)-1].ordinal
 	}
@@ -414,13 +419,14 @@ func (o *Outbox) newest() *group {
 func (o *Outbox) knows(epoch frame.Epoch) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.last.Epoch == epoch {
-		return true
+	return o.last.Epoch == epoch || slices.Contains(o.past, epoch) ||
+		slices.ContainsFunc(o.groups, func(g *group) bool { return g.epoch == epoch })
+}
+
+// remember takes note of an epoch. The caller holds mu.
+func (o *Outbox) remember(epoch frame.Epoch) {
+	if !slices.Contains(o.past, epoch) {
+		o.past = append(o.past, epoch)
+		o.past = o.past[max(0, len(o.past)-maxPast):]
 	}
-	for _, g := range o.groups {
-		if g.epoch == epoch {
-			return true
-		}
-	}
-	return false
 }

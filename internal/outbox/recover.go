@@ -67,9 +67,12 @@ func (o *Outbox) restore() error {
 			if len(o.groups) == 0 || g.ordinal < o.groups[0].ordinal {
 				cause = CauseDisk // evicted, and the disk was too full to write that down
 			}
-			o.lose(cause, g.without(extent{}))
+			lost := g.without(extent{})
+			o.lose(cause, lost)
 			o.spend(cause, g.storedBehind(extent{}), now)
-			o.logger.Error("outbox file is missing", "file", g.name, "cause", string(cause), "rows", g.rowsAfter-g.rowsBefore)
+			if len(lost) > 0 { // else it was deleted because it was done, and a crash kept that from being written down
+				o.logger.Error("outbox file is missing", "file", g.name, "cause", string(cause), "rows", rows(lost))
+			}
 		}
 	}
 	o.cutUnaccepted()
@@ -367,6 +370,12 @@ func (o *Outbox) adopt(saved *state) {
 		o.ordinal = max(o.ordinal, l.Ordinal+1)
 	}
 	o.attempted = o.last.ID
+	for _, epoch := range saved.Epochs {
+		o.remember(frame.Epoch(epoch))
+	}
+	for _, g := range o.groups {
+		o.remember(g.epoch)
+	}
 	var losses []Loss
 	for _, l := range saved.Losses {
 		loss := l.loss()

@@ -35,6 +35,8 @@ type state struct {
 	Spent  []stateSpent `json:"spent,omitempty"`
 	// Tips by lane.
 	Tips map[string]stateTip `json:"tips,omitempty"`
+	// Epochs of the past, oldest first.
+	Epochs []hexEpoch `json:"epochs,omitempty"`
 }
 
 type stateTip struct {
@@ -168,6 +170,9 @@ func (o *Outbox) snapshot() *state {
 			Ordinal: o.lastIn, Kind: uint8(h.Kind), Epoch: hexEpoch(h.Epoch), Number: h.Number, Base: h.Base,
 			RowsBefore: h.RowsBefore, Rows: h.Rows, Sent: h.Sent, Size: h.Size,
 		}
+	}
+	for _, epoch := range o.past {
+		s.Epochs = append(s.Epochs, hexEpoch(epoch))
 	}
 	now := o.now()
 	for _, g := range o.groups {
