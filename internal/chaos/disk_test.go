@@ -77,7 +77,8 @@ func (d *disk) fill(p *process) {
 		d.t.Error(err)
 		return
 	}
-	for at, n := int64(0), int64(st.Bfree)*st.Bsize; n >= st.Bsize; {
+	block := int64(st.Bsize)
+	for at, n := int64(0), int64(st.Bfree)*block; n >= block; {
 		switch err := syscall.Fallocate(int(f.Fd()), 0, at, n); {
 		case err == nil:
 			at += n

@@ -17,7 +17,7 @@ import (
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPace()
-		if err := p.live(t.Context(), 1<<40); err != nil {
+		if err := p.live(t.Context(), 1<<30); err != nil {
 			t.Fatal(err) // without a limit nothing waits
 		}
 		p.set(1000)
