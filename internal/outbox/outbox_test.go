@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -403,6 +404,51 @@ func TestAckAndExpire(t *testing.T) {
 	expire(1)
 	f.group(1, 100)
 	expire(1)
+}
+
+// A kill between the deletion of files that are done and the next time that the state is saved is no loss.
+func TestKilledAfterExpire(t *testing.T) {
+	f := newFixture(t)
+	f.group(4, 100)
+	f.group(4, 100)
+	f.group(4, 100)
+	epoch := f.epoch()
+	f.box.Ack(epoch, 1, 4)
+	f.box.Ack(epoch, 5, 6)
+	f.clock = f.clock.Add(time.Duration(f.conf.ResendWindow))
+	if err := f.box.Expire(f.clock); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.files(groupSuffix); len(got) != 2 {
+		t.Fatalf("files are %v, want two", got)
+	}
+	path := filepath.Join(f.dir, stateName)
+	state, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed := func() {
+		t.Helper()
+		f.close()
+		if err := os.WriteFile(path, state, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f.open()
+	}
+	killed()
+	if losses := f.box.Losses(); len(losses) > 0 || strings.Contains(f.log.String(), "level=ERROR") {
+		t.Fatalf("losses %v, log %q", losses, f.log.String())
+	}
+	// Of a file that goes before it is done, what was not acknowledged is lost.
+	if err := os.Remove(filepath.Join(f.dir, f.files(groupSuffix)[0])); err != nil {
+		t.Fatal(err)
+	}
+	killed()
+	losses := f.box.Losses()
+	f.wantSpans(lossRanges(losses), span{7, 8})
+	if line := fmt.Sprintf("rows=%d\n", losses[0].Rows); strings.Count(f.log.String(), "outbox file is missing") != 1 || !strings.Contains(f.log.String(), line) {
+		t.Fatalf("log %q, want %q", f.log.String(), line)
+	}
 }
 
 func TestEvict(t *testing.T) {
