@@ -160,7 +160,7 @@ func (r *bitReader) number(k uint) uint64 {
 // maxPut; up to maxShort it is below maxStep. No branch depends on the number, for none could be predicted.
 func shortNumber(field uint64, k uint) (u uint64, size uint) {
 	ones := bits.TrailingZeros64(^field)
-	n := (ones - 2) &^ ((ones - 2) >> 63) // not below 0
+	n := (ones - 2) &^ ((ones - 2) >> (bits.UintSize - 1)) // not below 0
 	first := (uint64(1)<<(n&63) + uint64(ones-n) - 1) << (k & 63)
 	return field>>(uint(ones+1)&63)&(1<<((uint(n)+k)&63)-1) + first, uint(ones+1+n) + k
 }
