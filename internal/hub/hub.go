@@ -333,12 +333,13 @@ func (h *Hub) forgetSites() {
 	h.receiver.Expire(now.Add(-siteIdle).UnixMilli(), gone, func(site string) {
 		delete(h.lastRow, site)
 		delete(h.guards.sites, site)
-		h.meter.forget(site)
-		h.shares.forget(site)
 		h.log.Info("site was silent for long and is forgotten", slog.String("site", site))
 	})
+	h.shares.expire(gone)
+	known := func(site string) bool { return h.receiver.Site(site) != nil }
+	h.meter.expire(now.Add(-forgetEvery).UnixMilli(), known) // those that are not let in are metered, too
 	// What is missing is told for as long as of others, and who comes back after a long outage has its horizon.
-	h.ledgers.forget(min(gone, now.Add(-gapsKept).UnixMilli()), func(site string) bool { return h.receiver.Site(site) != nil })
+	h.ledgers.forget(min(gone, now.Add(-gapsKept).UnixMilli()), known)
 	h.mu.Unlock()
 	h.control.forget(now.Add(-siteIdle))
 }

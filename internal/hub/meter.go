@@ -2,6 +2,7 @@ package hub
 
 import (
 	"errors"
+	"maps"
 	"time"
 )
 
@@ -78,5 +79,7 @@ func (m *meter) dropped(site string) uint64 {
 	return 0
 }
 
-// forget drops what is known of a site.
-func (m *meter) forget(site string) { delete(m.sites, site) }
+// expire drops what is known of the sites that sent nothing since a time, unless they are to be kept.
+func (m *meter) expire(before int64, keep func(site string) bool) {
+	maps.DeleteFunc(m.sites, func(name string, s *siteMeter) bool { return s.at < before && !keep(name) })
+}

@@ -2,6 +2,10 @@ package hub
 
 import (
 	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,11 +53,51 @@ func TestMeter(t *testing.T) {
 	if within, _ := m.take("b", 10_000, now, l); !within {
 		t.Error("another site pays for it")
 	}
-	if within, flood := m.take("c", 1<<40, now, &Limits{}); !within || flood {
+	if within, flood := m.take("c", 1<<30, now, &Limits{}); !within || flood {
 		t.Error("a site without a limit is metered")
 	}
-	m.forget("a")
+	m.take("d", 1, now-1, l)
+	m.expire(now, func(site string) bool { return site == "b" })
+	if len(m.sites) != 2 || m.dropped("a") == 0 {
+		t.Errorf("who sent nothing since is still metered: %d sites", len(m.sites))
+	}
+	m.expire(now+1, func(string) bool { return false })
 	f(10_000, true, false)
+}
+
+// Sites that are not let in are metered, so that one that floods is cut off, and forgotten soon: they leave room for
+// others.
+func TestMeterForgetsWhoIsNotLetIn(t *testing.T) {
+	server := bustest.NewServer(t)
+	c := newHub(t, bustest.Hub(t, server), func(c *Config) { c.StrictSites, c.Sites = true, map[string]Site{"good": {}} })
+	var ahead atomic.Int64
+	c.now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	runHub(t, c)
+	o, stop := openOutput(t, c, t.TempDir(), newCollector(), true)
+	evil, good := newWriter(t, server.URL(), "evil", 1, 5), newWriter(t, server.URL(), "good", 2, 5)
+	evil.live(1)
+	good.live(1)
+	c.rows(t, good.name, 1)
+	metered := func(mu *sync.Mutex, m *meter) []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Sorted(maps.Keys(m.sites))
+	}
+	bustest.WaitFor(t, "the output", func() bool { return len(metered(&o.mu, o.meter)) == 2 })
+	if got := metered(&c.mu, c.meter); len(got) != 2 {
+		t.Errorf("metered are %q", got)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	ahead.Store(int64(forgetEvery + time.Minute))
+	c.forgetSites()
+	o.forgetSites(c.now())
+	for _, got := range [][]string{metered(&c.mu, c.meter), metered(&o.mu, o.meter)} {
+		if !slices.Equal(got, []string{good.name}) {
+			t.Errorf("metered are still %q", got)
+		}
+	}
 }
 
 // A site that floods is not looked into, what it sent is missing, it is cut off, and comes back with a keyframe. Another

@@ -218,8 +218,8 @@ func (o *Output) forgetSites(now time.Time) {
 	config, _ := o.hub.configured()
 	o.receiver.Expire(now.Add(-siteIdle).UnixMilli(), now.Add(-config.siteLife(o.hub.retention)).UnixMilli(), func(site string) {
 		delete(o.guards.sites, site)
-		o.meter.forget(site)
 	})
+	o.meter.expire(now.Add(-forgetEvery).UnixMilli(), func(site string) bool { return o.receiver.Site(site) != nil })
 }
 
 // restartPosition is the newest place from which everything that is not delivered yet can be decoded.

@@ -31,6 +31,7 @@ type holding struct {
 	marks []mark // oldest first
 	bytes int64  // of all
 	last  uint64 // sequence of the newest message
+	at    int64  // when it was stored, ms since 1970
 }
 
 // mark is where a run of messages of a site begins.
@@ -64,7 +65,7 @@ func (s *shares) add(site string, sequence uint64, stored int64, bytes int) (bef
 	if sequence <= h.last {
 		return 0 // read again
 	}
-	h.last = sequence
+	h.last, h.at = sequence, stored
 	share := s.share()
 	if n := len(h.marks); n == 0 || h.marks[n-1].bytes >= share/marksPerShare {
 		h.marks = append(h.marks, mark{sequence: sequence, stored: stored})
@@ -89,11 +90,13 @@ func (s *shares) add(site string, sequence uint64, stored int64, bytes int) (bef
 	return before
 }
 
-// forget drops what is known of a site.
-func (s *shares) forget(site string) {
-	if h := s.sites[site]; h != nil {
-		s.bytes -= h.bytes
-		delete(s.sites, site)
+// expire drops what is known of sites whose newest message was stored before a time.
+func (s *shares) expire(before int64) {
+	for site, h := range s.sites {
+		if h.at < before {
+			s.bytes -= h.bytes
+			delete(s.sites, site)
+		}
 	}
 }
 

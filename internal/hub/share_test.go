@@ -28,7 +28,7 @@ func TestShares(t *testing.T) {
 	}
 	// With another one each has half, and what is there already counts.
 	add("b", 10, 0)
-	if s.forget("c"); s.bytes != 1610 {
+	if s.expire(now); s.bytes != 1610 {
 		t.Errorf("all hold %d bytes", s.bytes)
 	}
 	add("a", 100, 10)
@@ -45,7 +45,10 @@ func TestShares(t *testing.T) {
 		add("a", 90, 0)
 	}
 	// While the stream has room nothing is deleted.
-	s.forget("b")
+	before := s.bytes
+	if s.expire(now); len(s.sites) != 1 || before-s.bytes != 710 {
+		t.Errorf("%d sites hold %d bytes, %d before", len(s.sites), s.bytes, before)
+	}
 	add("a", 170, 0)
 	add("c", 10, 0)
 	// A tenth is everybody's, however many there are.
