@@ -36,7 +36,8 @@ const (
 	// which the next keyframe makes anew; what else is known of it goes when nothing of it can be in the stream any more.
 	forgetEvery = 10 * time.Minute
 	siteIdle    = 24 * time.Hour
-	// reportEvery is how often it is looked whether gaps opened or closed, saveEvery how often the ledgers are saved.
+	// reportEvery is how often it is looked whether gaps opened or closed, saveEvery how often the ledgers are trimmed and
+	// saved.
 	reportEvery = time.Second
 	saveEvery   = time.Minute
 	// skipBehind is how many messages must wait for a tail reader that is far behind to leave them to history.
@@ -299,8 +300,9 @@ func (h *Hub) keepLedgers(ctx context.Context) {
 	for {
 		select {
 		case <-report.C:
-			h.ledgers.report(h.now())
+			h.ledgers.report()
 		case <-save.C:
+			h.ledgers.trim(h.now())
 			h.saveLedgers()
 		case <-ctx.Done():
 			return

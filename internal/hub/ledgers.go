@@ -237,16 +237,15 @@ func (l *ledgers) account(now time.Time, sees func(site string) bool) Account {
 	return a
 }
 
-// report tells log and counters what has changed, and forgets what is long known. It waits until everything was read:
-// before that, what is missing may be in the stream.
-func (l *ledgers) report(now time.Time) {
+// report tells log and counters what has changed. It waits until everything was read: before that, what is missing may be
+// in the stream.
+func (l *ledgers) report() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.whole {
 		return
 	}
 	for name, s := range l.sites {
-		s.Forget(now.Add(-gapsKept).UnixMilli())
 		m := s.Missing()
 		if m == s.told {
 			continue
@@ -301,6 +300,18 @@ func where(gaps []lane.Gap, c lane.Cause, rows uint64) (attrs []slog.Attr) {
 		attrs = append(attrs, slog.String("epoch", last.Epoch.String()), slog.Uint64("first_frame", last.From), slog.Uint64("last_frame", last.To))
 	}
 	return attrs
+}
+
+// trim forgets the gaps that are long known. It looks at every hole there is, so readers may have their turn after each
+// site.
+func (l *ledgers) trim(now time.Time) {
+	for _, name := range l.names() {
+		l.mu.Lock()
+		if s := l.sites[name]; s != nil {
+			s.Forget(now.Add(-gapsKept).UnixMilli())
+		}
+		l.mu.Unlock()
+	}
 }
 
 // forget drops the ledgers of sites of which nothing came since a time, unless they are to be kept.

@@ -427,6 +427,64 @@ func TestGapsOfAnExpiredStream(t *testing.T) {
 	})
 }
 
+// manyLedgers has sites of which each has had nine processes, with every third frame lost, and tells of all of that.
+func manyLedgers(sites int, at int64) *ledgers {
+	l := newLedgers(slog.New(slog.DiscardHandler), newMetrics(&Hub{}).lost)
+	v := view{ledgers: l, at: at}
+	for i := range sites {
+		before := frame.Predecessor{}
+		for epoch := frame.Epoch(1); epoch <= 9; epoch++ {
+			for n := uint64(1); n <= 60; n++ {
+				h := frame.Header{Kind: frame.Keyframe, ID: frame.ID{Epoch: epoch, Number: n}, RowsBefore: n - 1, Rows: 1, Sent: at}
+				if n == 1 {
+					h.Flags, h.Predecessor = frame.FlagFirst, before
+				}
+				if n%3 != 0 {
+					v.took(&lane.Delivery{Site: fmt.Sprintf("site-%d", i), Header: &h})
+				}
+			}
+			before = frame.Predecessor{ID: frame.ID{Epoch: epoch, Number: 60}, Rows: 60}
+			v.lose(fmt.Sprintf("site-%d", i), frame.Loss{Epoch: epoch, From: 1, To: 60, Rows: 60, Cause: frame.CauseEvicted})
+		}
+	}
+	l.complete(at, time.UnixMilli(at))
+	return l
+}
+
+// What is long known goes when the ledgers are trimmed. What is reported each second does not look for it.
+func TestLedgersAreTrimmed(t *testing.T) {
+	at := time.Now()
+	l := manyLedgers(2, at.UnixMilli())
+	l.report()
+	all := l.missing("site-1").Rows[lane.Evicted]
+	if all == 0 || l.sites["site-1"].told.Rows[lane.Evicted] != all {
+		t.Fatalf("%d rows are missing, %d were reported", all, l.sites["site-1"].told.Rows[lane.Evicted])
+	}
+	l.trim(at.Add(gapsKept - time.Minute))
+	if n := l.missing("site-1").Rows[lane.Evicted]; n != all {
+		t.Errorf("%d rows are missing, want %d", n, all)
+	}
+	l.trim(at.Add(gapsKept + time.Minute))
+	if m := l.missing("site-1"); m != l.missing("site-0") || m.Gaps != 0 {
+		t.Errorf("still missing are %+v", m)
+	}
+}
+
+// With a lock that the tail reader takes for each frame. Site is what one site costs.
+func BenchmarkLedgers(b *testing.B) {
+	at := time.Now()
+	const sites = 1000
+	l := manyLedgers(sites, at.UnixMilli())
+	for name, f := range map[string]func(){"report": l.report, "trim": func() { l.trim(at) }} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				f()
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/sites, "ns/site")
+		})
+	}
+}
+
 // A hub that runs and was cut off for long goes on near the head of the stream, and reads behind it what it left out.
 func TestHubThatWasCutOff(t *testing.T) {
 	server := bustest.NewServer(t)
