@@ -61,10 +61,12 @@ func (b *box) ack(from, to int) {
 	}
 }
 
-func (b *box) unackAll() {
-	for i := range b.frames {
-		b.frames[i].acked = false
+// unackAll is for a server that lost an unknown part of what it had.
+func (e *simEdge) unackAll() {
+	for i := range e.box.frames {
+		e.box.frames[i].acked = false
 	}
+	e.losses, e.spent = append(e.losses, e.spent...), nil
 }
 
 // saved is the outbox's state file: what a process that begins knows of the stream.
@@ -110,6 +112,7 @@ type simEdge struct {
 	box    box
 	saved  saved
 	losses []frame.Loss // that no stored frame tells of
+	spent  []frame.Loss // evicted after the server had it: a loss if the server loses it
 
 	sender    *lane.Sender
 	epoch     frame.Epoch
@@ -268,23 +271,29 @@ func (e *simEdge) evict() {
 	if second == 0 {
 		return
 	}
-	for i, x := range e.box.frames[:second] {
+	losses, spent := len(e.losses), len(e.spent)
+	for _, x := range e.box.frames[:second] {
 		e.s.frames[x.header.ID].excuse()
 		if x.acked {
-			continue
+			e.spent = addEvicted(e.spent, spent, x.header)
+		} else {
+			e.losses = addEvicted(e.losses, losses, x.header)
 		}
-		h := x.header
-		if n := len(e.losses); n > 0 && i > 0 && e.losses[n-1].Epoch == h.Epoch && e.losses[n-1].To+1 == h.Number && e.losses[n-1].Cause == frame.CauseEvicted {
-			l := &e.losses[n-1]
-			l.To, l.Last, l.Rows = h.Number, h.Sent, l.Rows+uint64(h.Rows)
-			continue
-		}
-		e.losses = append(e.losses, frame.Loss{
-			Epoch: h.Epoch, From: h.Number, To: h.Number, Rows: uint64(h.Rows), First: h.Sent, Last: h.Sent, Cause: frame.CauseEvicted,
-		})
 	}
 	e.box.frames = slices.Clone(e.box.frames[second:])
 	e.box.front += second
+}
+
+// addEvicted adds a frame to losses, of which those from an index on are of its file.
+func addEvicted(losses []frame.Loss, from int, h frame.Header) []frame.Loss {
+	if n := len(losses); n > from && losses[n-1].To+1 == h.Number {
+		l := &losses[n-1]
+		l.To, l.Last, l.Rows = h.Number, h.Sent, l.Rows+uint64(h.Rows)
+		return losses
+	}
+	return append(losses, frame.Loss{
+		Epoch: h.Epoch, From: h.Number, To: h.Number, Rows: uint64(h.Rows), First: h.Sent, Last: h.Sent, Cause: frame.CauseEvicted,
+	})
 }
 
 // look asks for the last message of a lane. It reports whether an answer was taken, and the last frame if it is ours.
@@ -334,7 +343,7 @@ func (e *simEdge) learn(w *way) {
 	if w.publisher.Lost() {
 		e.s.trace("edge %d finds that the server lost frames, backfill %t", e.line, w.backfill)
 		w.lost = true
-		e.box.unackAll()
+		e.unackAll()
 	}
 	w.tip.id, w.tip.sequence = w.publisher.Newest()
 	w.tip.doubtful = w.publisher.Doubtful()
@@ -368,7 +377,7 @@ func (e *simEdge) resolve() {
 		// Something else than what was stored last stands behind it: an older copy of the stream that is longer, or the
 		// message of another process that hides what became of ours.
 		if k := e.box.index(newest); k >= 0 && w.seen.Number != 0 && w.seenAt > at && e.box.index(w.seen) < k {
-			e.box.unackAll()
+			e.unackAll()
 		}
 		if last[i] = id; w.publisher.InFlight() {
 			w.publisher.Drop()
