@@ -375,6 +375,9 @@ func (s *Server) Metrics() []prometheus.Collector {
 		[]prometheus.Collector{s.auth.refused, s.clients, s.enrolled, s.logger.dropped})
 }
 
+// LeadsCluster reports whether this server decides where in the cluster streams and consumers are.
+func (s *Server) LeadsCluster() bool { return s.nats.JetStreamIsLeader() }
+
 // LeadsStream reports whether this server decides about the stream at this moment; without a cluster it always does.
 func (s *Server) LeadsStream(name string) bool {
 	return s.nats.JetStreamIsStreamLeader(accountCore, name)

@@ -244,3 +244,36 @@ func goOn(t *testing.T, s *bustest.Server, sites []*lane, position bus.Position)
 		t.Errorf("read %d, begun after %s, reset %v", c.sequences, position, c.resets)
 	}
 }
+
+// TestJetStreamOfLeaderTurnedOff: the leader of a cluster takes 2 s to turn JetStream off when it cannot write. What is
+// started meanwhile is stopped by that in the middle, and its copies of streams may follow no more.
+func TestJetStreamOfLeaderTurnedOff(t *testing.T) {
+	var leader *bustest.Server
+	servers := bustest.NewCluster(t)
+	bustest.WaitFor(t, "leader", func() bool {
+		i := slices.IndexFunc(servers, (*bustest.Server).LeadsCluster)
+		if i >= 0 {
+			leader = servers[i]
+		}
+		return i >= 0
+	})
+	stopped := make(chan error, 1)
+	go func() { stopped <- leader.StopJetStream() }()
+	bustest.WaitFor(t, "JetStream to be off", func() bool { return !leader.JetStreamOn() })
+	bustest.WaitFor(t, "JetStream to be stopped", func() bool {
+		leader.LookAtStorage()
+		on := leader.JetStreamOn()
+		select {
+		case err := <-stopped:
+			if err != nil {
+				t.Fatal(err)
+			}
+			return true
+		default:
+			if on {
+				t.Fatal("JetStream is started while it is being stopped")
+			}
+			return false
+		}
+	})
+}

@@ -225,5 +225,8 @@ func EnsureStream(t testing.TB, c *bus.Conn) {
 	})
 }
 
+// LeadsCluster reports whether the server runs and leads its cluster.
+func (s *Server) LeadsCluster() bool { return s.stop != nil && s.Server.LeadsCluster() }
+
 // LeadsStream reports whether the server runs and leads the stream.
 func (s *Server) LeadsStream(name string) bool { return s.stop != nil && s.Server.LeadsStream(name) }
