@@ -19,7 +19,7 @@ import (
 const (
 	// compactAfter is how many bytes a cursor's journal grows before it is written anew.
 	compactAfter = 4 << 20
-	// restartEvery is how often the place to begin again goes into the journal.
+	// restartEvery is how often the place to begin again goes into the journal, which is synced then.
 	restartEvery = 2 * time.Second
 	// laneIdle is how long a lane is silent before it no longer holds the restart back. Should it come to life again,
 	// it begins with a keyframe: edges send one at least as often as hubs ask for (keyframeBound).
@@ -27,8 +27,8 @@ const (
 )
 
 // cursor is what an output has delivered, on disk: a journal of JSON lines, the first of them a snapshot. A line is
-// written, but not synced, after each flush: kill -9 repeats what was in flight, a power loss what the operating
-// system had not written.
+// written after each flush, and synced every restartEvery: kill -9 repeats what was in flight, a power loss what was
+// delivered since the last sync, too.
 type cursor struct {
 	path    string
 	file    *os.File
@@ -188,13 +188,16 @@ func (c *cursor) write() error {
 	return nil
 }
 
-// save notes, now and then, where to begin again, and writes the journal anew when it has grown.
+// save notes, now and then, where to begin again, syncs the journal, and writes it anew when it has grown.
 func (c *cursor) save(restart bus.Position, ledgers func() map[string]lane.LedgerState) error {
 	if now := time.Now(); now.Sub(c.saved) >= restartEvery && !restart.IsZero() {
 		c.saved, c.restart = now, restart
 		c.put(&cursorLine{Restart: &restart})
 		if err := c.write(); err != nil {
 			return err
+		}
+		if err := c.file.Sync(); err != nil {
+			return fmt.Errorf("sync cursor %q: %w", c.path, err)
 		}
 	}
 	if c.size < compactAfter {

@@ -166,6 +166,34 @@ func TestOutputThatCannotWriteItsCursor(t *testing.T) {
 	}
 }
 
+// The journal is synced now and then. A pipe takes what is written, and cannot be synced.
+func TestCursorIsSynced(t *testing.T) {
+	c, err := openCursor(t.TempDir(), "out", 42)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	if err := c.close(); err != nil {
+		t.Fatal(err)
+	}
+	c.file = w
+	defer func() { _ = c.close() }()
+	if err := c.add([]delivered{{site: "ams-1", header: frame.Header{Kind: frame.Keyframe, ID: frame.ID{Epoch: 1, Number: 1}, Rows: 1}}}); err != nil {
+		t.Errorf("add: %v", err)
+	}
+	restart := bus.Position{Created: time.Unix(0, 1_700_000_000_000_000_000).UTC(), Sequence: 7, Checksum: 7}
+	if err := c.save(restart, nil); err == nil || !strings.Contains(err.Error(), "sync cursor") {
+		t.Errorf("save of a journal that cannot be synced: %v", err)
+	}
+	if err := c.save(restart, nil); err != nil {
+		t.Errorf("save a moment later: %v", err)
+	}
+}
+
 // What a frame told of losses is known to the next process, which may not read that frame again.
 func TestCursorKeepsLosses(t *testing.T) {
 	dir := t.TempDir()
