@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math/bits"
@@ -50,6 +51,7 @@ type peers struct {
 
 	mu        sync.Mutex
 	listening time.Time // since when; zero: not at all
+	deaf      error     // why not, other than for want of a connection
 	heard     map[string]heardPeer
 }
 
@@ -65,23 +67,23 @@ func newPeers(h *Hub, url string) *peers {
 // run listens and announces until ctx ends.
 func (p *peers) run(ctx context.Context) {
 	subject := p.hub.conn.Root().Hubs()
-	stop, err := p.hub.conn.Serve(subject, func(_ string, data []byte) []byte {
-		p.hear(data)
-		return nil
-	})
-	if err != nil {
-		p.hub.log.Error("listen for other hubs", "err", err)
-		return
-	}
-	defer stop()
+	var stop func()
+	defer func() {
+		if stop != nil {
+			stop()
+		}
+	}()
 	t := time.NewTicker(changeEvery)
 	defer t.Stop()
 	var said Peer
 	var at time.Time
 	for {
+		if stop == nil {
+			stop = p.listen(subject)
+		}
 		now := p.hub.now()
 		state, _ := p.hub.conn.Watch()
-		p.connected(state.Connected, now)
+		p.connected(state.Connected && stop != nil, now)
 		if self := p.self(); self != said || now.Sub(at) >= announceEvery {
 			if p.tell(subject, self) {
 				said, at = self, now
@@ -96,6 +98,21 @@ func (p *peers) run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// listen returns what ends it, or nil if it is not possible at the moment.
+func (p *peers) listen(subject string) (stop func()) {
+	stop, err := p.hub.conn.Serve(subject, func(_ string, data []byte) []byte {
+		p.hear(data)
+		return nil
+	})
+	if err != nil {
+		p.hub.repeats.Log(slog.LevelError, "listen", "cannot listen for other hubs", slog.Any("err", err))
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.deaf = err
+	return stop
 }
 
 // connected starts the time of listening anew with each connection: what others said meanwhile was not heard.
@@ -136,7 +153,11 @@ func (p *peers) self() Peer {
 
 func (p *peers) hear(data []byte) {
 	var peer Peer
-	if err := json.Unmarshal(data, &peer); err != nil || peer.Instance == "" {
+	err := json.Unmarshal(data, &peer)
+	if err == nil && peer.Instance == "" {
+		err = errors.New("it names no instance")
+	}
+	if err != nil {
 		p.hub.repeats.Log(slog.LevelWarn, "announcement", "announcement of another hub cannot be read", slog.Any("err", err))
 		return
 	}
@@ -183,6 +204,8 @@ func (p *peers) settled() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
+	case p.deaf != nil:
+		return fmt.Errorf("listen for other hubs: %w", p.deaf)
 	case p.listening.IsZero():
 		return errors.New("there is no connection to NATS")
 	case p.hub.now().Sub(p.listening) < listenFirst:

@@ -1,12 +1,16 @@
 package hub
 
 import (
+	"context"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/bus/bustest"
 )
 
 func TestPick(t *testing.T) {
@@ -91,4 +95,38 @@ func TestPeersForgetAndSettle(t *testing.T) {
 		p.connected(false, time.Now())
 		settled("after the connection was lost", false)
 	})
+}
+
+// A hub that cannot listen for others says why, and goes on trying.
+func TestPeersThatCannotListen(t *testing.T) {
+	server := bustest.NewServer(t)
+	conn := bustest.Connect(t, bus.Options{Config: bustest.Config(server.URL())})
+	c := newHub(t, conn)
+	conn.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); c.peers.run(ctx) }()
+	defer func() { cancel(); <-done }()
+	bustest.WaitFor(t, "the reason", func() bool {
+		_, _, err := c.Serving()
+		return strings.Contains(err.Error(), "listen for other hubs") && c.logs.count("cannot listen for other hubs") == 1
+	})
+	select {
+	case <-done:
+		t.Error("it has given up")
+	default:
+	}
+}
+
+// What cannot be read is named in the log, once.
+func TestAnnouncementsThatCannotBeRead(t *testing.T) {
+	c := newHub(t, bustest.Hub(t, bustest.NewServer(t)))
+	c.peers.hear([]byte(`{"hub":"a","parts":"0-63","ready":true}`))
+	c.peers.hear([]byte(`{"hub":"a"`))
+	if n := c.logs.count("announcement of another hub cannot be read", "it names no instance"); n != 1 || c.logs.count("announcement of another hub") != 1 {
+		t.Errorf("%d lines tell why", n)
+	}
+	if n := len(c.Peers()); n != 1 {
+		t.Errorf("%d hubs are known, want this one", n)
+	}
 }
