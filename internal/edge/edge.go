@@ -31,6 +31,8 @@ const (
 	expireEvery = 5 * time.Second
 	// repeatEvery bounds how often the same failure is logged.
 	repeatEvery = time.Minute
+	// lossesPerFrame are few enough for the smallest frame (smallestLimit), and for a hub, which takes 256.
+	lossesPerFrame = 64
 )
 
 // Options of New. All are required but Now.
@@ -204,6 +206,7 @@ func (e *Edge) Flush() error {
 // flush does the work of Flush. The caller holds mu.
 func (e *Edge) flush() error {
 	losses := e.outbox.Losses()
+	losses = losses[:min(len(losses), lossesPerFrame)]
 	for _, l := range losses {
 		e.sender.Lost(frame.Loss{
 			Epoch: l.Epoch, From: l.From, To: l.To, Rows: l.Rows, First: l.FirstSent, Last: l.LastSent, Cause: lossCause(l.Cause),

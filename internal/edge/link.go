@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -61,7 +62,7 @@ func (e *Edge) keepLink(ctx context.Context) {
 			e.awaitSilence(ctx)
 			continue
 		case err != nil && !errors.Is(err, context.Canceled):
-			e.log.Warn("publishing was interrupted", "site", e.site, "err", err)
+			e.repeats.Log(slog.LevelWarn, "interrupted", "publishing was interrupted", slog.String("site", e.site), slog.Any("err", err))
 		}
 		if pause(ctx, attempt) != nil {
 			return
@@ -283,7 +284,9 @@ func (e *Edge) tooLarge(w *wire, first, last *frame.Header, bytes int, cause err
 	if !e.outbox.Acked(first.ID) { // else it was given up before
 		e.skip(first, last, cause)
 	}
-	e.broken = e.broken || w == e.live
+	if w == e.live { // the other lane has a goroutine of its own
+		e.broken = true
+	}
 	return false
 }
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -316,6 +317,23 @@ func TestOversizeFrame(t *testing.T) {
 		t.Errorf("problems: %q", r.problems)
 	}
 	s.noLoss()
+}
+
+// Both lanes may meet a frame that is too large, each in its goroutine.
+func TestOversizeFramesOnBothLanes(t *testing.T) {
+	t.Parallel()
+	p := single(t)
+	s := prepare(t, p.proxy.URL(), t.TempDir())
+	defer s.edge.Close()
+	s.sink(1)
+	h, _ := s.edge.outbox.Last()
+	var backfill sync.WaitGroup
+	backfill.Go(func() { s.edge.tooLarge(s.edge.backfill, &h, &h, 8<<10, bus.ErrTooLarge) })
+	s.edge.tooLarge(s.edge.live, &h, &h, 8<<10, bus.ErrTooLarge)
+	backfill.Wait()
+	if !s.edge.broken {
+		t.Error("the live lane does not go on with a keyframe")
+	}
 }
 
 // Rows that the outbox does not take are lost, and hubs are told which.

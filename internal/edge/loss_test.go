@@ -9,6 +9,7 @@ import (
 
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/bus/bustest"
+	"github.com/thalweg/thalweg/internal/outbox"
 )
 
 // purge makes the server lose all messages of a lane.
@@ -168,4 +169,25 @@ func TestOldCopyOfForgottenEpoch(t *testing.T) {
 		t.Errorf("it says %d times that it was replaced, and %d times that the server lost something",
 			again.logs.count(replacedLine), again.logs.count("sending again what the outbox holds"))
 	}
+}
+
+// Hubs are told of more losses than stand in one frame, over several.
+func TestManyLosses(t *testing.T) {
+	t.Parallel()
+	p := single(t)
+	s := start(t, p.proxy.URL(), t.TempDir())
+	s.sink(1)
+	const losses = 300
+	for n := range uint64(losses) {
+		r := outbox.Range{Epoch: s.edge.Epoch() + 1, From: 2*n + 1, To: 2*n + 1, Rows: 1}
+		s.edge.outbox.Lose(outbox.Loss{Range: r, Cause: outbox.CauseOversize})
+	}
+	for len(s.edge.outbox.Losses()) > 0 {
+		s.sink(1)
+	}
+	bustest.WaitFor(t, "all notices", func() bool {
+		p.reading.mu.Lock()
+		defer p.reading.mu.Unlock()
+		return len(p.reading.losses) == losses
+	})
 }
