@@ -3,8 +3,11 @@ package lane_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/thalweg/thalweg/internal/frame"
@@ -25,6 +28,30 @@ func TestCauseNames(t *testing.T) {
 			t.Errorf("cause %s: %v, %v", c, back, err)
 		}
 		seen[c.String()] = true
+	}
+}
+
+// What hubs keep of losses, and what they kept before all of its names were in small letters.
+func TestLossJSON(t *testing.T) {
+	loss := lane.Loss{Epoch: 0xabc, From: 1, To: 2, Rows: 3, First: 4, Last: 5, Cause: lane.Oversize, Known: 6}
+	b, err := json.Marshal(loss)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names map[string]any
+	if err := json.Unmarshal(b, &names); err != nil {
+		t.Fatal(err)
+	}
+	got := slices.Sorted(maps.Keys(names))
+	if want := []string{"cause", "epoch", "first", "from", "known", "last", "rows", "to"}; !slices.Equal(got, want) {
+		t.Errorf("names are %q, want %q", got, want)
+	}
+	older := strings.NewReplacer(`"first"`, `"First"`, `"last"`, `"Last"`).Replace(string(b))
+	for _, text := range []string{string(b), older} {
+		var again lane.Loss
+		if err := json.Unmarshal([]byte(text), &again); err != nil || again != loss {
+			t.Errorf("%s: read %+v, %v", text, again, err)
+		}
 	}
 }
 

@@ -6,7 +6,7 @@ import (
 	"github.com/thalweg/thalweg/internal/frame"
 )
 
-// Hello is what an edge says at each connect and every HelloInterval after, as JSON, on its hello subject.
+// Hello is what an edge says at each connect and from time to time after, as JSON, on its hello subject.
 type Hello struct {
 	Site    string `json:"site"`
 	Version string `json:"version"`

@@ -11,13 +11,14 @@ import (
 
 // Loss is rows in the frames From to To of an epoch, both included, that are missing for a known cause.
 type Loss struct {
-	Epoch       frame.Epoch `json:"epoch"`
-	From        uint64      `json:"from"`
-	To          uint64      `json:"to"`
-	Rows        uint64      `json:"rows"`
-	First, Last int64       // send times, in milliseconds since 1970
-	Cause       Cause       `json:"cause"`
-	Known       int64       `json:"known,omitempty"`
+	Epoch frame.Epoch `json:"epoch"`
+	From  uint64      `json:"from"`
+	To    uint64      `json:"to"`
+	Rows  uint64      `json:"rows"`
+	First int64       `json:"first"` // send times, in milliseconds since 1970
+	Last  int64       `json:"last"`
+	Cause Cause       `json:"cause"`
+	Known int64       `json:"known,omitempty"`
 }
 
 // Lose notes a loss notice of the site.

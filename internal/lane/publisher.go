@@ -100,9 +100,6 @@ func (p *Publisher) Expect() uint64 { return p.expect }
 // Owner is the epoch that took the lane over, or zero.
 func (p *Publisher) Owner() frame.Epoch { return p.yield }
 
-// Owned reports whether a message of this process was stored.
-func (p *Publisher) Owned() bool { return p.owned }
-
 // Stored is the answer that the message in flight has a sequence.
 func (p *Publisher) Stored(sequence uint64) {
 	p.lost = p.lost || p.doubt
