@@ -125,12 +125,6 @@ func DefaultGlobal() Global {
 // DefaultNATS is what an absent key of nats means.
 func DefaultNATS() NATS { return NATS{Client: bus.DefaultConfig()} }
 
-// DefaultEdge is what an absent key of edge means.
-func DefaultEdge() Edge { return Edge{Config: edge.DefaultConfig()} }
-
-// DefaultHub is what an absent key of hub means.
-func DefaultHub() Hub { return Hub{Config: hub.DefaultConfig()} }
-
 // UnmarshalYAML decodes over the defaults.
 func (c *Config) UnmarshalYAML(unmarshal func(any) error) error {
 	*c = DefaultConfig()

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/edge"
 	"github.com/thalweg/thalweg/internal/hub"
 	"github.com/thalweg/thalweg/internal/natsd"
 	"github.com/thalweg/thalweg/internal/outbox"
@@ -201,8 +202,8 @@ func TestFiles(t *testing.T) {
 }
 
 func TestConfigMadeByHand(t *testing.T) {
-	c, e, h := DefaultConfig(), DefaultEdge(), DefaultHub()
-	c.Site, c.Edge, c.Hub = "demo", &e, &h
+	c := DefaultConfig()
+	c.Site, c.Edge, c.Hub = "demo", &Edge{Config: edge.DefaultConfig()}, &Hub{Config: hub.DefaultConfig()}
 	for range 2 {
 		if err := c.Validate(); err != nil {
 			t.Fatal(err)

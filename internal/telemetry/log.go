@@ -81,9 +81,6 @@ func (l *Log) SetLevel(level string) error {
 	return nil
 }
 
-// Level returns the level in the words of SetLevel.
-func (l *Log) Level() string { return strings.ToLower(l.level.Level().String()) }
-
 // Reopen opens the file anew, for use after a rotation. If that fails, the log goes on in the old file.
 func (l *Log) Reopen() error {
 	if l.file == nil {
