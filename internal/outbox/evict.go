@@ -156,6 +156,7 @@ func (o *Outbox) Expire(now time.Time) error {
 		return ErrClosed
 	}
 	o.clearDebris()
+	o.keepReserve()
 	done, old, behind := o.expired(now)
 	var errs []error
 	// What is deleted must be known to be done, or the next Open takes it for missing.
@@ -253,8 +254,8 @@ func (o *Outbox) evictOldest(cause Cause, keepNewest bool) error {
 func (o *Outbox) drop(g *group, cause Cause) error {
 	late := false
 	if g == o.newest() {
-		// The name of the last frame must outlive the frame. On a full disk the file has to make room for it first: only
-		// a kill in between costs the name.
+		// The name of the last frame must outlive the frame. On a full disk without a reserve the file has to make room
+		// for it first: only a kill in between costs the name.
 		err := o.save()
 		if late = err != nil && diskFull(err); err != nil && !late {
 			return err

@@ -48,6 +48,7 @@ type Outbox struct {
 	debris    []string // files that could not be deleted, to be tried again
 	saved     time.Time
 	closed    bool
+	reserved  bool // the reserve is there; guarded by write
 
 	// mu guards what follows. Nothing is read or written under it.
 	mu     sync.Mutex
@@ -116,6 +117,7 @@ func Open(opts Options) (*Outbox, error) {
 	if err := o.restore(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open outbox %q: %w", opts.Dir, err), o.lock.Close())
 	}
+	o.keepReserve()
 	if free, ok := o.fs.Free(); ok && o.bytes+free < int64(o.config.MaxBytes) {
 		o.logger.Warn("disk will be full before the outbox is: set edge.outbox.max_bytes lower, or make room", "dir", opts.Dir,
 			"free_bytes", free, "stored_bytes", o.bytes, "max_bytes", int64(o.config.MaxBytes))

@@ -37,6 +37,7 @@ func (o *Outbox) restore() error {
 	var found []FileInfo
 	damaged := map[string]bool{} // and whether something else than a crash did it
 	for _, f := range files {
+		o.reserved = o.reserved || f.Name == reserveName && f.Size == reserveBytes
 		name, evidence := strings.CutSuffix(f.Name, corruptSuffix)
 		if ordinal, _, ok := parseGroupName(name); ok {
 			o.ordinal = max(o.ordinal, ordinal+1)

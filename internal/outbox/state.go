@@ -209,9 +209,13 @@ func (o *Outbox) snapshot() *state {
 	return s
 }
 
-// save replaces the state file. The caller holds write.
+// save replaces the state file, for which the reserve makes room on a full disk. The caller holds write.
 func (o *Outbox) save() error {
-	err := o.writeState(o.snapshot())
+	s := o.snapshot()
+	err := o.writeState(s)
+	if diskFull(err) && o.spendReserve() {
+		err = o.writeState(s)
+	}
 	if err == nil {
 		return nil
 	}
