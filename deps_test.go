@@ -29,13 +29,13 @@ var rows = []string{
 	"internal/outbox internal/natsd",
 	"internal/identity",
 	"internal/bus",
-	"internal/lane internal/expo internal/pipeline internal/store internal/telemetry internal/puppetca",
+	"internal/lane internal/expo internal/pipeline internal/store internal/writeproto internal/telemetry internal/puppetca",
 	"internal/frame",
 	"internal/series",
 }
 
 const (
-	core    = "internal/series internal/frame internal/lane internal/pipeline internal/store internal/expo"
+	core    = "internal/series internal/frame internal/lane internal/pipeline internal/store internal/expo internal/writeproto"
 	inputs  = "internal/scrape internal/push internal/remotewrite internal/telemeter internal/events internal/natsmon "
 	outputs = "internal/federate internal/web "
 )
