@@ -15,6 +15,7 @@ import (
 	"github.com/thalweg/thalweg/internal/bus/bustest"
 	"github.com/thalweg/thalweg/internal/frame"
 	"github.com/thalweg/thalweg/internal/hub"
+	"github.com/thalweg/thalweg/internal/natsd"
 	"github.com/thalweg/thalweg/internal/series"
 	"github.com/thalweg/thalweg/internal/store"
 )
@@ -74,7 +75,7 @@ func (s *hostileSite) keyframe() (frames [][]byte) {
 }
 
 func benchmarkHostile(b *testing.B, attack func(*hostileSite)) {
-	server := bustest.NewServer(b)
+	server := bustest.NewServer(b, func(o *natsd.Options) { o.Logger = slog.New(slog.DiscardHandler) })
 	conn := bustest.Hub(b, server)
 	config := hub.DefaultConfig()
 	config.Limits.Series = 2000

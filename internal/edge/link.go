@@ -23,8 +23,8 @@ const (
 	silenceCheck = 30 * time.Second
 	// smallestLimit is the least that frames are bounded to, however small what the server refused.
 	smallestLimit = 4 << 10
-	// tailBytes is how much of a backlog goes first, on the live lane: what a link of 1 Mbit/s carries in 1.6 s.
-	tailBytes = 192 << 10
+	// tailBytes is how much of a backlog goes first, on the live lane: what a link of 1 Mbit/s carries in 1.1 s.
+	tailBytes = 128 << 10
 	// backlogCheck is how often an idle backfill lane looks for something to fill.
 	backlogCheck = 30 * time.Second
 )
