@@ -2,6 +2,8 @@
 # Installs what the tests run beside the program, without root, into .cache/tools/bin:
 #   staticcheck, node_exporter  built from their modules; with --vuln only govulncheck
 #   prometheus                  from Debian's package, or else the one on PATH
+#   prometheus-pushgateway      likewise
+#   python-prometheus-client    runs python3 where prometheus_client of Debian's package can be imported
 # What is there in the right version stays. Everything that cannot be had is an error: a test that cannot run is one
 # that failed.
 set -euo pipefail
@@ -29,41 +31,50 @@ go_tool() {
 	echo "$stamp" >"$tools/$name.version"
 }
 
-# debian_prometheus unpacks Debian's package. The package lists are this directory's own if the system has none.
-debian_prometheus() {
+# debian PACKAGE FROM TO unpacks Debian's package and takes the file or directory FROM of it. The package lists are this
+# directory's own if the system has none.
+debian() {
+	local package=$1 from=$2 to=$3 work
 	command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
-	local work
-	work=$(mktemp -d "$tools/prometheus.XXXXXX")
+	say "unpacking Debian's $package"
+	work=$(mktemp -d "$tools/$package.XXXXXX")
 	(
 		cd "$work"
-		if ! apt-get -q download prometheus; then
+		if ! apt-get -q download "$package"; then
 			mkdir -p state/lists/partial cache/archives/partial
 			own=(-o "Dir::State::lists=$work/state/lists" -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=)
-			apt-get -q "${own[@]}" update && apt-get -q "${own[@]}" download prometheus
+			apt-get -q "${own[@]}" update && apt-get -q "${own[@]}" download "$package"
 		fi
-	) >&2 && dpkg-deb -x "$work"/prometheus_*.deb "$work/root" &&
-		mv "$work/root/usr/bin/prometheus" "$bin/prometheus"
+	) >&2 && dpkg-deb -x "$work/${package}"_*.deb "$work/root" &&
+		mv "$work/root/$from" "$to"
 	local status=$?
 	rm -rf "$work"
 	return $status
 }
 
-prometheus() {
-	if [[ -x $bin/prometheus ]]; then
+# program NAME installs a program of the Debian package of its name.
+program() {
+	local name=$1 found
+	if [[ -x $bin/$name ]] || debian "$name" "usr/bin/$name" "$bin/$name"; then
 		return
 	fi
-	say "unpacking Debian's prometheus"
-	if debian_prometheus; then
-		return
-	fi
-	local found
-	if found=$(command -v prometheus); then
+	if found=$(command -v "$name"); then
 		say "that failed; using $found"
-		ln -sf "$found" "$bin/prometheus"
+		ln -sf "$found" "$bin/$name"
 		return
 	fi
-	say "there is no prometheus: neither Debian's package nor one on PATH"
+	say "there is no $name: neither Debian's package nor one on PATH"
 	return 1
+}
+
+python_client() {
+	local library=$tools/python script=$bin/python-prometheus-client
+	if [[ ! -d $library/prometheus_client ]]; then
+		mkdir -p "$library"
+		debian python3-prometheus-client usr/lib/python3/dist-packages/prometheus_client "$library/prometheus_client"
+	fi
+	printf '#!/bin/sh\nPYTHONPATH=%q exec python3 "$@"\n' "$library" >"$script"
+	chmod +x "$script"
 }
 
 if [[ ${1-} == --vuln ]]; then
@@ -75,10 +86,16 @@ if [[ ${1-} == --check ]]; then # all that the fast checks need
 	exit 0
 fi
 go_tool node_exporter github.com/prometheus/node_exporter "$node_exporter_version"
-prometheus
-for tool in prometheus node_exporter; do
-	"$bin/$tool" --version >/dev/null || {
+program prometheus
+program prometheus-pushgateway
+python_client
+for tool in prometheus prometheus-pushgateway node_exporter; do
+	"$bin/$tool" --version >/dev/null 2>&1 || {
 		say "$bin/$tool does not run"
 		exit 1
 	}
 done
+"$bin/python-prometheus-client" -c 'import prometheus_client' || {
+	say "python3 with prometheus_client does not run"
+	exit 1
+}
