@@ -6,7 +6,7 @@
 //	err = e.Sink(row)
 //
 // A row is accepted when Sink returns nil, and safe from kill -9 (and, with outbox.sync: flush, from power loss) at the
-// next flush. Accepted rows reach the stream however long the link is down, or are announced as lost. The machines
-// that decide are in package lane; this package moves their messages between outbox and bus, and knows nothing of
-// where rows come from.
+// next flush; Commit is for senders that wait for that. Accepted rows reach the stream however long the link is down, or
+// are announced as lost. The machines that decide are in package lane; this package moves their messages between outbox
+// and bus, and knows nothing of where rows come from.
 package edge

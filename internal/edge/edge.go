@@ -81,9 +81,11 @@ type Edge struct {
 	epoch    frame.Epoch
 	config   Config
 	sender   *lane.Sender
-	frames   [][]byte // closed and not yet appended; empty between calls
-	told     int      // how many losses of the outbox stand in the frames that are being stored
-	appended chan struct{}
+	frames   [][]byte      // closed and not yet appended; empty between calls
+	sealed   uint64        // how many frames were appended or lost, over epochs
+	told     int           // how many losses of the outbox stand in the frames that are being stored
+	appended chan struct{} // closed when sealed grows
+	commits  map[*commit]struct{}
 	maxAge   time.Duration
 	lookback time.Duration
 	largest  int            // bound for frames beside the server's max_payload, in bytes; 0: none
@@ -91,6 +93,10 @@ type Edge struct {
 	skew     time.Duration  // see Status
 	greeted  time.Time
 	version  lane.VersionChoice
+
+	// turn is held by whoever flushes for all callers of Commit, and guards committed: when that was done last.
+	turn      chan struct{}
+	committed time.Time
 
 	status *statusBoard
 }
@@ -109,6 +115,7 @@ func New(o Options) (*Edge, error) {
 		control: o.Conn.Root().NewControl(o.Site), metrics: newMetrics(), settings: make(chan Config, 1), status: newStatusBoard(),
 		silence: silence, silenceCheck: silenceCheck, tailBytes: tailBytes, helloInterval: helloInterval, otherHubs: otherHubs,
 		config: o.Config, appended: make(chan struct{}), maxAge: o.StreamMaxAge,
+		commits: map[*commit]struct{}{}, turn: make(chan struct{}, 1),
 	}
 	e.live = newWire(e, bus.Live)
 	e.backfill = newWire(e, bus.Backfill)
@@ -158,7 +165,7 @@ func newEpoch() frame.Epoch {
 	for {
 		var b [8]byte
 		_, _ = rand.Read(b[:]) // never fails
-		if e := frame.Epoch(binary.LittleEndian.Uint64(b[:])); e != 0 {
+		if e := frame.Epoch(binary.LittleEndian.Uint64(b[:])); e != 0 && !lane.IsDeposit(e) {
 			return e
 		}
 	}
@@ -179,7 +186,10 @@ func (e *Edge) keyframeInterval() time.Duration {
 }
 
 // Sink accepts a row: it is in the outbox after the next flush.
-func (e *Edge) Sink(row *series.Row) error {
+func (e *Edge) Sink(row *series.Row) error { return e.sink(row, nil) }
+
+// sink does the work of Sink. Somebody may wait for the row.
+func (e *Edge) sink(row *series.Row, waits *commit) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	frames, err := e.sender.Append(e.frames, row, e.now().UnixMilli())
@@ -187,6 +197,9 @@ func (e *Edge) Sink(row *series.Row) error {
 	if err != nil {
 		e.metrics.refusedRows.Inc()
 		return err
+	}
+	if waits != nil {
+		e.note(waits)
 	}
 	e.metrics.rows.Inc()
 	e.metrics.samples.Add(float64(row.Samples()))
@@ -238,6 +251,9 @@ func (e *Edge) store() error {
 	frames := e.frames
 	e.frames = nil
 	err := e.outbox.Append(frames...)
+	e.sealed += uint64(len(frames))
+	close(e.appended)
+	e.appended = make(chan struct{})
 	if err == nil {
 		for _, f := range frames {
 			e.metrics.frameBytes.Add(float64(len(f)))
@@ -245,8 +261,6 @@ func (e *Edge) store() error {
 		e.metrics.frames.Add(float64(len(frames)))
 		e.outbox.Announced(e.told)
 		e.told = 0
-		close(e.appended)
-		e.appended = make(chan struct{})
 		e.status.clear(PartOutbox)
 		if e.outbox.Crowded() || e.tailGrows() {
 			e.sender.RequestKeyframe(e.now().UnixMilli(), false)
@@ -274,6 +288,7 @@ func (e *Edge) store() error {
 	} else {
 		e.sender.RequestKeyframe(e.now().UnixMilli(), false)
 	}
+	e.lose(e.sealed-uint64(len(frames))+1, e.sealed, err)
 	e.metrics.unwrittenRows.Add(float64(loss.Rows))
 	e.status.set(PartOutbox, err.Error())
 	e.repeats.Log(slog.LevelError, "outbox", "outbox refused frames", slog.String("site", e.site),

@@ -4,7 +4,7 @@ import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
 	rows, samples, refusedRows, unwrittenRows  prometheus.Counter
-	frames, frameBytes                         prometheus.Counter
+	frames, frameBytes, commits                prometheus.Counter
 	ackedFrames, refusedPublishes              *prometheus.CounterVec
 	serverLosses, keyframeRequests, readErrors prometheus.Counter
 	skew, frameVersion                         prometheus.Gauge
@@ -27,6 +27,7 @@ func newMetrics() *metrics {
 		unwrittenRows:    counter("unwritten_rows_total", "Rows lost because the outbox could not be written; hubs are told."),
 		frames:           counter("frames_total", "Frames stored in the outbox."),
 		frameBytes:       counter("frame_bytes_total", "Bytes of frames stored in the outbox."),
+		commits:          counter("commits_total", "Flushes for senders that wait until what they sent is in the outbox; one for all that wait at a time."),
 		ackedFrames:      byLane("acked_frames_total", "Frames that the server stored."),
 		refusedPublishes: byLane("refused_publishes_total", "Publishes whose expected sequence was wrong: after a lost answer, or with two processes on one lane."),
 		serverLosses:     counter("server_losses_total", "Times the server turned out to have lost stored frames, which were sent again."),
@@ -41,7 +42,7 @@ func newMetrics() *metrics {
 
 func (m *metrics) all() []prometheus.Collector {
 	return []prometheus.Collector{
-		m.rows, m.samples, m.refusedRows, m.unwrittenRows, m.frames, m.frameBytes, m.ackedFrames, m.refusedPublishes,
+		m.rows, m.samples, m.refusedRows, m.unwrittenRows, m.frames, m.frameBytes, m.commits, m.ackedFrames, m.refusedPublishes,
 		m.serverLosses, m.keyframeRequests, m.readErrors, m.skew, m.frameVersion,
 	}
 }

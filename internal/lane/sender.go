@@ -42,6 +42,9 @@ func NewSender(cfg SenderConfig) *Sender {
 	return &Sender{cfg: cfg, encoder: frame.NewEncoder(cfg.Encoder)}
 }
 
+// Continue makes a new sender go on behind the newest frame of its epoch, see frame.Encoder.
+func (s *Sender) Continue(newest *frame.Header) { s.encoder.Continue(newest) }
+
 // Append adds a row, and appends to dst the frames that this closed. now is in milliseconds since 1970, here and below.
 // An error means that the row is not one; the sender goes on.
 func (s *Sender) Append(dst [][]byte, row *series.Row, now int64) ([][]byte, error) {
