@@ -24,6 +24,8 @@ import (
 type Proto struct {
 	// Escaping of names that the format did not know before UTF-8 was allowed in them.
 	Escaping model.EscapingScheme
+	// Untimed leaves out the time of every metric.
+	Untimed bool
 }
 
 // Metric is one metric of a family.
@@ -120,7 +122,7 @@ func (p Proto) AppendMetric(dst []byte, t model.MetricType, m *Metric) []byte {
 	metric := len(dst)
 	dst = p.appendLabels(dst, metricLabel, m.Labels)
 	typ := protoType(t)
-	if typ.field > metricTime {
+	if !p.Untimed && typ.field > metricTime {
 		dst = appendVarint(dst, metricTime, uint64(m.T))
 	}
 	dst = protowire.AppendTag(dst, typ.field, protowire.BytesType)
@@ -146,7 +148,7 @@ func (p Proto) AppendMetric(dst []byte, t model.MetricType, m *Metric) []byte {
 		dst = appendDouble(dst, plainValue, m.Value)
 	}
 	dst = insertLength(dst, value)
-	if typ.field < metricTime {
+	if !p.Untimed && typ.field < metricTime {
 		dst = appendVarint(dst, metricTime, uint64(m.T))
 	}
 	return insertLength(dst, metric)

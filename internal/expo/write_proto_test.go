@@ -181,7 +181,7 @@ func TestProtoAgreesWithLibrary(t *testing.T) {
 	for typ, number := range types {
 		for range 1000 {
 			scheme := model.EscapingScheme(r.IntN(4))
-			p := expo.Proto{Escaping: scheme}
+			p := expo.Proto{Escaping: scheme, Untimed: r.IntN(2) == 0}
 			f := &series.Family{Name: r.name(), Type: typ, Help: r.text(), Unit: r.text()}
 			family := &dto.MetricFamily{Name: new(f.Name), Type: number.Enum()}
 			if f.Help != "" {
@@ -193,6 +193,9 @@ func TestProtoAgreesWithLibrary(t *testing.T) {
 			var metrics []byte
 			for range 1 + r.IntN(3) {
 				m, d := r.metric(typ)
+				if p.Untimed {
+					d.TimestampMs = nil
+				}
 				metrics = p.AppendMetric(metrics, typ, m)
 				family.Metric = append(family.Metric, d)
 			}

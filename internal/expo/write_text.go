@@ -38,11 +38,16 @@ func (t Text) AppendFamily(dst []byte, family string, typ model.MetricType, help
 // AppendSample appends one line. The metric's name is that of the family, which is escaped, and the suffix, which is
 // not. Labels are written in the order in which they come; the time is in ms.
 func (t Text) AppendSample(dst []byte, family, suffix string, ls []labels.Label, v float64, ms int64) []byte {
+	return t.appendSampleEnd(t.AppendSeries(dst, family, suffix, ls), v, ms)
+}
+
+// AppendSeries appends what stands before the value in the line of AppendSample.
+func (t Text) AppendSeries(dst []byte, family, suffix string, ls []labels.Label) []byte {
 	dst = t.appendSeries(dst, family, suffix, ls)
 	if dst[len(dst)-1] == ',' {
 		dst[len(dst)-1] = '}'
 	}
-	return t.appendSampleEnd(dst, v, ms)
+	return dst
 }
 
 // AppendHistogram appends a native histogram with custom buckets as the classic histogram that it stands for. The
