@@ -56,14 +56,23 @@ func (s *Store) forgetBase(src *source) {
 	src.base = nil
 }
 
-// resolve returns the labels of a series as readers see them, sorted, without the metric name. It is false for a series
-// that is dropped because it has the site label already. Series that are not contested need no more than mergeLabels of
-// the base and the column's labels.
+// resolve returns the labels of a series as readers see them; see Config.Resolve. Series that are not contested need no
+// more than mergeLabels of the base and the column's labels.
 func (s *Store) resolve(src *source, column labels.Labels) (resolved []labels.Label, ok bool) {
-	site := s.config.SiteLabel
-	own := mergeLabels(nil, appendLabels(nil, src.origin.Labels), column)
+	return s.config.Resolve(src.site.name, src.origin.Labels, column)
+}
+
+// Resolve returns the labels of a series of a site as readers see them, sorted, none empty, without the metric name. The
+// series is given by the labels of its source and those of its column. It is false for a series that is dropped because
+// it has the site label already.
+func (c *Config) Resolve(siteName string, source, column labels.Labels) (resolved []labels.Label, ok bool) {
+	own := mergeLabels(nil, appendLabels(nil, source), column)
+	site := c.SiteLabel
+	if site == "" {
+		return own, true
+	}
 	if value, ok := findValue(own, site); ok {
-		if s.config.OnConflict != Export {
+		if c.OnConflict != Export {
 			return nil, false
 		}
 		name := exportedPrefix + site
@@ -75,7 +84,7 @@ func (s *Store) resolve(src *source, column labels.Labels) (resolved []labels.La
 		}
 		own = setLabel(own, name, value)
 	}
-	return setLabel(own, site, src.site.name), true
+	return setLabel(own, site, siteName), true
 }
 
 // countDropped counts the series of a source from a column on that on_conflict drops.

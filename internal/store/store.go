@@ -228,8 +228,8 @@ func (s *Store) admit(st *site, src *source, row *series.Row, now int64) (*sourc
 			return nil, refuse(ReasonInvalid, "%v", err)
 		}
 	}
-	if err := s.checkConflict(row); err != nil {
-		return nil, err
+	if err := s.config.CheckConflict(row); err != nil {
+		return nil, refuse(ReasonSite, "%v", err)
 	}
 	if err := s.checkLimits(st, src, row, now); err != nil {
 		return nil, err
@@ -255,17 +255,17 @@ func (s *Store) admit(st *site, src *source, row *series.Row, now int64) (*sourc
 	return src, nil
 }
 
-// checkConflict refuses a row that has the site label if that is what on_conflict says.
-func (s *Store) checkConflict(row *series.Row) error {
-	site := s.config.SiteLabel
-	if s.config.OnConflict != Reject || site == "" {
+// CheckConflict returns an error for a row that has the site label if on_conflict is reject: all of it is refused then.
+func (c *Config) CheckConflict(row *series.Row) error {
+	site := c.SiteLabel
+	if c.OnConflict != Reject || site == "" {
 		return nil
 	}
 	if row.Source.Labels.Get(site) != "" {
-		return refuse(ReasonSite, "its labels %s have %q", row.Source.Labels, site)
+		return fmt.Errorf("its labels %s have %q", row.Source.Labels, site)
 	}
-	if c := findLabel(row.Schema.Columns(), site); c != nil {
-		return refuse(ReasonSite, "series %s has %q", c.Labels, site)
+	if column := findLabel(row.Schema.Columns(), site); column != nil {
+		return fmt.Errorf("series %s has %q", column.Labels, site)
 	}
 	return nil
 }
