@@ -89,7 +89,7 @@ func (h *history) read(ctx context.Context, from time.Time) error {
 	caughtUpAt := h.hub.caughtUpAt
 	h.hub.mu.Unlock()
 	config, _ := h.hub.configured()
-	first, messages, rewound := int64(0), 0, false
+	first, messages, rewound, sizes := int64(0), 0, false, newMeter()
 	reader, err := h.hub.conn.NewReader(bus.ReaderOptions{
 		Name: "history", Subjects: config.subjects(h.hub.conn.Root()), Start: bus.Start{Time: from},
 		Handle: func(m bus.Message) error {
@@ -101,7 +101,7 @@ func (h *history) read(ctx context.Context, from time.Time) error {
 			}
 			messages++
 			h.setLeft(m.Pending)
-			h.step(receiver, m, m.Sequence > caughtUpAt)
+			h.step(receiver, config, sizes, m, m.Sequence > caughtUpAt)
 			return nil
 		},
 		CaughtUp: func() { done(errCaughtUp) },
@@ -121,15 +121,14 @@ func (h *history) read(ctx context.Context, from time.Time) error {
 
 // step takes one message. Of one that the tail reader took when it had caught up, that reader knows better what could not
 // be taken.
-func (h *history) step(receiver *lane.Receiver, m bus.Message, judged bool) {
+func (h *history) step(receiver *lane.Receiver, config *Config, sizes *meter, m bus.Message, judged bool) {
 	site, l, err := h.hub.conn.Root().ParseLane(m.Subject)
 	if err != nil {
 		return // the tail reader counts and logs such messages
 	}
 	v := view{ledgers: h.hub.ledgers, history: true, at: m.Time.UnixMilli()}
-	receiver.Step(lane.Message{
-		Site: site, Backfill: l == bus.Backfill, Sequence: m.Sequence, Received: v.at, Payload: m.Payload,
-	}, lane.Handler{
+	message := lane.Message{Site: site, Backfill: l == bus.Backfill, Sequence: m.Sequence, Received: v.at, Payload: m.Payload}
+	handler := lane.Handler{
 		Done: v.took,
 		Loss: v.lose,
 		Problem: func(p lane.Problem) {
@@ -137,7 +136,13 @@ func (h *history) step(receiver *lane.Receiver, m bus.Message, judged bool) {
 				v.trouble(&p, true)
 			}
 		},
-	})
+	}
+	limits := config.SiteLimits(site)
+	if within, _ := sizes.take(site, len(m.Payload), v.at, &limits); within {
+		receiver.Step(message, handler)
+	} else {
+		receiver.TurnAway(message, errBytes, handler)
+	}
 }
 
 func (h *history) setLeft(n uint64) {
