@@ -116,7 +116,7 @@ func (b *clientBody) add(m *lastRow, column int, check bool) {
 	case c.Kind != series.Float:
 		typ = model.MetricTypeHistogram
 		at := m.histograms[uint32(column)]
-		s.native, b.native = &at, true
+		s.native = &at
 	case isComposite(typ) && own && (suffix == "_sum" || suffix == "_count"):
 		head = strings.TrimSuffix(name, suffix)
 	case typ == model.MetricTypeHistogram && own && suffix == "_bucket":
@@ -131,6 +131,10 @@ func (b *clientBody) add(m *lastRow, column int, check bool) {
 		return
 	}
 	f := b.family(head, typ, c.Family.Help)
+	if s.native != nil && f.typ != model.MetricTypeHistogram {
+		return // its name is that of other series, which came first
+	}
+	b.native = b.native || s.native != nil
 	f.samples = append(f.samples, s)
 }
 
@@ -276,9 +280,8 @@ func (b *clientBody) assembleSample(f *bodyFamily, s *bodySample) bool {
 	case s.native != nil:
 		p.native = s.native
 	case s.parted:
-		text := s.labels[len(ls)].Value
-		bound, err := strconv.ParseFloat(text, 64)
-		if err != nil || math.IsNaN(bound) || labels.FormatOpenMetricsFloat(bound) != text && strconv.FormatFloat(bound, 'g', -1, 64) != text {
+		bound, err := strconv.ParseFloat(s.labels[len(ls)].Value, 64)
+		if err != nil || math.IsNaN(bound) {
 			return false
 		}
 		p.parts = append(p.parts, expo.Part{Bound: bound, Value: s.value})
@@ -330,14 +333,18 @@ func (p *bodyPoint) whole(typ model.MetricType) bool {
 }
 
 // takeApart makes families of the series of a family that is no whole histogram or summary, untyped and under their own
-// names. Native histograms stay.
+// names. Beside native histograms nothing else can have the name of the family.
 func (b *clientBody) takeApart(i int) {
 	samples := b.families[i].samples
 	b.families[i].samples = nil
-	if b.families[i].typ != model.MetricTypeHistogram || !slices.ContainsFunc(samples, func(s bodySample) bool { return s.native != nil }) {
+	native := slices.ContainsFunc(samples, func(s bodySample) bool { return s.native != nil })
+	if !native {
 		b.families[i].typ = model.MetricTypeUnknown // series under the name of the family remain
 	}
 	for _, s := range samples {
+		if native && s.native == nil && s.name == b.families[i].name {
+			continue
+		}
 		f := b.family(s.name, model.MetricTypeUnknown, b.families[i].help)
 		f.samples = append(f.samples, s)
 	}

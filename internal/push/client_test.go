@@ -542,3 +542,35 @@ thalweg_pushgateway_waiting_groups{output="pushgateway"} 1
 		t.Error(err)
 	}
 }
+
+// BenchmarkClientBody makes the body of a row of 1,000 series in histograms of ten.
+func BenchmarkClientBody(b *testing.B) {
+	row := &series.Row{Source: sourceOf("node", "a", "zone", "1"), T: 1}
+	var columns []series.Column
+	latency := series.Family{Name: "http_request_duration_seconds", Type: model.MetricTypeHistogram, Help: "Latency of requests."}
+	for path := range 100 {
+		for i := range 10 {
+			name, le := "http_request_duration_seconds_bucket", fmt.Sprint(i)
+			switch i {
+			case 7:
+				le = "+Inf"
+			case 8:
+				name, le = "http_request_duration_seconds_sum", ""
+			case 9:
+				name, le = "http_request_duration_seconds_count", ""
+			}
+			columns = append(columns, series.Column{Family: latency, Labels: labels.FromStrings("__name__", name, "le", le, "path", fmt.Sprintf("/api/v1/%d", path))})
+			row.Values = append(row.Values, float64(path*i))
+		}
+	}
+	row.Schema = catalog.Extend(catalog.Empty(), columns)
+	g := &outgoing{}
+	g.memberOf(row.Source, time.UnixMilli(1)).take(row, time.UnixMilli(1))
+	grouping := []labels.Label{{Name: "job", Value: "node"}, {Name: "instance", Value: "a"}}
+	body := newClientBody()
+	b.ReportAllocs()
+	for b.Loop() {
+		body.make(g, grouping)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(columns)), "ns/sample")
+}
