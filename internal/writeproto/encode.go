@@ -1,6 +1,11 @@
 package writeproto
 
 import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/klauspost/compress/s2"
+	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/thalweg/thalweg/internal/series"
@@ -17,7 +22,8 @@ const (
 // EncoderOptions says what requests look like.
 type EncoderOptions struct {
 	Message Message
-	// MaxSamples is how many samples, histograms and exemplars a request holds. Default 2,000.
+	// MaxSamples is how many samples, histograms and exemplars a request holds; the exemplars of one sample stay with it.
+	// Default 2,000.
 	MaxSamples int
 	// MaxBytes bounds a request before compression. What does not fit alone is sent nevertheless. Default 8 MiB.
 	MaxBytes int
@@ -25,30 +31,61 @@ type EncoderOptions struct {
 	// which costs time when they come again. Default 256 MiB.
 	CacheBytes int
 	// Labels makes the final labels of a series in b, which it resets: the site label, external labels, relabelling. It is
-	// called once per series, and again when the series was forgotten. False drops the series. Labels with empty values
-	// are left out.
+	// called once per series, and again when the series was forgotten. False drops the series, and so do no labels at all.
+	// Names and values are sent as they are, whichever characters they have, as Prometheus does.
 	Labels func(site string, source *series.Source, column *series.Column, b *labels.Builder) (ok bool)
 	// Exemplars and NativeHistograms are for V1 only; V2 always has them.
 	Exemplars, NativeHistograms bool
 }
 
 // Encoder turns rows into requests. The samples of a series stand in the order of Add, within a request and from one to
-// the next. It is for one goroutine.
+// the next; where time goes backwards in a source a new request begins. An exemplar that a row repeats from the one before
+// is sent once. It is for one goroutine.
 type Encoder struct {
-	options EncoderOptions
-	stats   EncoderStats
+	options  EncoderOptions
+	cache    cache
+	requests []Request
+	returned bool // by Close
+	stats    EncoderStats
+
+	// The request under construction:
+	serial  uint64  // begins with 1
+	request Request // all but its body
+	block   block
+	last    record
+	packed  []byte // its table of symbols
+
+	// The row at hand:
+	row     RowPart // in the request under construction
+	t       int64
+	time    []byte    // as a field of a sample
+	texts   [2][]byte // of the record at hand and the one before, see text
+	rest    []byte    // of a record that is not one float
+	trailer []byte    // metadata of family, in the request under construction
+	family  uint32
 }
 
 // NewEncoder returns an encoder that knows no series.
 func NewEncoder(o EncoderOptions) *Encoder {
-	return &Encoder{options: o}
+	setDefault(&o.MaxSamples, 2000)
+	setDefault(&o.MaxBytes, 8<<20)
+	setDefault(&o.CacheBytes, 256<<20)
+	e := &Encoder{options: o}
+	e.cache = newCache(&e.options)
+	e.begin()
+	return e
 }
 
-// Request is one request. It is valid until the next call of Add or Metadata of its encoder.
+func setDefault(v *int, to int) {
+	if *v == 0 {
+		*v = to
+	}
+}
+
+// Request is one request. It is valid until the next call of Add of its encoder.
 type Request struct {
 	// Body is a snappy block.
-	Body []byte
-	// Message that it is.
+	Body    []byte
 	Message Message
 	// What it holds. Samples are floats.
 	Samples, Histograms, Exemplars, Metadata int
@@ -70,8 +107,8 @@ type RowPart struct {
 type EncoderStats struct {
 	// Sources, Series and Bytes are remembered at the moment.
 	Sources, Series, Bytes int
-	// Pending is how many samples, histograms and exemplars were added since the last Close, and PendingBytes their size
-	// before compression.
+	// Pending is how many samples and histograms were added since the last Close, and PendingBytes the size of their
+	// requests.
 	Pending, PendingBytes int
 	// CustomBuckets counts histograms with custom buckets, which 1.0 does not have, and Histograms those that it was not
 	// asked for, since the encoder began.
@@ -79,21 +116,201 @@ type EncoderStats struct {
 }
 
 // Stats returns what there is to show.
-func (e *Encoder) Stats() EncoderStats { return e.stats }
+func (e *Encoder) Stats() EncoderStats {
+	s := e.stats
+	s.Sources, s.Series, s.Bytes = len(e.cache.sources), e.cache.series, e.cache.bytes
+	s.Pending += e.request.Samples + e.request.Histograms
+	s.PendingBytes += len(e.block.ops)
+	return s
+}
 
-// Add appends the samples of a row of a site. Requests that are full are closed. The row is not kept.
-func (e *Encoder) Add(site string, number int, row *series.Row) {}
+// Add appends the samples of a row of a site. Requests that are full are closed. The row is not kept. Its number is for
+// Request.Rows.
+func (e *Encoder) Add(site string, number int, row *series.Row) {
+	if e.returned {
+		e.requests, e.returned = e.requests[:0], false
+	}
+	s := e.cache.find(site, row)
+	if row.End {
+		e.cache.end(s)
+		return
+	}
+	if s.series == 0 {
+		return
+	}
+	if s.request == e.serial && row.T < s.t {
+		e.close()
+	}
+	e.row, e.t = RowPart{Row: number}, row.T
+	e.time = appendUint(e.time[:0], fieldSampleTime, uint64(row.T))
+	if row.Schema.FloatsOnly() && len(row.Exemplars) == 0 && len(row.Starts) == 0 {
+		e.addFloats(s, row)
+	} else {
+		e.addAll(s, row)
+	}
+	e.endRow()
+	s.t, s.request = row.T, e.serial
+}
+
+// addFloats is addAll for rows of floats that have nothing else.
+func (e *Encoder) addFloats(s *source, row *series.Row) {
+	for i, v := range row.Values {
+		if row.Columns != nil {
+			i = int(row.Columns[i])
+		} else if !row.Has(i) {
+			continue
+		}
+		if c := &s.columns[i]; c.n > 0 {
+			e.putFloat(s, c, v)
+		}
+	}
+}
+
+// addAll adds the samples of a row, each with what belongs to it.
+func (e *Encoder) addAll(s *source, row *series.Row) {
+	columns, left := row.Schema.Columns(), *row
+	for i, v := range row.Values {
+		if row.Columns != nil {
+			i = int(row.Columns[i])
+		} else if !row.Has(i) {
+			continue
+		}
+		c := &s.columns[i]
+		if c.n == 0 {
+			continue
+		}
+		h, exemplars, start := takeExtras(&left, uint32(i))
+		if e.options.Message == V1 {
+			start = 0
+			if !e.options.Exemplars {
+				exemplars = nil
+			}
+		}
+		isFloat := columns[i].Kind == series.Float
+		switch {
+		case isFloat && len(exemplars) == 0 && start == 0:
+			e.putFloat(s, c, v)
+		case isFloat:
+			e.put(s, c, func(dst []byte) []byte { return appendSample(dst, v, e.time, start) }, exemplars)
+			e.request.Samples++
+		case h != nil && e.takes(h):
+			e.put(s, c, func(dst []byte) []byte { return e.appendHistogram(dst, h, start) }, exemplars)
+			e.request.Histograms++
+		}
+	}
+}
+
+// takeExtras returns what a row has for a column beside its value, and drops that and what is before.
+func takeExtras(left *series.Row, column uint32) (h *series.HistogramAt, exemplars []series.ExemplarAt, start int64) {
+	for len(left.Histograms) > 0 && left.Histograms[0].Column <= column {
+		if left.Histograms[0].Column == column {
+			h = &left.Histograms[0]
+		}
+		left.Histograms = left.Histograms[1:]
+	}
+	for len(left.Exemplars) > 0 && left.Exemplars[0].Column < column {
+		left.Exemplars = left.Exemplars[1:]
+	}
+	n := 0
+	for n < len(left.Exemplars) && left.Exemplars[n].Column == column {
+		n++
+	}
+	exemplars, left.Exemplars = left.Exemplars[:n], left.Exemplars[n:]
+	for len(left.Starts) > 0 && left.Starts[0].Column <= column {
+		if left.Starts[0].Column == column {
+			start = left.Starts[0].Ms
+		}
+		left.Starts = left.Starts[1:]
+	}
+	return h, exemplars, start
+}
+
+// takes reports whether a histogram can be sent, or counts it.
+func (e *Encoder) takes(h *series.HistogramAt) bool {
+	if e.options.Message == V2 {
+		return true
+	}
+	custom := h.H != nil && h.H.Schema == histogram.CustomBucketsSchema || h.FH != nil && h.FH.Schema == histogram.CustomBucketsSchema
+	switch {
+	case !e.options.NativeHistograms:
+		e.stats.Histograms++
+		return false
+	case custom:
+		e.stats.CustomBuckets++
+		return false
+	}
+	return true
+}
+
+// endRow notes what the request under construction has of the row at hand.
+func (e *Encoder) endRow() {
+	if e.row.Samples == 0 {
+		return
+	}
+	r := &e.request
+	if len(r.Rows) == 0 {
+		r.Oldest, r.Newest = e.t, e.t
+	}
+	r.Oldest, r.Newest = min(r.Oldest, e.t), max(r.Newest, e.t)
+	r.Rows = append(r.Rows, e.row)
+	e.row.Samples = 0
+}
+
+// begin begins a request.
+func (e *Encoder) begin() {
+	e.serial++
+	e.block.reset()
+	e.last, e.family, e.trailer = record{}, 0, e.trailer[:0]
+	e.request = Request{Message: e.options.Message, Rows: e.request.Rows[:0]}
+	if e.options.Message == V2 {
+		e.cache.symbols.reset()
+	}
+}
+
+// close closes the request under construction, if there is anything in it.
+func (e *Encoder) close() {
+	e.endRow()
+	if len(e.request.Rows) == 0 {
+		return
+	}
+	ops, size := e.block.end(), e.block.n
+	var table []byte
+	if e.options.Message == V2 {
+		section := e.cache.symbols.section
+		size += len(section)
+		e.packed = s2.EncodeSnappy(slices.Grow(e.packed[:0], s2.MaxEncodedLen(len(section))), section)
+		table = e.packed[uvarintLen(uint64(len(section))):]
+	}
+	if n := len(e.requests); n < cap(e.requests) {
+		e.requests = e.requests[:n+1]
+	} else {
+		e.requests = append(e.requests, Request{})
+	}
+	// What the last use of its place left is used again.
+	r := &e.requests[len(e.requests)-1]
+	body, rows := binary.AppendUvarint(r.Body[:0], uint64(size)), r.Rows
+	*r = e.request
+	r.Body = append(append(body, table...), ops...)
+	e.stats.Pending += r.Samples + r.Histograms
+	e.stats.PendingBytes += len(r.Body)
+	e.request.Rows = rows
+	e.begin()
+}
 
 // Close closes the request under construction and returns all requests since the last Close, in order.
-func (e *Encoder) Close() []Request { return nil }
+func (e *Encoder) Close() []Request {
+	if e.returned {
+		return nil
+	}
+	e.close()
+	e.cache.tidy()
+	e.stats.Pending, e.stats.PendingBytes = 0, 0
+	e.returned = true
+	return e.requests
+}
 
-// Metadata returns type, help and unit of all families remembered, each once, as requests of 1.0 of MaxSamples entries at
-// most. Requests of 2.0 say it with every series.
-func (e *Encoder) Metadata() []Request { return nil }
-
-// Forget drops all that is remembered: other labels are in force from now on.
-func (e *Encoder) Forget() {}
-
-// Downgrade returns a request of 2.0, made by an encoder, as one of 1.0: for a receiver that turns out not to know 2.0.
-// Exemplars and native histograms go with it if they are wanted; those with custom buckets, and all metadata, do not.
-func (r *Request) Downgrade(exemplars, nativeHistograms bool) (Request, error) { return Request{}, nil }
+// Forget drops all that is remembered of series: other labels are in force from now on. Requests were closed before.
+func (e *Encoder) Forget() {
+	e.close()
+	e.cache.forget()
+}
