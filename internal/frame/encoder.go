@@ -172,8 +172,8 @@ func (e *Encoder) reset() {
 // Append adds a row. It appends to dst the frames that this closed, most often none: the frame under construction
 // takes further rows until Close. now is the clock in milliseconds since 1970.
 func (e *Encoder) Append(dst [][]byte, row *series.Row, now int64) ([][]byte, error) {
-	if err := checkRow(row); err != nil {
-		return dst, fmt.Errorf("encode row of source %q at %d: %w", row.Source.Key, row.T, err)
+	if err := CheckRow(row); err != nil {
+		return dst, err
 	}
 	e.begin()
 	if row.End {
@@ -351,8 +351,15 @@ func growColumns[T any](c []T, n int) []T {
 	return append(c, make([]T, n-len(c))...)
 }
 
-// checkRow finds what an encoder cannot encode: broken invariants of the code that made the row, reported rather than
-// sent.
+// CheckRow returns the error with which an encoder refuses a row, and with none else: broken invariants of the code that
+// made the row, reported rather than sent.
+func CheckRow(row *series.Row) error {
+	if err := checkRow(row); err != nil {
+		return fmt.Errorf("encode row of source %q at %d: %w", row.Source.Key, row.T, err)
+	}
+	return nil
+}
+
 func checkRow(row *series.Row) error {
 	if row.End {
 		return nil

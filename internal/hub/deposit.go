@@ -1,206 +1,226 @@
 package hub
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/binary"
-	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"sync"
 	"time"
 
-	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/thalweg/thalweg/internal/frame"
 	"github.com/thalweg/thalweg/internal/series"
 	"github.com/thalweg/thalweg/internal/telemeter"
 )
 
-// Deposits stores rows of sites that have no edge: a row becomes the next message of the site's live lane, and stands
-// alone there. It goes on behind the last message, in the epoch that this began, so that ledgers see one sequence of
-// frames, however many hubs write it; nothing is kept between two rows. Safe for concurrent use.
-type Deposits struct{ hub *Hub }
+// Deposits stores rows of sites that have no edge: they go behind the last message of the site's live lane, whichever hub
+// wrote that, so that ledgers see one sequence of frames (docs/adr/009-pushes-go-by-the-lane.md). Safe for concurrent use.
+type Deposits struct {
+	hub     *Hub
+	metrics *depositMetrics
 
-// Deposits returns what stores rows through this hub.
-func (h *Hub) Deposits() Deposits { return Deposits{h} }
-
-var _ telemeter.Lanes = Deposits{}
-
-// factDeposited is the name of the fact that tells the keyframes of deposits from those of edges; its value names the
-// hub.
-const factDeposited = "deposited_by"
+	mu    sync.Mutex
+	lanes map[string]*depositLane
+}
 
 const (
-	// depositAttempts is how often a row is tried to be stored while others store rows of the same site.
-	depositAttempts = 10
-	// depositPause is how long it is waited for a server that is behind.
-	depositPause = 50 * time.Millisecond
-	// headerRoom is what the headers of a message may take of what a server lets through.
-	headerRoom = 256
+	// depositSpacing is the least time between two rounds for callers that wait for the same site.
+	depositSpacing = 20 * time.Millisecond
+	// depositTimeout bounds a round, after which nobody waits any more.
+	depositTimeout = 30 * time.Second
+	// maxDepositLanes bounds the sites whose encoders are kept, and depositIdle how long after the last row they are. What
+	// comes for a site without one begins with a keyframe.
+	maxDepositLanes = 256
+	depositIdle     = time.Minute
 )
 
-// laneEnd is where a deposit goes.
-type laneEnd struct {
-	sequence uint64
-	newest   frame.Header // its zero value on an empty lane
+// depositLane is a site for which rows come again and again.
+type depositLane struct {
+	turn chan struct{} // held by whoever stores for all that wait, and uses depositor and stored
+	depositor
+	stored time.Time // when the last round ended
+
+	// Guarded by Deposits.mu.
+	waiting []*deposit
+	callers int
+	used    time.Time
+}
+
+// deposit is rows that somebody waits for.
+type deposit struct {
+	rows []*series.Row // that are not stored yet
+	done chan struct{} // closed when err holds
+	err  error
+}
+
+func (w *deposit) end(err error) {
+	w.err = err
+	close(w.done)
+}
+
+func newDeposits(h *Hub) *Deposits {
+	return &Deposits{hub: h, metrics: newDepositMetrics(), lanes: map[string]*depositLane{}}
+}
+
+// Deposits returns what stores rows through this hub.
+func (h *Hub) Deposits() *Deposits { return h.deposits }
+
+var _ telemeter.Lanes = (*Deposits)(nil)
+
+// Commit returns nil when the rows are stored for good, so that every hub will have them, once. Rows of one source have to
+// be in order; they are valid until it returns. Callers of one site share messages and an encoder.
+//
+// The error is a *telemeter.EarlyError if the site sends more than it may, or has ErrTaken, ErrNotAdmitted or ErrTooLarge
+// of that package in its chain; after any other one some of the rows may be stored.
+func (d *Deposits) Commit(ctx context.Context, site string, rows []*series.Row) error {
+	err := d.admit(site)
+	for _, row := range rows {
+		err = cmp.Or(err, frame.CheckRow(row)) // a bad one is nobody else's business
+	}
+	if err != nil || len(rows) == 0 {
+		return err
+	}
+	w := &deposit{rows: rows, done: make(chan struct{})}
+	l := d.enter(site, w)
+	defer d.leave(l)
+	select {
+	case <-w.done:
+		return w.err
+	case l.turn <- struct{}{}:
+		d.round(ctx, l)
+		<-l.turn
+	case <-ctx.Done():
+		if d.withdraw(l, w) {
+			return context.Cause(ctx)
+		}
+	}
+	<-w.done // its rows are in use
+	return w.err
+}
+
+func (d *Deposits) admit(site string) error {
+	if config, _ := d.hub.configured(); !config.admits(site) {
+		return fmt.Errorf("deposit row of site %q: %w", site, telemeter.ErrNotAdmitted)
+	}
+	return nil
+}
+
+// enter queues rows of a site.
+func (d *Deposits) enter(site string, w *deposit) *depositLane {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l := d.lanes[site]
+	if l == nil {
+		d.evict()
+		l = &depositLane{turn: make(chan struct{}, 1), depositor: d.depositor(site)}
+		d.lanes[site] = l
+	}
+	l.callers++
+	l.waiting = append(l.waiting, w)
+	return l
+}
+
+func (d *Deposits) leave(l *depositLane) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l.callers--
+	l.used = d.hub.now()
+}
+
+// withdraw takes rows back that nobody has begun to store.
+func (d *Deposits) withdraw(l *depositLane, w *deposit) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i := slices.Index(l.waiting, w)
+	if i < 0 {
+		return false
+	}
+	l.waiting = slices.Delete(l.waiting, i, i+1)
+	return true
+}
+
+// evict makes room for another lane, if one is idle: those with callers stay, and there are no more callers than
+// requests. The caller holds mu.
+func (d *Deposits) evict() {
+	if len(d.lanes) < maxDepositLanes {
+		return
+	}
+	oldest := ""
+	for site, l := range d.lanes {
+		if l.callers == 0 && (oldest == "" || l.used.Before(d.lanes[oldest].used)) {
+			oldest = site
+		}
+	}
+	delete(d.lanes, oldest)
+}
+
+// expire drops the lanes that nobody used for a while.
+func (d *Deposits) expire(now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	maps.DeleteFunc(d.lanes, func(_ string, l *depositLane) bool { return l.callers == 0 && now.Sub(l.used) > depositIdle })
+}
+
+// round stores for all that wait. The caller has the turn, and may go away meanwhile.
+func (d *Deposits) round(ctx context.Context, l *depositLane) {
+	if wait := depositSpacing - time.Since(l.stored); wait > 0 {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		<-t.C
+	}
+	d.mu.Lock()
+	queue := l.waiting
+	l.waiting = nil
+	d.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), depositTimeout)
+	defer cancel()
+	l.store(ctx, 0, queue)
+	l.stored = time.Now()
 }
 
 // Ready implements telemeter.Lanes.
-func (d Deposits) Ready(ctx context.Context, site string, spacing time.Duration) error {
-	_, err := d.look(ctx, site, spacing)
-	return err
+func (d *Deposits) Ready(ctx context.Context, site string, spacing time.Duration) error {
+	if err := d.admit(site); err != nil {
+		return err
+	}
+	p := d.depositor(site)
+	if _, err := p.look(ctx, spacing); err != nil {
+		return fmt.Errorf("deposit row of site %q: %w", site, err)
+	}
+	return nil
 }
 
-// Store implements telemeter.Lanes.
-func (d Deposits) Store(ctx context.Context, site string, spacing time.Duration, row *series.Row) error {
-	subject := d.hub.conn.Root().Lane(site, bus.Live)
-	for range depositAttempts {
-		end, err := d.look(ctx, site, spacing)
-		if err != nil {
-			return err
-		}
-		message, err := d.encode(site, &end, row)
-		if err != nil {
-			return err
-		}
-		moved, err := d.publish(ctx, subject, message, end.sequence)
-		if err != nil || !moved {
-			return err
-		}
-		if err := pause(ctx); err != nil {
-			return err
-		}
+// Store implements telemeter.Lanes. The row stands alone, behind a keyframe: the next one comes after minutes.
+func (d *Deposits) Store(ctx context.Context, site string, spacing time.Duration, row *series.Row) error {
+	if err := d.admit(site); err != nil {
+		return err
 	}
-	return fmt.Errorf("deposit row of site %q: others were faster %d times", site, depositAttempts)
+	w := &deposit{rows: []*series.Row{row}, done: make(chan struct{})}
+	p := d.depositor(site)
+	p.store(ctx, spacing, []*deposit{w})
+	return w.err
 }
 
-// look finds the end of a lane, if a deposit may go there now.
-func (d Deposits) look(ctx context.Context, site string, spacing time.Duration) (laneEnd, error) {
-	config, _ := d.hub.configured()
-	if !config.admits(site) {
-		return laneEnd{}, fmt.Errorf("deposit row of site %q: %w", site, telemeter.ErrNotAdmitted)
-	}
-	m, err := d.hub.conn.Last(ctx, d.hub.conn.Root().Lane(site, bus.Live))
-	if errors.Is(err, bus.ErrNoMessage) {
-		return laneEnd{}, nil
-	}
-	if err != nil {
-		return laneEnd{}, fmt.Errorf("deposit row of site %q: %w", site, err)
-	}
-	end := laneEnd{sequence: m.Sequence}
-	if end.newest, err = examine(m.Payload); err != nil {
-		return laneEnd{}, fmt.Errorf("deposit row of site %q: %w", site, err)
-	}
-	// The clocks of hubs differ; one that was far ahead and was set right must not shut a site out.
-	if since := d.hub.now().Sub(end.newest.SentTime()).Abs(); since < spacing {
-		return laneEnd{}, &telemeter.EarlyError{Wait: spacing - since}
-	}
-	return end, nil
+type depositMetrics struct {
+	rows, messages, bytes, keyframes, moved prometheus.Counter
 }
 
-// examine returns the header of the last frame of a message, if the message is a deposit. The limits of its site do not
-// matter: they may have been others when it was stored.
-func examine(message []byte) (newest frame.Header, err error) {
-	_, first, rest, err := frame.Split(message)
-	if err != nil {
-		return newest, fmt.Errorf("%w: its last message is no frame: %w", telemeter.ErrTaken, err)
+func newDepositMetrics() *depositMetrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "thalweg_hub_deposited_" + name, Help: help})
 	}
-	deposited := false
-	newest, err = frame.NewDecoder(frame.DecoderConfig{Catalog: series.NewCatalog()}).Decode(first, frame.Handler{Origin: func(facts []frame.Fact) {
-		deposited = slices.ContainsFunc(facts, func(f frame.Fact) bool { return f.Name == factDeposited })
-	}})
-	if err != nil || !deposited {
-		return newest, fmt.Errorf("%w: frame %s is not a deposit", telemeter.ErrTaken, newest.ID)
-	}
-	for len(rest) > 0 {
-		if newest, _, rest, err = frame.Split(rest); err != nil {
-			return newest, fmt.Errorf("%w: its last message is no frame: %w", telemeter.ErrTaken, err)
-		}
-	}
-	return newest, nil
-}
-
-// encode makes a message of a row, which begins with a keyframe, in the version that a hub of the release before reads
-// too.
-func (d Deposits) encode(site string, end *laneEnd, row *series.Row) ([]byte, error) {
-	config, _ := d.hub.configured()
-	limits := config.SiteLimits(site)
-	c := frame.EncoderConfig{
-		Epoch: end.newest.Epoch, Version: slices.Min(frame.Versions()), Facts: []frame.Fact{{Name: factDeposited, Value: d.hub.name}},
-	}
-	if limits.FrameBytes > 0 {
-		c.MaxBody = min(frame.DefaultMaxBody, int(limits.FrameBytes))
-	}
-	if end.newest.Number == 0 {
-		c.Epoch = randomEpoch()
-	}
-	encoder := frame.NewEncoder(c)
-	if end.newest.Number != 0 {
-		encoder.Continue(&end.newest)
-	}
-	now := d.hub.now().UnixMilli()
-	frames, err := encoder.Append(nil, row, now)
-	if err != nil {
-		return nil, err
-	}
-	return bytes.Join(encoder.Close(frames, now), nil), nil
-}
-
-func randomEpoch() frame.Epoch {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // it never fails
-	return cmp.Or(frame.Epoch(binary.LittleEndian.Uint64(b[:])), 1)
-}
-
-// publish stores a message behind the one with a sequence. If the last message is another one by now it stores nothing,
-// and moved is true. After a doubtful answer it is published again, for as long as ctx allows: if it had been stored, that
-// is refused, and reading it back tells.
-func (d Deposits) publish(ctx context.Context, subject string, message []byte, expect uint64) (moved bool, err error) {
-	conn := d.hub.conn
-	if most := conn.MaxPayload(); most > 0 && int64(len(message))+headerRoom > most {
-		return false, fmt.Errorf("publish %d bytes on %q: %w: the server takes %d", len(message), subject, telemeter.ErrTooLarge, most)
-	}
-	for doubtful := false; ; doubtful = true {
-		_, err := conn.Publish(ctx, subject, message, expect)
-		refused, isRefused := errors.AsType[*bus.SequenceError](err)
-		switch {
-		case isRefused && !doubtful:
-			return true, nil
-		case isRefused:
-			stored, err := d.isLast(ctx, subject, refused.Last, message)
-			return !stored, err
-		case err == nil || !doubtful && !errors.Is(err, bus.ErrDoubtful):
-			return false, err
-		}
-		if cause := pause(ctx); cause != nil {
-			return false, fmt.Errorf("outcome unknown: %w", err)
-		}
+	return &depositMetrics{
+		rows:      counter("rows_total", "Rows of sites without an edge that this hub stored in the stream."),
+		messages:  counter("messages_total", "Messages with such rows."),
+		bytes:     counter("bytes_total", "Bytes of those messages."),
+		keyframes: counter("keyframes_total", "Keyframes in those messages: at the start, when another hub wrote the lane, and at intervals."),
+		moved:     counter("conflicts_total", "Times another hub was faster to store rows of the same site, and this one had to try again."),
 	}
 }
 
-// isLast reports whether the message with a sequence, which was the last of a subject a moment ago, is a certain one.
-func (d Deposits) isLast(ctx context.Context, subject string, sequence uint64, message []byte) (bool, error) {
-	for {
-		m, err := d.hub.conn.Last(ctx, subject)
-		if err == nil && m.Sequence >= sequence {
-			// One that another hub has stored behind it hides it: then the client pushes once more.
-			return m.Sequence == sequence && bytes.Equal(m.Payload, message), nil
-		}
-		if cause := pause(ctx); cause != nil { // else the server that answered may be behind
-			return false, fmt.Errorf("read back %q: outcome unknown: %w", subject, cmp.Or(err, cause))
-		}
-	}
-}
-
-// pause waits a moment, unless ctx ends.
-func pause(ctx context.Context) error {
-	t := time.NewTimer(depositPause)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+func (m *depositMetrics) all() []prometheus.Collector {
+	return []prometheus.Collector{m.rows, m.messages, m.bytes, m.keyframes, m.moved}
 }

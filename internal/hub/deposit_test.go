@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -119,7 +120,7 @@ func TestDepositsAtTheSameTime(t *testing.T) {
 
 func TestDepositsKeepTheirSpacing(t *testing.T) {
 	server := bustest.NewServer(t)
-	one, other := startHub(t, bustest.Hub(t, server)), startHub(t, bustest.Hub(t, server))
+	one, other := startHub(t, bustest.Hub(t, server)), newHub(t, bustest.Hub(t, server)) // which does not run: its clock is set
 	if err := one.Deposits().Store(t.Context(), "a", time.Hour, pushed(one, 1, 1)); err != nil {
 		t.Fatal(err)
 	}
@@ -176,11 +177,13 @@ func TestDepositWhoseAnswerIsLost(t *testing.T) {
 	conn := bustest.Connected(t, bus.Options{Config: bustest.Config(proxy.URL())})
 	c := newHub(t, conn)
 	c.deposit(t, "a", 1, 1)
-	end, err := c.Deposits().look(t.Context(), "a", 0)
+	p := c.Deposits().depositor("a")
+	end, err := p.look(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	message, err := c.Deposits().encode("a", &end, pushed(c, 1, 2))
+	p.follow(&end)
+	messages, err := p.encode([]*deposit{{rows: []*series.Row{pushed(c, 1, 2)}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,13 +191,7 @@ func TestDepositWhoseAnswerIsLost(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() {
-		moved, err := c.Deposits().publish(ctx, conn.Root().Lane("a", bus.Live), message, end.sequence)
-		if moved {
-			err = errors.New("somebody else's message is there")
-		}
-		done <- err
-	}()
+	go func() { done <- p.publish(ctx, &messages[0]) }()
 	observer.rows(t, "a", 2)
 	proxy.LoseAnswers(false)
 	proxy.Cut()
@@ -205,17 +202,34 @@ func TestDepositWhoseAnswerIsLost(t *testing.T) {
 	observer.rows(t, "a", 3)
 }
 
+// A row may be larger than a message, but not a series.
 func TestDepositTooLargeForAMessage(t *testing.T) {
 	c := startHub(t, bustest.Hub(t, bustest.NewServer(t)))
-	row := pushed(c, 1, 0)
+	wide, help := pushed(c, 1, 0), pushed(c, 1, 0)
 	columns := make([]series.Column, 100_000)
-	row.Values = make([]float64, len(columns))
+	wide.Values = make([]float64, len(columns))
 	for i := range columns {
 		columns[i] = series.Synthetic(fmt.Sprintf("m_%x", uint64(i+1)*0x9e3779b97f4a7c15), "")
-		row.Values[i] = float64(uint64(i+1) * 0x9e3779b97f4a7c15)
+		wide.Values[i] = float64(uint64(i+1) * 0x9e3779b97f4a7c15)
 	}
-	row.Schema = c.catalog.Extend(c.catalog.Empty(), columns)
-	if err := c.Deposits().Store(t.Context(), "a", 0, row); !errors.Is(err, telemeter.ErrTooLarge) {
+	wide.Schema = c.catalog.Extend(c.catalog.Empty(), columns)
+	if err := c.Deposits().Store(t.Context(), "a", 0, wide); err != nil {
+		t.Error(err)
+	}
+	c.rows(t, "a", 1)
+	if s := c.site("a"); s.Messages < 2 || c.series() != len(columns) {
+		t.Errorf("%d series in %d messages", c.series(), s.Messages)
+	}
+	noise := make([]byte, 3<<20)
+	for i := range noise {
+		noise[i] = byte('0' + rand.IntN(64)) // does not compress to half
+	}
+	help.Schema = c.catalog.Extend(c.catalog.Empty(), []series.Column{series.Synthetic("m", string(noise))})
+	if err := c.Deposits().Store(t.Context(), "a", 0, help); !errors.Is(err, telemeter.ErrTooLarge) {
 		t.Errorf("got %v", err)
 	}
+	if err := c.commit(t, "a", pushed(c, 1, 1)); err != nil {
+		t.Errorf("the next one: %v", err)
+	}
+	c.rows(t, "a", 2)
 }

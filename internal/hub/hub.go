@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -71,21 +72,22 @@ type Options struct {
 
 // Hub reads the lanes of all its sites. All methods are safe for concurrent use.
 type Hub struct {
-	name    string
-	conn    *bus.Conn
-	store   *store.Store
-	catalog *series.Catalog
-	scratch *frame.Scratch // of all decoders
-	log     *slog.Logger
-	repeats *telemetry.Repeats
-	now     func() time.Time
-	refuse  func(site string, d time.Duration)
-	metrics *metrics
-	control *control
-	peers   *peers
-	ledgers *ledgers
-	history *history
-	dir     string
+	name     string
+	conn     *bus.Conn
+	store    *store.Store
+	catalog  *series.Catalog
+	scratch  *frame.Scratch // of all decoders
+	log      *slog.Logger
+	repeats  *telemetry.Repeats
+	now      func() time.Time
+	refuse   func(site string, d time.Duration)
+	metrics  *metrics
+	control  *control
+	peers    *peers
+	ledgers  *ledgers
+	history  *history
+	deposits *Deposits // which write lanes
+	dir      string
 	// retention of the stream.
 	retention time.Duration
 
@@ -127,6 +129,7 @@ func New(o Options) (*Hub, error) {
 	h.control = newControl(h)
 	h.peers = newPeers(h, o.URL)
 	h.history = newHistory(h)
+	h.deposits = newDeposits(h)
 	h.ledgers = newLedgers(h.log, h.metrics.lost)
 	if h.dir != "" {
 		if err := h.ledgers.load(h.dir, h.config.Parts); err != nil {
@@ -283,6 +286,7 @@ func (h *Hub) keepExpiring(ctx context.Context) {
 		select {
 		case <-sources.C:
 			h.store.Expire(h.now().UnixMilli())
+			h.deposits.expire(h.now())
 			h.reportLimits()
 		case <-sites.C:
 			h.forgetSites()
@@ -368,7 +372,7 @@ func (c *Config) subjects(root bus.Root) []string {
 
 // Metrics to register: totals.
 func (h *Hub) Metrics() []prometheus.Collector {
-	return append(h.metrics.all(), h.peers.collectors()...)
+	return slices.Concat(h.metrics.all(), h.peers.collectors(), h.deposits.metrics.all())
 }
 
 // SiteMetrics to register: one series of each for every site.
