@@ -56,6 +56,8 @@ type Options struct {
 	Inbox string
 	// Bucket makes the stream of this connection a key-value bucket of that name, instead of what Config says.
 	Bucket string
+	// Journals makes the stream of this connection one of journals of that name, instead of what Config says.
+	Journals string
 	// Name is how the server's monitoring calls this client, and the value of label connection of Metrics.
 	Name   string
 	Logger *slog.Logger
@@ -133,6 +135,9 @@ func Connect(o Options) (*Conn, error) {
 	c.cut()
 	if o.Bucket != "" {
 		c.options.Config.Stream.Name = bucketPrefix + o.Bucket
+	}
+	if o.Journals != "" {
+		c.options.Config.Stream.Name = o.Journals
 	}
 	options, err := c.natsOptions()
 	if err != nil {

@@ -86,6 +86,9 @@ func (c *Conn) wantedStream() jetstream.StreamConfig {
 	if c.options.Bucket != "" {
 		return c.wantedBucket()
 	}
+	if c.options.Journals != "" {
+		return c.wantedJournals()
+	}
 	return jetstream.StreamConfig{
 		Name:        cfg.Name,
 		Description: "Thalweg frames",

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -87,16 +88,25 @@ type record struct {
 	sites   map[string]bool
 	rows    map[string]batch // where they came last
 	again   []repeat
-	last    map[int]batch // of each life
-	ended   map[int]bool  // in order
+	last    map[feed]batch
+	ended   map[int]bool // in order
 	gaps    []gap
 	gathers []gap
 	told    int // how often all gaps were
 	bad     []string
 }
 
-// batch is what was delivered between two flushes.
-type batch struct{ life, number int }
+// feed is one of the feeds of a life's output, and batch what it delivered between two flushes.
+type (
+	feed struct {
+		life int
+		lane string
+	}
+	batch struct {
+		feed
+		number int
+	}
+)
 
 // repeat is a row that came again, after it had come in a batch.
 type repeat struct {
@@ -105,7 +115,7 @@ type repeat struct {
 }
 
 func newRecord() *record {
-	return &record{sites: map[string]bool{}, rows: map[string]batch{}, last: map[int]batch{}, ended: map[int]bool{}}
+	return &record{sites: map[string]bool{}, rows: map[string]batch{}, last: map[feed]batch{}, ended: map[int]bool{}}
 }
 
 func (r *record) take(life int, f []string) {
@@ -113,7 +123,8 @@ func (r *record) take(life int, f []string) {
 	defer r.mu.Unlock()
 	switch {
 	case len(f) == 6 && f[0] == saidRow:
-		number, err := strconv.Atoi(f[1])
+		lane, n, _ := strings.Cut(f[1], "/")
+		number, err := strconv.Atoi(n)
 		if err != nil {
 			r.bad = append(r.bad, fmt.Sprint(f))
 		}
@@ -122,8 +133,8 @@ func (r *record) take(life int, f []string) {
 		if before, ok := r.rows[key]; ok {
 			r.again = append(r.again, repeat{key, before})
 		}
-		r.rows[key] = batch{life, number}
-		r.last[life] = batch{life, number}
+		b := batch{feed{life, lane}, number}
+		r.rows[key], r.last[b.feed] = b, b
 	case len(f) == 7 && f[0] == saidGap:
 		g := gap{site: f[1], epoch: f[2], cause: f[6]}
 		if _, err := fmt.Sscan(f[3]+" "+f[4]+" "+f[5], &g.from, &g.to, &g.rows); err != nil {
@@ -181,8 +192,8 @@ func (r *record) illegal() (list []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, x := range r.again {
-		if r.ended[x.before.life] || r.last[x.before.life] != x.before {
-			list = append(list, fmt.Sprintf("%s, which came in life %d, batch %d, of %d", x.key, x.before.life, x.before.number, r.last[x.before.life].number))
+		if r.ended[x.before.life] || r.last[x.before.feed] != x.before {
+			list = append(list, fmt.Sprintf("%s, which came in life %d, batch %d of lane %s, of %d", x.key, x.before.life, x.before.number, x.before.lane, r.last[x.before.feed].number))
 		}
 	}
 	return list

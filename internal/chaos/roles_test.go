@@ -26,7 +26,6 @@ import (
 	"github.com/thalweg/thalweg/internal/edge"
 	"github.com/thalweg/thalweg/internal/frame"
 	"github.com/thalweg/thalweg/internal/hub"
-	"github.com/thalweg/thalweg/internal/lane"
 	"github.com/thalweg/thalweg/internal/natsd"
 	"github.com/thalweg/thalweg/internal/series"
 	"github.com/thalweg/thalweg/internal/store"
@@ -38,7 +37,7 @@ const speed = 30
 // What processes say, a line each.
 const (
 	saidEpoch    = "epoch"    // edge: EPOCH of the rows from now on
-	saidRow      = "row"      // edge: FRAME KEY, before the row is accepted; FRAME is the first that it may be in. hub: BATCH SITE KEY
+	saidRow      = "row"      // edge: FRAME KEY, before the row is accepted; FRAME is the first that it may be in. hub: LANE/BATCH SITE KEY
 	saidAccepted = "accepted" // edge: FRAME; the rows said so far are, and FRAME is the last that they may be in
 	saidRefused  = "refused"  // edge: the rows said so far, and not accepted by then, may not be
 	saidGap      = "gap"      // hub: SITE EPOCH FROM TO ROWS CAUSE
@@ -251,19 +250,22 @@ func rowKey(r *series.Row) string {
 
 // recorder is a destination that says what it is given.
 type recorder struct {
+	lane  bus.Lane
 	batch int
 	lines strings.Builder
 }
 
-func (r *recorder) Row(d *lane.Delivery, row *series.Row) {
-	fmt.Fprintf(&r.lines, "%s %d %s %s\n", saidRow, r.batch, d.Site, rowKey(row))
+func (r *recorder) Row(site string, row *series.Row) {
+	fmt.Fprintf(&r.lines, "%s %s/%d %s %s\n", saidRow, r.lane, r.batch, site, rowKey(row))
 }
 
-func (r *recorder) Flush(context.Context) error {
+func (r *recorder) Full() bool { return r.lines.Len() > 64<<10 }
+
+func (r *recorder) Flush(context.Context, func(int, int, string)) (bool, error) {
 	_, err := os.Stdout.WriteString(r.lines.String())
 	r.lines.Reset()
 	r.batch++
-	return err
+	return true, err
 }
 
 func runHub(ctx context.Context, t task, commands <-chan command, logger *slog.Logger) error {
@@ -281,7 +283,9 @@ func runHub(ctx context.Context, t task, commands <-chan command, logger *slog.L
 	if err != nil {
 		return err
 	}
-	out, err := hub.NewOutput(hub.OutputOptions{Name: "recorder", Dir: t.storeDir(), Hub: h, Destination: &recorder{}, Oldest: true})
+	out, err := hub.NewOutput(hub.OutputOptions{
+		Name: "recorder", Dir: t.storeDir(), Hub: h, Oldest: true, Live: &recorder{lane: bus.Live}, Backfill: &recorder{lane: bus.Backfill},
+	})
 	if err != nil {
 		return err
 	}

@@ -35,9 +35,6 @@ func TestCursorKilledAtEachWrite(t *testing.T) {
 		return data
 	}
 	var ledger lane.Ledger
-	states := func() map[string]lane.LedgerState {
-		return map[string]lane.LedgerState{"ams-1": ledger.State()}
-	}
 	known := func() string { return fmt.Sprintf("%+v", spansOf(ledger.State())) }
 	restart := func(n uint64) bus.Position {
 		return bus.Position{Created: time.Unix(0, 1_700_000_000_000_000_000).UTC(), Sequence: n, Checksum: 7}
@@ -59,7 +56,7 @@ func TestCursorKilledAtEachWrite(t *testing.T) {
 			t.Fatalf("%s: %v", what, err)
 		}
 		defer next.close()
-		l := next.ledgers["ams-1"]
+		l := next.ledger("ams-1")
 		got := fmt.Sprintf("%+v", spansOf(l.State()))
 		ok := false
 		for _, w := range want {
@@ -91,17 +88,16 @@ func TestCursorKilledAtEachWrite(t *testing.T) {
 		h := frame.Header{Kind: frame.Delta, ID: frame.ID{Epoch: 3, Number: n}, Base: n - 1, RowsBefore: n - 1, Rows: 1, Sent: int64(n)}
 		ledger.Place(&h, false)
 		ledger.Add(&h, h.Sent)
-		if err := c.add([]delivered{{site: "ams-1", header: h}}); err != nil {
+		if err := c.write(c.note([]delivered{{site: "ams-1", header: h, whole: true}}, false, bus.Position{})); err != nil {
 			t.Fatal(err)
 		}
 		after := read()
 		appended(fmt.Sprintf("frame %d", n), before, after, old, known())
 
-		c.saved = time.Time{} // it is time for a restart line
 		if n == 8 {
 			c.size = compactAfter
 		}
-		if err := c.save(restart(n), states); err != nil {
+		if err := c.write(c.note(nil, n%2 == 0, restart(n))); err != nil {
 			t.Fatal(err)
 		}
 		saved := read()
@@ -132,7 +128,7 @@ func TestOutputThatCannotWriteItsCursor(t *testing.T) {
 	c := newHub(t, bustest.Hub(t, server))
 	w := newWriter(t, server.URL(), "ams-1", 1, 5)
 	dir, d := t.TempDir(), newCollector()
-	o, err := NewOutput(OutputOptions{Name: "out", Dir: dir, Hub: c.Hub, Destination: d, Oldest: true})
+	o, err := NewOutput(OutputOptions{Name: "out", Dir: dir, Hub: c.Hub, Live: d.live(), Backfill: d.later(), Oldest: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,15 +178,12 @@ func TestCursorIsSynced(t *testing.T) {
 	}
 	c.file = w
 	defer func() { _ = c.close() }()
-	if err := c.add([]delivered{{site: "ams-1", header: frame.Header{Kind: frame.Keyframe, ID: frame.ID{Epoch: 1, Number: 1}, Rows: 1}}}); err != nil {
-		t.Errorf("add: %v", err)
+	lines := c.note([]delivered{{site: "ams-1", header: frame.Header{Kind: frame.Keyframe, ID: frame.ID{Epoch: 1, Number: 1}, Rows: 1}, whole: true}}, false, bus.Position{})
+	if err := c.write(lines); err == nil || !strings.Contains(err.Error(), "sync cursor") {
+		t.Errorf("write to a journal that cannot be synced: %v", err)
 	}
-	restart := bus.Position{Created: time.Unix(0, 1_700_000_000_000_000_000).UTC(), Sequence: 7, Checksum: 7}
-	if err := c.save(restart, nil); err == nil || !strings.Contains(err.Error(), "sync cursor") {
-		t.Errorf("save of a journal that cannot be synced: %v", err)
-	}
-	if err := c.save(restart, nil); err != nil {
-		t.Errorf("save a moment later: %v", err)
+	if err := c.write(lines); err != nil {
+		t.Errorf("write a moment later: %v", err)
 	}
 }
 
@@ -204,7 +197,8 @@ func TestCursorKeepsLosses(t *testing.T) {
 	loss := frame.Loss{Epoch: 1, From: 2, To: 4, Rows: 30, Cause: frame.CauseEvicted}
 	h := frame.Header{Kind: frame.Keyframe, ID: frame.ID{Epoch: 1, Number: 5}, RowsBefore: 40, Rows: 10}
 	first := frame.Header{Kind: frame.Keyframe, ID: frame.ID{Epoch: 1, Number: 1}, Rows: 10}
-	if err := c.add([]delivered{{site: "ams-1", header: first}, {site: "ams-1", header: h, losses: []frame.Loss{loss}}}); err != nil {
+	frames := []delivered{{site: "ams-1", header: first, whole: true}, {site: "ams-1", header: h, losses: []frame.Loss{loss}, whole: true}}
+	if err := c.write(c.note(frames, false, bus.Position{})); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.close(); err != nil { // as after a kill: nothing else is written
@@ -214,8 +208,100 @@ func TestCursorKeepsLosses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.close()
-	ledger := c.ledgers["ams-1"]
+	ledger := c.ledger("ams-1")
 	if gaps := ledger.Gaps(); len(gaps) != 1 || gaps[0].Cause != lane.Evicted || gaps[0].Rows != 30 {
 		t.Errorf("gaps are %+v, want 30 evicted rows", gaps)
 	}
+}
+
+// Compaction and reopening change nothing of what a cursor knows.
+func TestCursorCompaction(t *testing.T) {
+	dir := t.TempDir()
+	c, err := openCursor(dir, "out", 42)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ledger lane.Ledger
+	restart := bus.Position{Created: time.Unix(0, 1_700_000_000_000_000_000).UTC(), Sequence: 77, Checksum: 5}
+	late := bus.Position{Created: restart.Created, Sequence: 33, Checksum: 6}
+	for n := uint64(1); n <= 60; n++ {
+		if n%7 == 0 {
+			continue // a gap
+		}
+		h := frame.Header{Kind: frame.Delta, ID: frame.ID{Epoch: 3, Number: n}, Base: n - 1, RowsBefore: n - 1, Rows: 1, Sent: int64(n)}
+		ledger.Place(&h, false)
+		ledger.Add(&h, h.Sent)
+		x := delivered{site: "ams-1", header: h, whole: true, stored: int64(n)}
+		if n%10 == 0 {
+			x.rejected, x.refused = 1, 2
+			ledger.Reject(&h, 1, x.stored)
+			ledger.RefuseByOutput(&h, 2, x.stored)
+		}
+		if n == 30 {
+			c.size = compactAfter
+		}
+		lines := append(c.note([]delivered{x, {site: "ams-2", header: h}}, false, restart), c.note(nil, true, late)...)
+		if err := c.write(lines); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := openCursor(dir, "out", 99)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.close()
+	got := again.ledgers["ams-1"]
+	if again.since != 42 || again.live != restart || again.backfill != late || !reflect.DeepEqual(got.State(), ledger.State()) {
+		t.Errorf("reopened: since %d, restart %s and %s, ledger %+v; want 42, %s, %s, %+v",
+			again.since, again.live, again.backfill, got.State(), restart, late, ledger.State())
+	}
+	if _, known := again.ledgers["ams-2"]; known {
+		t.Error("frames that were not given as a whole are known")
+	}
+	if matches, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(matches) != 1 {
+		t.Errorf("files %q, want one", matches)
+	}
+}
+
+// The restart is in front of the oldest keyframe that a lane needs, and lanes that are silent for long do not count.
+func TestCursorRestart(t *testing.T) {
+	at := func(n uint64) bus.Position { return bus.Position{Sequence: n, Checksum: 1} }
+	now := time.Unix(1_700_000_000, 0)
+	k := keyPlaces{}
+	position := uint64(0)
+	note := func(site string, when time.Time, before, keyframe uint64) {
+		position = before + 1
+		k.note(site, when, at(before), &lane.Site{KeyframeSequence: keyframe}, false)
+	}
+	want := func(n uint64) {
+		t.Helper()
+		if got := k.oldest(now, at(position)); got.Sequence != n {
+			t.Errorf("restart behind %d, want %d", got.Sequence, n)
+		}
+	}
+	want(0)
+	note("a", now, 10, 11)
+	want(10)
+	note("b", now, 12, 13)
+	want(10)
+	note("a", now, 20, 11) // a delta
+	want(10)
+	note("a", now, 30, 31)
+	want(12)
+	note("c", now, 33, 0) // a lane that nobody can decode yet holds it where it began
+	note("b", now, 40, 41)
+	want(30)
+	note("a", now, 50, 51)
+	want(33)
+	now = now.Add(laneIdle + time.Second)
+	note("a", now, 60, 61)
+	want(60)
+	note("d", now, 0, 1) // the first message of the stream has no place in front of it
+	want(0)
+	now = now.Add(laneIdle + time.Second)
+	position = 70
+	want(70) // everything was delivered, and whoever comes begins with a keyframe
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"math"
-	"slices"
 	"sync"
 	"time"
 
@@ -72,22 +71,22 @@ type Options struct {
 
 // Hub reads the lanes of all its sites. All methods are safe for concurrent use.
 type Hub struct {
-	name     string
-	conn     *bus.Conn
-	store    *store.Store
-	catalog  *series.Catalog
-	scratch  *frame.Scratch // of all decoders
-	log      *slog.Logger
-	repeats  *telemetry.Repeats
-	now      func() time.Time
-	refuse   func(site string, d time.Duration)
-	metrics  *metrics
-	control  *control
-	peers    *peers
-	ledgers  *ledgers
-	history  *history
-	deposits *Deposits // which write lanes
-	dir      string
+	name    string
+	conn    *bus.Conn
+	store   *store.Store
+	catalog *series.Catalog
+	scratch *frame.Scratch // of all decoders
+	log     *slog.Logger
+	repeats *telemetry.Repeats
+	now     func() time.Time
+	refuse  func(site string, d time.Duration)
+	metrics *metrics
+	control *control
+	peers   *peers
+	ledgers *ledgers
+	history *history
+	outputs *outputs
+	dir     string
 	// retention of the stream.
 	retention time.Duration
 
@@ -129,7 +128,7 @@ func New(o Options) (*Hub, error) {
 	h.control = newControl(h)
 	h.peers = newPeers(h, o.URL)
 	h.history = newHistory(h)
-	h.deposits = newDeposits(h)
+	h.outputs = newOutputs()
 	h.ledgers = newLedgers(h.log, h.metrics.lost)
 	if h.dir != "" {
 		if err := h.ledgers.load(h.dir, h.config.Parts); err != nil {
@@ -286,7 +285,6 @@ func (h *Hub) keepExpiring(ctx context.Context) {
 		select {
 		case <-sources.C:
 			h.store.Expire(h.now().UnixMilli())
-			h.deposits.expire(h.now())
 			h.reportLimits()
 		case <-sites.C:
 			h.forgetSites()
@@ -362,17 +360,27 @@ func (c *Config) subjects(root bus.Root) []string {
 		return []string{root.AllLanes()}
 	}
 	var subjects []string
+	for _, l := range bus.Lanes() {
+		subjects = append(subjects, c.subjectsOf(root, l)...)
+	}
+	return subjects
+}
+
+// subjectsOf are those of the live or the backfill lanes alone.
+func (c *Config) subjectsOf(root bus.Root, l bus.Lane) []string {
+	if c.Parts == AllParts {
+		return []string{root.LanesOf(l)}
+	}
+	var subjects []string
 	for _, part := range c.Parts.List() {
-		for _, l := range bus.Lanes() {
-			subjects = append(subjects, root.LanesOfPart(int(part), l))
-		}
+		subjects = append(subjects, root.LanesOfPart(int(part), l))
 	}
 	return subjects
 }
 
 // Metrics to register: totals.
 func (h *Hub) Metrics() []prometheus.Collector {
-	return slices.Concat(h.metrics.all(), h.peers.collectors(), h.deposits.metrics.all())
+	return append(append(h.metrics.all(), h.peers.collectors()...), h.outputs.collectors(h)...)
 }
 
 // SiteMetrics to register: one series of each for every site.

@@ -83,7 +83,7 @@ func TestMeterForgetsWhoIsNotLetIn(t *testing.T) {
 		defer mu.Unlock()
 		return slices.Sorted(maps.Keys(m.sites))
 	}
-	bustest.WaitFor(t, "the output", func() bool { return len(metered(&o.mu, o.meter)) == 2 })
+	bustest.WaitFor(t, "the output", func() bool { return len(metered(&o.mu, o.feeds[0].meter)) == 2 })
 	if got := metered(&c.mu, c.meter); len(got) != 2 {
 		t.Errorf("metered are %q", got)
 	}
@@ -93,7 +93,7 @@ func TestMeterForgetsWhoIsNotLetIn(t *testing.T) {
 	ahead.Store(int64(forgetEvery + time.Minute))
 	c.forgetSites()
 	o.forgetSites(c.now())
-	for _, got := range [][]string{metered(&c.mu, c.meter), metered(&o.mu, o.meter)} {
+	for _, got := range [][]string{metered(&c.mu, c.meter), metered(&o.mu, o.feeds[0].meter)} {
 		if !slices.Equal(got, []string{good.name}) {
 			t.Errorf("metered are still %q", got)
 		}

@@ -42,7 +42,7 @@ func newMetrics(h *Hub) *metrics {
 	}
 	var causes []string
 	for _, c := range lane.Causes() {
-		if c != lane.NotArrived {
+		if c != lane.NotArrived && c != lane.RefusedByOutput {
 			causes = append(causes, c.String())
 		}
 	}
@@ -112,7 +112,9 @@ func (c stateCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	a := c.hub.Account(nil)
 	for _, cause := range lane.Causes() {
-		gauge(hubMissing, float64(a.Missing.Rows[cause]), cause.String())
+		if cause != lane.RefusedByOutput { // a hub refuses by its own rules
+			gauge(hubMissing, float64(a.Missing.Rows[cause]), cause.String())
+		}
 	}
 	gauge(hubGaps, float64(a.Missing.Gaps))
 	since, complete := 0.0, 0.0

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,63 +16,98 @@ import (
 	"github.com/thalweg/thalweg/internal/telemetry"
 )
 
-// Destination is where an Output delivers to. Its methods are called one at a time.
+// Destination is where one feed of an Output delivers to. Its methods are called one at a time. It is for one run of an
+// output: what it had taken when the run ended is handed out again, to another Destination.
 type Destination interface {
-	// Row takes a row, and copies what it keeps of it. Rows of one lane come in lane order.
-	Row(d *lane.Delivery, row *series.Row)
-	// Flush returns when the rows taken since the last one are delivered, or given up for good: they are not handed
-	// out again after that. An error ends the output, and they are.
-	Flush(ctx context.Context) error
+	// Row takes a row of a site, and copies what it keeps. It does not wait. Rows of a source come in order. Rows are
+	// numbered from 0 since the last Flush that was done.
+	Row(site string, row *series.Row)
+	// Full reports whether the batch should be flushed before more rows come; it is asked after each message of the stream.
+	// A batch is flushed also when the stream has no more at the moment, and after a second.
+	Full() bool
+	// Flush returns done when what was taken is delivered, or given up for good. Not done means: nobody knows when; newer
+	// rows will replace what is waiting. Then rows go on coming, and Flush is called again after a second, whatever Full
+	// says; how long it rests in between is its own business. An error ends the output, and the rows are handed out again
+	// after its restart. Flush returns soon after ctx has ended.
+	// refused is called, by one goroutine at a time, for rows, by number, that the destination will never take: with the
+	// samples lost and why. It may be called several times for a row.
+	Flush(ctx context.Context, refused func(row, samples int, why string)) (done bool, err error)
 }
 
-// OutputOptions of NewOutput. All are required but Now and Oldest.
+// OutputOptions of NewOutput. Name, Dir, Hub and Live are required.
 type OutputOptions struct {
-	// Name in logs, metrics and of the cursor's file.
+	// Name in logs, metrics and of the cursor.
 	Name string
+	// Kind of destination, for pages.
+	Kind string
 	// Dir holds the cursor.
-	Dir         string
-	Hub         *Hub
-	Destination Destination
+	Dir string
+	Hub *Hub
+	// Live takes what comes on live lanes, Backfill what comes later, after an outage. Neither waits for the other.
+	// Without Backfill the output is one of the newest rows: backfill is not read, and what did not come live is no gap.
+	Live, Backfill Destination
 	// Oldest makes a new output begin with the oldest row in the stream instead of now.
 	Oldest bool
+	// Shared is a connection to the journal that hubs share (bus.Options.Journals). With it only one of the hubs with the
+	// same name of the output and the same parts delivers, and another one goes on when that is gone. nil: this hub does.
+	Shared *bus.Conn
 }
 
-// Output delivers every row of all sites to one destination, once. Only what was taken between the last two flushes
-// before a crash is delivered again, the same to the bit.
+const (
+	// idleFlush is how long a batch waits for more rows when the stream has none, and batchTime how long a row waits for
+	// its batch at most.
+	idleFlush = 20 * time.Millisecond
+	batchTime = time.Second
+	// laterFlush is when a flush that was not done is tried again.
+	laterFlush = time.Second
+	// stopGrace is how long a flush that has begun may take when the output is to stop.
+	stopGrace = 2 * time.Second
+	// maxPending bounds the frames that are taken and not delivered. At the bound reading waits.
+	maxPending = 100_000
+)
+
+// Output delivers every row of all sites to one destination, once. Only the batches that were in flight at a crash are
+// delivered again, the same to the bit.
 //
 // It reads the stream itself instead of riding on the tail reader: a slow destination holds back nobody but itself,
-// and after a restart the same reader catches up (docs/adr/002-outputs-read-the-stream.md).
+// and after a restart the same reader catches up (docs/adr/002-outputs-read-the-stream.md). It has a feed of live rows
+// and one of backfill (docs/adr/011-outputs-have-two-feeds-and-one-holder.md).
 type Output struct {
-	name        string
-	hub         *Hub
-	destination Destination
-	log         *slog.Logger
-	repeats     *telemetry.Repeats
-	since       int64 // rows that the server stored before this are not delivered; ms since 1970
-	cursor      *cursor
+	name    string
+	hub     *Hub
+	log     *slog.Logger
+	repeats *telemetry.Repeats
+	feeds   []*feed
+	lease   *lease // nil: nobody else delivers
+	record  *outputRecord
 
-	mu         sync.Mutex
+	// noting is held while cursor and journal are written, so that both tell the same story.
+	noting sync.Mutex
+	cursor *cursor
+
+	mu         sync.Mutex // never held while waiting for a destination, disk or network
+	since      int64      // rows that the server stored before this are not delivered; ms since 1970
 	receiver   *lane.Receiver
 	guards     *guards
-	meter      *meter
 	generation uint64 // of the hub's configuration that receiver and guards know
 	expired    time.Time
 }
 
 // NewOutput opens the cursor. The caller runs Run, and Close at last.
 func NewOutput(o OutputOptions) (*Output, error) {
-	out := &Output{
-		name: o.Name, hub: o.Hub, destination: o.Destination,
-		log:     o.Hub.log.With("output", o.Name),
-		repeats: telemetry.NewRepeats(o.Hub.log.With("output", o.Name), repeatEvery),
-	}
+	log := o.Hub.log.With("output", o.Name)
+	out := &Output{name: o.Name, hub: o.Hub, log: log, repeats: telemetry.NewRepeats(log, repeatEvery)}
 	out.receiver = lane.NewReceiver(lane.ReceiverConfig{Decoder: func(site string) (frame.DecoderConfig, bool) {
 		o.Hub.mu.Lock()
 		defer o.Hub.mu.Unlock()
 		return o.Hub.config.decoder(o.Hub.catalog, o.Hub.scratch, site)
 	}})
 	config, generation := o.Hub.configured()
-	out.guards, out.meter, out.generation = newGuards(config, o.Hub.catalog, out.log, uncounted), newMeter(), generation
+	out.guards, out.generation = newGuards(config, o.Hub.catalog, log, uncounted), generation
+	out.feeds = append(out.feeds, newFeed(out, bus.Live, o.Live))
+	if o.Backfill != nil {
+		out.feeds = append(out.feeds, newFeed(out, bus.Backfill, o.Backfill))
+	}
 	since := int64(0)
 	if !o.Oldest {
 		since = o.Hub.now().UnixMilli()
@@ -80,175 +116,144 @@ func NewOutput(o OutputOptions) (*Output, error) {
 	if out.cursor, err = openCursor(o.Dir, o.Name, since); err != nil {
 		return nil, fmt.Errorf("open output %q: %w", o.Name, err)
 	}
-	out.since = out.cursor.since
-	// When the last message of a site came is not known any more: it is forgotten so long after the start.
-	out.expired = o.Hub.now()
-	for site, ledger := range out.cursor.ledgers {
-		out.receiver.Adopt(site, ledger, out.expired.UnixMilli())
-	}
-	out.cursor.ledgers = nil
 	if err := out.cursor.damage; err != nil {
-		out.log.Warn("cursor is damaged; what it does not say is delivered again", "file", out.cursor.path, "err", err)
+		log.Warn("cursor is damaged; what it does not say is delivered again", "file", out.cursor.path, "err", err)
 	}
+	if o.Shared != nil {
+		out.lease = newLease(o.Shared, config.Parts, o.Name, o.Hub.name, log)
+	}
+	out.record = o.Hub.outputs.open(out, o.Kind)
 	return out, nil
 }
 
 // Close closes the cursor. Run must have returned.
-func (o *Output) Close() error { return o.cursor.close() }
+func (o *Output) Close() error {
+	o.hub.outputs.close(o)
+	return o.cursor.close()
+}
 
-// Run delivers until ctx ends or the destination fails. It is for once: what a failed one did not deliver, another
-// Output with the same cursor does.
+// Run delivers until ctx ends, which is no error, the destination fails, or another hub holds the output. It is for
+// once: what it did not deliver, another Output of this name does.
 func (o *Output) Run(ctx context.Context) error {
-	start := bus.Start{Position: o.cursor.restart}
-	if o.since > 0 {
-		start.Time = time.UnixMilli(o.since).Add(-tailBack)
-	}
-	var reader *bus.Reader
-	var pending []delivered
-	flush := func() error {
-		if len(pending) == 0 {
-			return nil
-		}
-		if err := o.destination.Flush(ctx); err != nil {
-			return err
-		}
-		err := o.cursor.add(pending)
-		pending = pending[:0]
-		return err
-	}
-	config, _ := o.hub.configured()
-	subjects := config.subjects(o.hub.conn.Root())
-	reader, err := o.hub.conn.NewReader(bus.ReaderOptions{
-		Name: o.name, Subjects: subjects, Start: start,
-		Handle: func(m bus.Message) error {
-			pending = o.step(m, reader.Position(), pending)
-			if err := flush(); err != nil {
-				return err
-			}
-			return o.cursor.save(o.restartPosition(m.Time), o.ledgers)
-		},
-		Reset: func(bus.Reset) {
-			o.mu.Lock()
-			defer o.mu.Unlock()
-			o.receiver.Restart()
-			o.cursor.forgetPlaces()
-		},
-	})
-	if err != nil {
-		return fmt.Errorf("output %q: %w", o.name, err)
-	}
-	err = reader.Run(ctx)
+	o.record.started()
+	err := o.run(ctx)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = nil
 	}
 	if err != nil {
-		return fmt.Errorf("output %q: %w", o.name, err)
+		err = fmt.Errorf("output %q: %w", o.name, err)
 	}
-	return nil
+	o.record.ended(err, o.hub.now())
+	return err
 }
 
-// delivered is a frame whose rows the destination took.
-type delivered struct {
-	site     string
-	backfill bool
-	header   frame.Header
-	losses   []frame.Loss // that it tells of
+func (o *Output) run(ctx context.Context) error {
+	if o.lease != nil {
+		if err := o.acquire(ctx); err != nil {
+			return err
+		}
+		defer o.leave()
+	}
+	o.begin()
+	o.record.hold(o.hub.name)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var tasks sync.WaitGroup
+	task := func(f func(context.Context) error) { tasks.Go(func() { cancel(f(ctx)) }) }
+	if o.lease != nil {
+		task(o.keepLease)
+	}
+	for _, f := range o.feeds {
+		task(f.run)
+	}
+	tasks.Wait()
+	return context.Cause(ctx) // of the first that ended
 }
 
-// step hands the rows of a message to the destination. before is the position in front of the message.
-func (o *Output) step(m bus.Message, before bus.Position, pending []delivered) []delivered {
-	site, l, err := o.hub.conn.Root().ParseLane(m.Subject)
-	if err != nil {
-		return pending // the tail reader counts and logs it
-	}
+// begin takes over what the cursor knows.
+func (o *Output) begin() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if config, generation := o.hub.configured(); generation != o.generation {
-		o.generation = generation
-		o.guards.reload(config)
-		o.receiver.Readmit()
+	o.since = o.cursor.since
+	// When the last message of a site came is not known any more: it is forgotten so long after the start.
+	o.expired = o.hub.now()
+	for site, l := range o.cursor.ledgers {
+		o.receiver.Adopt(site, lane.LedgerFrom(l.State()), o.expired.UnixMilli())
 	}
-	now := o.hub.now()
-	o.forgetSites(now)
-	var losses []frame.Loss // that the frame tells of
-	message := lane.Message{Site: site, Backfill: l == bus.Backfill, Sequence: m.Sequence, Received: now.UnixMilli(), Payload: m.Payload}
-	handler := lane.Handler{
-		Row: func(d *lane.Delivery, row *series.Row) {
-			if m.Time.UnixMilli() >= o.since { // the clocks of sites may be anywhere
-				o.row(d, row, m.Time.UnixMilli())
-			}
-		},
-		Loss: func(_ string, loss frame.Loss) { losses = append(losses, loss) },
-		Done: func(d *lane.Delivery) {
-			pending = append(pending, delivered{d.Site, d.Backfill, *d.Header, losses})
-			losses = nil
-		},
-		Problem: func(p lane.Problem) {
-			o.repeats.Log(slog.LevelWarn, string(p.Reason)+" "+p.Message.Site, "frame was not delivered",
-				slog.String("site", p.Message.Site), slog.String("reason", string(p.Reason)), slog.Any("err", p.Err))
-		},
-	}
-	limits := o.guards.config.SiteLimits(site)
-	if within, _ := o.meter.take(site, len(m.Payload), m.Time.UnixMilli(), &limits); within {
-		o.receiver.Step(message, handler)
-	} else {
-		o.receiver.TurnAway(message, errBytes, handler)
-	}
-	o.cursor.note(site, l == bus.Backfill, m.Time, before, o.receiver.Site(site))
-	return pending
 }
 
-// row hands a row to the destination, as far as the site's guard lets it. The caller holds mu.
-func (o *Output) row(d *lane.Delivery, row *series.Row, stored int64) {
-	err := o.guards.apply(d.Site, d.Backfill, row, stored, func(row *series.Row) error {
-		o.destination.Row(d, row)
+// deliver notes, in file and journal, the frames of a feed that were delivered, and where it would begin again.
+func (o *Output) deliver(ctx context.Context, backfill bool, frames []delivered, restart bus.Position) error {
+	o.noting.Lock()
+	defer o.noting.Unlock()
+	lines := o.cursor.note(frames, backfill, restart)
+	if len(lines) == 0 {
 		return nil
-	})
-	if err != nil { // the tail reader logs and counts it
-		o.receiver.Site(d.Site).Ledger.Reject(d.Header, 1, stored)
 	}
+	if o.lease == nil {
+		return o.cursor.write(lines)
+	}
+	if err := o.cursor.write(append(lines, o.cursor.enter(o.lease.number+1, o.lease.instance)...)); err != nil {
+		return err
+	}
+	return o.tell(ctx, lines)
 }
 
-// forgetSites drops, now and then, what is held of sites that were silent for long. The caller holds mu.
+// forgetSites drops, now and then, what is held of sites that were silent for long, and gaps that are long known. The
+// caller holds mu.
 func (o *Output) forgetSites(now time.Time) {
 	if now.Sub(o.expired) < forgetEvery {
 		return
 	}
 	o.expired = now
 	config, _ := o.hub.configured()
+	var gone []string
 	o.receiver.Expire(now.Add(-siteIdle).UnixMilli(), now.Add(-config.siteLife(o.hub.retention)).UnixMilli(), func(site string) {
 		delete(o.guards.sites, site)
+		gone = append(gone, site)
 	})
-	o.meter.expire(now.Add(-forgetEvery).UnixMilli(), func(site string) bool { return o.receiver.Site(site) != nil })
-}
-
-// restartPosition is the newest place from which everything that is not delivered yet can be decoded.
-func (o *Output) restartPosition(now time.Time) bus.Position {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.cursor.oldestRestart(now)
-}
-
-// ledgers returns what must outlive the process.
-func (o *Output) ledgers() map[string]lane.LedgerState {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	states := map[string]lane.LedgerState{}
 	o.receiver.Sites(func(s *lane.Site) bool {
-		states[s.Name] = s.Ledger.State()
+		s.Ledger.Forget(now.Add(-gapsKept).UnixMilli())
 		return true
 	})
-	return states
+	for _, f := range o.feeds {
+		f.meter.expire(now.Add(-forgetEvery).UnixMilli(), func(site string) bool { return o.receiver.Site(site) != nil })
+	}
+	o.cursor.forget(gone, now.Add(-gapsKept).UnixMilli())
 }
 
 // Gaps lists what this output lacks, by site.
 func (o *Output) Gaps(limit int) []SiteGap {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return gapsOf(func(f func(string, *lane.Ledger)) {
+	gaps := gapsOf(func(f func(string, *lane.Ledger)) {
 		o.receiver.Sites(func(s *lane.Site) bool {
 			f(s.Name, &s.Ledger)
 			return true
 		})
 	}, limit)
+	return slices.DeleteFunc(gaps, func(g SiteGap) bool { return !o.lacks(g.Cause) })
+}
+
+// missing counts what this output lacks.
+func (o *Output) missing() (sum lane.Missing) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.receiver.Sites(func(s *lane.Site) bool {
+		m := s.Ledger.Missing()
+		sum.Gaps += m.Gaps
+		for c, rows := range m.Rows {
+			if o.lacks(lane.Cause(c)) {
+				sum.Rows[c] += rows
+			}
+		}
+		return true
+	})
+	return sum
+}
+
+// lacks reports whether a cause makes rows missing here: an output of the newest rows lacks nothing that came late, or
+// never, but what came live and could not be delivered.
+func (o *Output) lacks(c lane.Cause) bool {
+	return len(o.feeds) > 1 || c == lane.Undecodable || c == lane.Rejected || c == lane.RefusedByOutput
 }

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -19,49 +18,75 @@ import (
 
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/bus/bustest"
-	"github.com/thalweg/thalweg/internal/frame"
-	"github.com/thalweg/thalweg/internal/lane"
 	"github.com/thalweg/thalweg/internal/series"
 )
 
-// collector is a destination that keeps what is delivered, and fails on command.
+// collector keeps what the destinations that it makes deliver, and fails on command.
 type collector struct {
 	mu     sync.Mutex
-	taken  []string // since the last flush
 	rows   map[string]int
 	series map[string]map[string]bool // names, by site
 	fail   error
+	// full is how many rows are a batch; 0: it is never full. flush, if set, decides how a flush ends.
+	full    int
+	flush   func(ctx context.Context, t *taker, refused func(row, samples int, why string)) (bool, error)
+	flushes int
 }
 
 func newCollector() *collector {
 	return &collector{rows: map[string]int{}, series: map[string]map[string]bool{}}
 }
 
-func (c *collector) Row(d *lane.Delivery, row *series.Row) {
+// taker is a destination.
+type taker struct {
+	*collector
+	backfill bool
+	taken    []string // since the last flush that was done
+}
+
+func (c *collector) live() *taker  { return &taker{collector: c} }
+func (c *collector) later() *taker { return &taker{collector: c, backfill: true} }
+
+func (c *taker) Row(site string, row *series.Row) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.taken = append(c.taken, fmt.Sprintf("%s %s %d", d.Site, row.Source.Key, row.T))
-	if c.series[d.Site] == nil {
-		c.series[d.Site] = map[string]bool{}
+	c.taken = append(c.taken, fmt.Sprintf("%s %s %d", site, row.Source.Key, row.T))
+	if c.series[site] == nil {
+		c.series[site] = map[string]bool{}
 	}
 	for i := range row.Values {
 		if row.Has(i) {
-			c.series[d.Site][row.Schema.Column(i).Labels.Get(model.MetricNameLabel)] = true
+			c.series[site][row.Schema.Column(i).Labels.Get(model.MetricNameLabel)] = true
 		}
 	}
 }
 
-func (c *collector) Flush(context.Context) error {
+func (c *taker) Full() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.fail != nil {
-		return c.fail
+	return c.full > 0 && len(c.taken) >= c.full
+}
+
+func (c *taker) Flush(ctx context.Context, refused func(row, samples int, why string)) (bool, error) {
+	c.mu.Lock()
+	c.flushes++
+	flush, err := c.flush, c.fail
+	c.mu.Unlock()
+	if err != nil {
+		return false, err
 	}
+	if flush != nil {
+		if done, err := flush(ctx, c, refused); !done || err != nil {
+			return done, err
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, key := range c.taken {
 		c.rows[key]++
 	}
 	c.taken = nil
-	return nil
+	return true, nil
 }
 
 func (c *collector) names(site string) []string {
@@ -91,15 +116,15 @@ func (c *collector) wait(t *testing.T, n int) {
 }
 
 // startOutput runs an output until the returned function is called, which returns Run's error.
-func startOutput(t *testing.T, c *center, dir string, d Destination, oldest bool) (stop func() error) {
+func startOutput(t *testing.T, c *center, dir string, d *collector, oldest bool) (stop func() error) {
 	t.Helper()
 	_, stop = openOutput(t, c, dir, d, oldest)
 	return stop
 }
 
-func openOutput(t *testing.T, c *center, dir string, d Destination, oldest bool) (o *Output, stop func() error) {
+func openOutput(t *testing.T, c *center, dir string, d *collector, oldest bool) (o *Output, stop func() error) {
 	t.Helper()
-	o, err := NewOutput(OutputOptions{Name: "out", Dir: dir, Hub: c.Hub, Destination: d, Oldest: oldest})
+	o, err := NewOutput(OutputOptions{Name: "out", Dir: dir, Hub: c.Hub, Live: d.live(), Backfill: d.later(), Oldest: oldest})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +167,7 @@ func TestOutputWhoseDestinationFails(t *testing.T) {
 	c := newHub(t, bustest.Hub(t, server))
 	w := newWriter(t, server.URL(), "ams-1", 1, 5)
 	dir, d := t.TempDir(), newCollector()
-	o, err := NewOutput(OutputOptions{Name: "out", Dir: dir, Hub: c.Hub, Destination: d, Oldest: true})
+	o, err := NewOutput(OutputOptions{Name: "out", Dir: dir, Hub: c.Hub, Live: d.live(), Backfill: d.later(), Oldest: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,10 +232,9 @@ func TestCursorTornTail(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	snapshot := bytes.IndexByte(journal, '\n') + 1
-	lines := bytes.Count(journal[snapshot:], []byte{'\n'})
-	if lines < 4 {
-		t.Fatalf("journal has %d lines behind its snapshot: %s", lines, journal)
+	snapshot := bytes.IndexByte(journal, '\n') + 1 // of no site
+	if frames := bytes.Count(journal[snapshot:], []byte(`{"frame"`)); frames != 4 {
+		t.Fatalf("journal has %d frames behind its snapshot: %s", frames, journal)
 	}
 	for round, size := 1, snapshot; size <= len(journal); round, size = round+1, size+1+(len(journal)-snapshot)/12 {
 		dir, d := t.TempDir(), newCollector()
@@ -265,87 +289,7 @@ func TestCursorDamaged(t *testing.T) {
 	if err := os.WriteFile(file, []byte("\x00\x00\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewOutput(OutputOptions{Name: "out", Dir: dir, Hub: c.Hub, Destination: d}); err == nil || !strings.Contains(err.Error(), file) {
+	if _, err := NewOutput(OutputOptions{Name: "out", Dir: dir, Hub: c.Hub, Live: d.live()}); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("a cursor without its snapshot opens: %v", err)
 	}
-}
-
-// Compaction and reopening change nothing of what a cursor knows.
-func TestCursorCompaction(t *testing.T) {
-	dir := t.TempDir()
-	c, err := openCursor(dir, "out", 42)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ledger lane.Ledger
-	restart := bus.Position{Created: time.Unix(0, 1_700_000_000_000_000_000).UTC(), Sequence: 77, Checksum: 5}
-	states := func() map[string]lane.LedgerState { return map[string]lane.LedgerState{"ams-1": ledger.State()} }
-	for n := uint64(1); n <= 60; n++ {
-		if n%7 == 0 {
-			continue // a gap
-		}
-		h := frame.Header{Kind: frame.Delta, ID: frame.ID{Epoch: 3, Number: n}, Base: n - 1, RowsBefore: n - 1, Rows: 1, Sent: int64(n)}
-		ledger.Place(&h, false)
-		ledger.Add(&h, h.Sent)
-		if err := c.add([]delivered{{site: "ams-1", header: h}}); err != nil {
-			t.Fatal(err)
-		}
-		if n == 30 {
-			c.size = compactAfter
-		}
-		if err := c.save(restart, states); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := c.close(); err != nil {
-		t.Fatal(err)
-	}
-	again, err := openCursor(dir, "out", 99)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer again.close()
-	got := again.ledgers["ams-1"]
-	if again.since != 42 || again.restart != restart || !reflect.DeepEqual(got.State(), ledger.State()) {
-		t.Errorf("reopened: since %d, restart %s, ledger %+v; want 42, %s, %+v", again.since, again.restart, got.State(), restart, ledger.State())
-	}
-	if matches, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(matches) != 1 {
-		t.Errorf("files %q, want one", matches)
-	}
-}
-
-// The restart is in front of the oldest keyframe that a lane needs, and lanes that are silent for long do not count.
-func TestCursorRestart(t *testing.T) {
-	at := func(n uint64) bus.Position { return bus.Position{Sequence: n, Checksum: 1} }
-	now := time.Unix(1_700_000_000, 0)
-	c := &cursor{places: map[place]*keyPlace{}}
-	note := func(site string, backfill bool, when time.Time, before, keyframe uint64) {
-		s := &lane.Site{KeyframeSequence: keyframe}
-		c.note(site, backfill, when, at(before), s)
-	}
-	want := func(n uint64) {
-		t.Helper()
-		if got := c.oldestRestart(now); got.Sequence != n {
-			t.Errorf("restart behind %d, want %d", got.Sequence, n)
-		}
-	}
-	want(0)
-	note("a", false, now, 10, 11)
-	want(10)
-	note("b", false, now, 12, 13)
-	want(10)
-	note("a", false, now, 20, 11) // a delta
-	want(10)
-	note("a", false, now, 30, 31)
-	want(12)
-	note("c", false, now, 33, 0) // a lane that nobody can decode yet holds it where it began
-	note("b", false, now, 40, 41)
-	want(30)
-	note("a", false, now, 50, 51)
-	want(33)
-	now = now.Add(laneIdle + time.Second)
-	note("a", false, now, 60, 61)
-	want(60)
-	note("d", false, now, 0, 1) // the first message of the stream has no place in front of it
-	want(0)
 }

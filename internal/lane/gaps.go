@@ -35,12 +35,15 @@ const (
 	Rejected
 	// Forgotten: they were missing in knowledge that went because there was too much of it.
 	Forgotten
+	// RefusedByOutput: they came, and the destination of an output will never take them. Only ledgers of outputs have it.
+	RefusedByOutput
 
 	causeEnd
 )
 
 var causeNames = [causeEnd]string{
 	"not_arrived", "evicted", "corrupt", "refused", "paused", "oversize", "unwritten", "expired", "undecodable", "rejected", "forgotten",
+	"refused_by_output",
 }
 
 // Causes lists them all.
@@ -144,12 +147,20 @@ func (l *Ledger) Miss(h *frame.Header, backfill bool, cause Cause, at int64) {
 }
 
 // Reject notes that rows of a frame that is about to be added were not let in.
-func (l *Ledger) Reject(h *frame.Header, rows uint64, at int64) {
+func (l *Ledger) Reject(h *frame.Header, rows uint64, at int64) { l.turnDown(h, rows, Rejected, at) }
+
+// RefuseByOutput notes that the destination of an output does not take rows of a frame that was added.
+func (l *Ledger) RefuseByOutput(h *frame.Header, rows uint64, at int64) {
+	l.turnDown(h, rows, RefusedByOutput, at)
+}
+
+// turnDown notes that rows of a frame that came are missing nevertheless. Those of one cause that are close are one gap.
+func (l *Ledger) turnDown(h *frame.Header, rows uint64, cause Cause, at int64) {
 	l.counted = false
-	x := Loss{Epoch: h.Epoch, From: h.Number, To: h.Number, Rows: rows, First: h.Sent, Last: h.Sent, Cause: Rejected, Known: at}
+	x := Loss{Epoch: h.Epoch, From: h.Number, To: h.Number, Rows: rows, First: h.Sent, Last: h.Sent, Cause: cause, Known: at}
 	if n := len(l.rejected); n > 0 {
 		last := &l.rejected[n-1]
-		if apart := x.First - last.Last; last.Epoch == x.Epoch && x.From >= last.From && apart <= rejectedTogether {
+		if apart := x.First - last.Last; last.Cause == cause && last.Epoch == x.Epoch && x.From >= last.From && apart <= rejectedTogether {
 			last.To, last.Last, last.Rows, last.Known = max(last.To, x.To), max(last.Last, x.Last), last.Rows+rows, at
 			return
 		}

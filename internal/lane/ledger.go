@@ -23,7 +23,7 @@ type Ledger struct {
 	now     int64    // the latest time given
 	losses  []Loss
 	damaged bool // something came that could not be identified, and no frame since
-	// rejected are rows of frames that came.
+	// rejected are rows of frames that came, turned down here or by a destination.
 	rejected  []Loss
 	pending   frame.ID // what the site still held when it last said so; zero: it did not say
 	said      Rank     // in which frame

@@ -199,13 +199,26 @@ func (r *Receiver) Sites(f func(*Site) bool) {
 // Restart forgets all decoder state: reading begins again elsewhere in the stream. Ledgers stay, so that nothing is
 // handed out twice.
 func (r *Receiver) Restart() {
+	r.RestartLane(false)
+	r.RestartLane(true)
+}
+
+// RestartLane is Restart for the live or the backfill lanes alone, where each kind is read for itself.
+func (r *Receiver) RestartLane(backfill bool) {
 	for _, s := range r.sites {
-		if s.live != nil {
-			s.live.Reset()
+		switch {
+		case backfill && s.backfill != nil:
 			s.backfill.Reset()
-			s.KeyframeSequence, s.backfillKeyframe = 0, 0
+			s.backfillKeyframe = 0
+		case !backfill && s.live != nil:
+			s.live.Reset()
+			s.KeyframeSequence = 0
 		}
-		s.liveBegun, s.backfillBegun = false, false
+		if backfill {
+			s.backfillBegun = false
+		} else {
+			s.liveBegun = false
+		}
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"github.com/thalweg/thalweg/internal/bus/bustest"
 	"github.com/thalweg/thalweg/internal/edge"
 	"github.com/thalweg/thalweg/internal/hub"
-	"github.com/thalweg/thalweg/internal/lane"
 	"github.com/thalweg/thalweg/internal/series"
 	"github.com/thalweg/thalweg/internal/series/seriestest"
 	"github.com/thalweg/thalweg/internal/store"
@@ -25,13 +24,15 @@ type recorder struct {
 	rows []string
 }
 
-func (r *recorder) Row(_ *lane.Delivery, row *series.Row) {
+func (r *recorder) Row(_ string, row *series.Row) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.rows = append(r.rows, seriestest.Show(row))
 }
 
-func (r *recorder) Flush(context.Context) error { return nil }
+func (r *recorder) Full() bool { return false }
+
+func (r *recorder) Flush(context.Context, func(int, int, string)) (bool, error) { return true, nil }
 
 func (r *recorder) count() int {
 	r.mu.Lock()
@@ -61,7 +62,7 @@ func TestEveryKindOfValue(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			out, err := hub.NewOutput(hub.OutputOptions{Name: "recorder", Dir: t.TempDir(), Hub: h, Destination: got, Oldest: true})
+			out, err := hub.NewOutput(hub.OutputOptions{Name: "recorder", Dir: t.TempDir(), Hub: h, Live: got, Oldest: true})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,0 +1,360 @@
+package hub
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/thalweg/thalweg/internal/bus"
+	"github.com/thalweg/thalweg/internal/frame"
+	"github.com/thalweg/thalweg/internal/lane"
+	"github.com/thalweg/thalweg/internal/series"
+)
+
+// feed is the way of an output's live rows, or of its backfill: a reader, and a batch for a destination. All but what is
+// guarded by a mutex is for the goroutine of run.
+type feed struct {
+	output      *Output
+	lane        bus.Lane
+	backfill    bool
+	destination Destination
+	events      chan feedEvent
+	reader      *bus.Reader
+	at          time.Time // of the last message, by the server's clock
+	restarted   time.Time // when the place to begin again was noted
+
+	places keyPlaces
+	meter  *meter // guarded by output.mu
+
+	// The batch: what was taken since the last flush that was done.
+	frames  []delivered
+	rows    int              // handed to the destination
+	refused map[int]struct{} // rows that it will never take
+	begun   time.Time        // when its first frame was taken
+	later   bool             // a flush was not done
+
+	status *feedRecord
+}
+
+// feedEvent is a message, with the position in front of it, or a reset.
+type feedEvent struct {
+	bus.Message
+	before bus.Position
+	reset  bool
+}
+
+// delivered is a frame whose rows the destination was given.
+type delivered struct {
+	site   string
+	header frame.Header
+	losses []frame.Loss // that it tells of
+	stored int64        // when the server stored it, ms since 1970
+	// first is the number of its first row in the batch, and samples how many its rows have.
+	first   int
+	samples int
+	// rejected counts rows that the site's guard did not let in, refused those that the destination did not take.
+	rejected, refused uint64
+	whole             bool // all its rows were given
+}
+
+func newFeed(o *Output, l bus.Lane, d Destination) *feed {
+	return &feed{
+		output: o, lane: l, backfill: l == bus.Backfill, destination: d, events: make(chan feedEvent),
+		places: keyPlaces{}, meter: newMeter(), refused: map[int]struct{}{},
+	}
+}
+
+// run reads and delivers until ctx ends or something fails.
+func (f *feed) run(ctx context.Context) error {
+	o := f.output
+	config, _ := o.hub.configured()
+	start := bus.Start{Position: o.cursor.restartOf(f.backfill)}
+	if o.since > 0 {
+		start.Time = time.UnixMilli(o.since).Add(-tailBack)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var err error
+	f.reader, err = o.hub.conn.NewReader(bus.ReaderOptions{
+		Name: o.name + " " + string(f.lane), Subjects: config.subjectsOf(o.hub.conn.Root(), f.lane), Start: start,
+		Handle:  func(m bus.Message) error { return f.hand(ctx, feedEvent{Message: m, before: f.reader.Position()}) },
+		Reset:   func(bus.Reset) { _ = f.hand(ctx, feedEvent{reset: true}) }, // else Run ends anyway
+		Trouble: f.status.trouble,
+	})
+	if err != nil {
+		cancel()
+		return err
+	}
+	read := make(chan error, 1)
+	go func() { read <- f.reader.Run(ctx) }()
+	err = f.loop(ctx)
+	cancel()
+	return cmp.Or(err, <-read)
+}
+
+// hand gives an event to the loop.
+func (f *feed) hand(ctx context.Context, e feedEvent) error {
+	select {
+	case f.events <- e:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// loop fills batches and flushes them. It returns nil if ctx has ended.
+func (f *feed) loop(ctx context.Context) error {
+	flush := time.NewTimer(time.Hour)
+	defer flush.Stop()
+	for {
+		events := f.events
+		if len(f.frames) >= maxPending {
+			events = nil
+		}
+		var due time.Duration
+		select {
+		case e := <-events:
+			if e.reset {
+				f.reset()
+				continue
+			}
+			f.take(&e)
+			switch {
+			case f.later: // the timer runs
+				continue
+			case len(f.frames) == 0:
+				if err := f.advance(ctx); err != nil {
+					return err
+				}
+				continue
+			case !f.destination.Full() && len(f.frames) < maxPending:
+				due = batchTime - time.Since(f.begun)
+				if e.Pending == 0 {
+					due = min(due, idleFlush)
+				}
+			}
+		case <-flush.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if due <= 0 {
+			if err := f.flush(ctx); err != nil {
+				return err
+			}
+			due = time.Hour
+			if f.later {
+				due = laterFlush
+			}
+		}
+		flush.Reset(due)
+	}
+}
+
+// take hands the rows of a message to the destination.
+func (f *feed) take(e *feedEvent) {
+	o := f.output
+	site, _, err := o.hub.conn.Root().ParseLane(e.Subject)
+	if err != nil {
+		return // the tail reader counts and logs it
+	}
+	if len(f.frames) == 0 {
+		f.begun = time.Now()
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if config, generation := o.hub.configured(); generation != o.generation {
+		o.generation = generation
+		o.guards.reload(config)
+		o.receiver.Readmit()
+	}
+	now := o.hub.now()
+	o.forgetSites(now)
+	stored := e.Time.UnixMilli()
+	var losses []frame.Loss // that the frame tells of
+	message := lane.Message{Site: site, Backfill: f.backfill, Sequence: e.Sequence, Received: now.UnixMilli(), Payload: e.Payload}
+	handler := lane.Handler{
+		Row: func(d *lane.Delivery, row *series.Row) {
+			if stored >= o.since { // the clocks of sites may be anywhere
+				f.row(d, row, stored)
+			}
+		},
+		Loss: func(_ string, loss frame.Loss) { losses = append(losses, loss) },
+		Done: func(d *lane.Delivery) {
+			x := f.frame(d, stored)
+			x.losses, x.whole = losses, true
+			losses = nil
+		},
+		Problem: func(p lane.Problem) {
+			o.repeats.Log(slog.LevelWarn, string(p.Reason)+" "+p.Message.Site, "frame was not delivered",
+				slog.String("site", p.Message.Site), slog.String("reason", string(p.Reason)), slog.Any("err", p.Err))
+		},
+	}
+	limits := o.guards.config.SiteLimits(site)
+	if within, _ := f.meter.take(site, len(e.Payload), stored, &limits); within {
+		o.receiver.Step(message, handler)
+	} else {
+		o.receiver.TurnAway(message, errBytes, handler)
+	}
+	f.at = e.Time
+	f.places.note(site, e.Time, e.before, o.receiver.Site(site), f.backfill)
+	f.status.took(e, len(f.frames) > 0, f.rows)
+}
+
+// frame returns the batch's entry of a frame, which is the last one.
+func (f *feed) frame(d *lane.Delivery, stored int64) *delivered {
+	if n := len(f.frames); n == 0 || f.frames[n-1].site != d.Site || f.frames[n-1].header.ID != d.Header.ID {
+		f.frames = append(f.frames, delivered{site: d.Site, header: *d.Header, stored: stored, first: f.rows})
+	}
+	return &f.frames[len(f.frames)-1]
+}
+
+// row hands a row to the destination, as far as the site's guard lets it. The caller holds output.mu.
+func (f *feed) row(d *lane.Delivery, row *series.Row, stored int64) {
+	o := f.output
+	x := f.frame(d, stored)
+	err := o.guards.apply(d.Site, f.backfill, row, stored, func(row *series.Row) error {
+		f.destination.Row(d.Site, row)
+		f.rows++
+		x.samples += row.Samples()
+		return nil
+	})
+	if err != nil { // the tail reader logs and counts it
+		o.receiver.Site(d.Site).Ledger.Reject(d.Header, 1, stored)
+		x.rejected++
+	}
+}
+
+// reset is for a stream that turned out to be another one. What was taken stays taken.
+func (f *feed) reset() {
+	clear(f.places)
+	f.output.mu.Lock()
+	defer f.output.mu.Unlock()
+	f.output.receiver.RestartLane(f.backfill)
+}
+
+// flush delivers the batch.
+func (f *feed) flush(ctx context.Context) error {
+	o := f.output
+	if len(f.frames) == 0 {
+		return nil
+	}
+	if err := o.mayDeliver(ctx); err != nil {
+		return err
+	}
+	if f.rows > 0 {
+		done, err := f.deliver(ctx)
+		if err != nil {
+			return err
+		}
+		if f.later = !done; f.later {
+			f.status.postponed()
+			return nil
+		}
+	}
+	f.settle()
+	if err := f.advance(ctx); err != nil {
+		return err
+	}
+	f.status.delivered(f.frames, f.rows)
+	clear(f.frames)
+	f.frames, f.rows, f.later = f.frames[:0], 0, false
+	clear(f.refused)
+	return nil
+}
+
+// deliver has the destination deliver.
+func (f *feed) deliver(ctx context.Context) (done bool, err error) {
+	flush, cancel := linger(ctx)
+	defer cancel(nil)
+	if l := f.output.lease; l != nil {
+		defer l.onEnd(cancel)()
+	}
+	began := time.Now()
+	done, err = f.destination.Flush(flush, f.refuse)
+	f.output.hub.outputs.seconds.WithLabelValues(f.output.name, string(f.lane)).Observe(time.Since(began).Seconds())
+	if err != nil && flush.Err() != nil {
+		err = context.Cause(flush)
+	}
+	return done, err
+}
+
+// linger returns a context that ends a while after ctx: what is delivered and noted in the meantime need not be
+// repeated.
+func linger(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+	longer, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		t := time.NewTimer(stopGrace)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			cancel(context.Cause(ctx))
+		case <-longer.Done():
+		}
+	})
+	return longer, func(cause error) {
+		stop()
+		cancel(cause)
+	}
+}
+
+// refuse notes that the destination will not take samples of a row.
+func (f *feed) refuse(row, samples int, why string) {
+	f.refused[row] = struct{}{}
+	f.status.refuse(samples)
+	site := ""
+	if x := f.frameOf(row); x != nil {
+		site = x.site
+	}
+	f.output.repeats.Log(slog.LevelWarn, "refused "+string(f.lane)+" "+site, "destination refuses samples; they are missing there",
+		slog.String("site", site), slog.String("lane", string(f.lane)), slog.Int("samples", samples), slog.String("answer", why))
+}
+
+// frameOf returns the frame of a row of the batch, or nil.
+func (f *feed) frameOf(row int) *delivered {
+	i, _ := slices.BinarySearchFunc(f.frames, row, func(x delivered, row int) int {
+		if x.first <= row {
+			return -1
+		}
+		return 1
+	})
+	if i == 0 || row < 0 || row >= f.rows {
+		return nil
+	}
+	return &f.frames[i-1]
+}
+
+// settle makes what was refused a gap.
+func (f *feed) settle() {
+	for row := range f.refused {
+		if x := f.frameOf(row); x != nil {
+			x.refused++
+		}
+	}
+	o := f.output
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i := range f.frames {
+		x := &f.frames[i]
+		if s := o.receiver.Site(x.site); s != nil && x.refused > 0 {
+			s.Ledger.RefuseByOutput(&x.header, x.refused, x.stored)
+		}
+	}
+}
+
+// advance notes what was delivered and, now and then, where reading would begin again: everything read so far has been
+// delivered.
+func (f *feed) advance(ctx context.Context) error {
+	o, now := f.output, time.Now()
+	var restart bus.Position
+	if now.Sub(f.restarted) >= restartEvery {
+		f.restarted = now
+		restart = f.places.oldest(f.at, f.reader.Position())
+	}
+	if len(f.frames) == 0 && restart.IsZero() {
+		return nil
+	}
+	ctx, cancel := linger(ctx)
+	defer cancel(nil)
+	return o.deliver(ctx, f.backfill, f.frames, restart)
+}
