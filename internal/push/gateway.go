@@ -216,6 +216,7 @@ func (g *Gateway) site(name string) *site {
 	if s = g.sites[name]; s == nil {
 		s = newSite(name, g.options.Limits)
 		g.sites[name] = s
+		g.poke() // its first cycle begins now
 	}
 	return s
 }

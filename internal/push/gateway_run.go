@@ -21,10 +21,11 @@ const (
 
 // cycle is how far the sampling of a site's groups has come in an interval. Run alone uses it.
 type cycle struct {
-	number int64
-	next   int // in site.order
-	n      int // of site.order, when the cycle began
-	retry  time.Time
+	interval time.Duration
+	number   int64
+	next     int       // in site.order
+	n        int       // of site.order, when the cycle began
+	retry    time.Time // what could not be ended
 }
 
 // Run samples groups, ends those that expire, and keeps the journal short, until ctx ends.
@@ -103,8 +104,8 @@ func (r *runner) sample(ctx context.Context, site *site, interval time.Duration)
 	number := (now.UnixNano() - int64(site.phase(interval))) / int64(interval)
 	begun := now.Add(-elapsed)
 	c := &site.cycle
-	if number != c.number {
-		r.begin(site, number)
+	if number != c.number || interval != c.interval {
+		r.begin(site, number, interval)
 	}
 	for c.next < due(c.n, elapsed, interval) && ctx.Err() == nil {
 		r.take(site, min(c.next+burst, due(c.n, elapsed, interval)), begun.Add(elapsed.Truncate(tick)).UnixMilli())
@@ -125,15 +126,15 @@ func due(n int, elapsed, interval time.Duration) int {
 	return int(float64(n) * float64(elapsed+tick) / float64(spread))
 }
 
-// begin begins a cycle. Groups whose turn did not come in the one before are the first. In the first cycle of all, of which
-// nobody knows how much is over, there is nothing to do.
-func (r *runner) begin(site *site, number int64) {
+// begin begins a cycle. Groups whose turn did not come in the one before are the first. In the first cycle of an interval,
+// a part of which is over, there is nothing to do.
+func (r *runner) begin(site *site, number int64, interval time.Duration) {
 	site.mu.Lock()
 	defer site.mu.Unlock()
 	c := &site.cycle
-	first := c.number < 0
-	c.number = number
-	if missed := min(c.n, len(site.order)) - c.next; missed > 0 {
+	first := c.interval != interval
+	c.number, c.interval = number, interval
+	if missed := min(c.n, len(site.order)) - c.next; missed > 0 && !first {
 		r.metrics.late.Add(float64(missed))
 		site.order = append(append(make([]*group, 0, len(site.order)), site.order[c.next:]...), site.order[:c.next]...)
 	}

@@ -21,6 +21,7 @@ import (
 // rig is a gateway behind a server, and what became of its rows.
 type rig struct {
 	*Gateway
+	mux    *http.ServeMux
 	server *httptest.Server
 
 	mu   sync.Mutex
@@ -28,8 +29,8 @@ type rig struct {
 	fail error // of Commit and Sample
 }
 
-// newRig opens a gateway in a directory. change may alter its options.
-func newRig(t testing.TB, dir string, change func(*Options)) *rig {
+// newBareRig opens a gateway in a directory. change may alter its options.
+func newBareRig(t testing.TB, dir string, change func(*Options)) *rig {
 	t.Helper()
 	r := &rig{}
 	o := Options{
@@ -44,18 +45,27 @@ func newRig(t testing.TB, dir string, change func(*Options)) *rig {
 	if r.Gateway, err = Open(o); err != nil {
 		t.Fatal(err)
 	}
-	mux := http.NewServeMux()
+	r.mux = http.NewServeMux()
 	for pattern, h := range r.Handlers() {
-		mux.Handle(pattern, h)
+		r.mux.Handle(pattern, h)
 	}
-	mux.HandleFunc("/metrics", r.ServeMetrics)
-	r.server = httptest.NewServer(mux)
+	r.mux.HandleFunc("/metrics", r.ServeMetrics)
 	t.Cleanup(r.close)
 	return r
 }
 
+// newRig opens a gateway in a directory, with a server before it.
+func newRig(t testing.TB, dir string, change func(*Options)) *rig {
+	t.Helper()
+	r := newBareRig(t, dir, change)
+	r.server = httptest.NewServer(r.mux)
+	return r
+}
+
 func (r *rig) close() {
-	r.server.Close()
+	if r.server != nil {
+		r.server.Close()
+	}
 	_ = r.Close()
 }
 
@@ -148,11 +158,20 @@ func (r *rig) address() string { return r.server.Listener.Addr().String() }
 // want sends a request and fails if the status is another one.
 func (r *rig) want(t testing.TB, status int, method, path, body string, header ...string) string {
 	t.Helper()
-	q := request{method: method, path: path, body: body, header: http.Header{}}
+	h := http.Header{}
 	for i := 0; i < len(header); i += 2 {
-		q.header.Set(header[i], header[i+1])
+		h.Set(header[i], header[i+1])
 	}
-	got, answer, _ := q.do(t, r.address())
+	got, answer := 0, ""
+	if r.server != nil {
+		q := request{method: method, path: path, body: body, header: h}
+		got, answer, _ = q.do(t, r.address())
+	} else {
+		w, q := httptest.NewRecorder(), httptest.NewRequest(method, path, strings.NewReader(body))
+		q.Header = h
+		r.mux.ServeHTTP(w, q)
+		got, answer = w.Code, w.Body.String()
+	}
 	if got != status {
 		t.Errorf("%s %s is answered with %d, want %d: %s", method, path, got, status, answer)
 	}
@@ -200,4 +219,33 @@ func TestRowsOfGroups(t *testing.T) {
 	r.want(t, 200, "PUT", "/metrics/job/h", "# TYPE h histogram\nh_bucket{le=\"1\"} 2\nh_sum 3\nh_count 4\n# TYPE s summary\ns{quantile=\"0.5\"} 6\ns_sum 7\ns_count 8\n")
 	f(`push/job/h: histogram {__name__="h_count", job="h"}=4 histogram {__name__="h_sum", job="h"}=3 histogram {__name__="h_bucket", job="h", le="1.0"}=2 histogram {__name__="h_bucket", job="h", le="+Inf"}=4` +
 		` summary {__name__="s_count", job="h"}=8 summary {__name__="s_sum", job="h"}=7 summary {__name__="s", job="h", quantile="0.5"}=6`)
+}
+
+// quiet is a rig that logs nothing.
+func quiet(t testing.TB, dir string) *rig {
+	return newRig(t, dir, func(o *Options) { o.Logger = slog.New(slog.DiscardHandler) })
+}
+
+// run runs the gateway until the function that it returns is called.
+func (r *rig) run(t testing.TB) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// until waits until a condition holds.
+func (r *rig) until(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
 }

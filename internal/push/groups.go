@@ -84,7 +84,7 @@ type site struct {
 }
 
 func newSite(name string, limits Limits) *site {
-	return &site{name: name, limits: limits, groups: map[string]*group{}, index: newIndex(), cycle: cycle{number: -1}}
+	return &site{name: name, limits: limits, groups: map[string]*group{}, index: newIndex()}
 }
 
 // phase spreads sites over the interval.
