@@ -83,7 +83,7 @@ Try it:  thalweg demo`,
 	}
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newDemoCommand(), newRunCommand(), newCheckCommand(), newSiteCommand(), newEnrolCommand(), newDumpCommand(), newVerifyCommand(), newRevealCommand(), newVersionCommand())
+	root.AddCommand(newDemoCommand(), newRunCommand(), newCheckCommand(), newSiteCommand(), newEnrolCommand(), newDumpCommand(), newVerifyCommand(), newRevealCommand(), newConvertCommand(), newVersionCommand())
 	return root
 }
 
