@@ -3,6 +3,7 @@
 #   staticcheck, node_exporter  built from their modules; with --vuln only govulncheck
 #   prometheus                  from Debian's package, or else the one on PATH
 #   prometheus-pushgateway      likewise
+#   redis-server                from Debian's packages, with the libraries that it needs
 #   python-prometheus-client    runs python3 where prometheus_client of Debian's package can be imported
 # What is there in the right version stays. Everything that cannot be had is an error: a test that cannot run is one
 # that failed.
@@ -77,6 +78,26 @@ python_client() {
 	chmod +x "$script"
 }
 
+redis_server() {
+	local library=$tools/redis script=$bin/redis-server lib found
+	lib=usr/lib/$(uname -m)-linux-gnu
+	mkdir -p "$library"
+	if [[ -x $library/redis-server ]] || {
+		debian liblzf1 "$lib/liblzf.so.1.5" "$library/liblzf.so.1" &&
+			debian libjemalloc2 "$lib/libjemalloc.so.2" "$library/libjemalloc.so.2" &&
+			debian redis-tools usr/bin/redis-check-rdb "$library/redis-server" # does what its name says
+	}; then
+		printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$library" "$library/redis-server" >"$script"
+		chmod +x "$script"
+	elif found=$(PATH=${PATH//$bin:/} command -v redis-server); then
+		say "that failed; using $found"
+		ln -sf "$found" "$script"
+	else
+		say "there is no redis-server: neither Debian's package nor one on PATH"
+		return 1
+	fi
+}
+
 if [[ ${1-} == --vuln ]]; then
 	go_tool govulncheck golang.org/x/vuln/cmd/govulncheck "$govulncheck_version"
 	exit
@@ -88,8 +109,9 @@ fi
 go_tool node_exporter github.com/prometheus/node_exporter "$node_exporter_version"
 program prometheus
 program prometheus-pushgateway
+redis_server
 python_client
-for tool in prometheus prometheus-pushgateway node_exporter; do
+for tool in prometheus prometheus-pushgateway redis-server node_exporter; do
 	"$bin/$tool" --version >/dev/null 2>&1 || {
 		say "$bin/$tool does not run"
 		exit 1
