@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -71,22 +72,23 @@ type Options struct {
 
 // Hub reads the lanes of all its sites. All methods are safe for concurrent use.
 type Hub struct {
-	name    string
-	conn    *bus.Conn
-	store   *store.Store
-	catalog *series.Catalog
-	scratch *frame.Scratch // of all decoders
-	log     *slog.Logger
-	repeats *telemetry.Repeats
-	now     func() time.Time
-	refuse  func(site string, d time.Duration)
-	metrics *metrics
-	control *control
-	peers   *peers
-	ledgers *ledgers
-	history *history
-	outputs *outputs
-	dir     string
+	name     string
+	conn     *bus.Conn
+	store    *store.Store
+	catalog  *series.Catalog
+	scratch  *frame.Scratch // of all decoders
+	log      *slog.Logger
+	repeats  *telemetry.Repeats
+	now      func() time.Time
+	refuse   func(site string, d time.Duration)
+	metrics  *metrics
+	control  *control
+	peers    *peers
+	ledgers  *ledgers
+	history  *history
+	deposits *Deposits // which write lanes
+	outputs  *outputs
+	dir      string
 	// retention of the stream.
 	retention time.Duration
 
@@ -129,6 +131,7 @@ func New(o Options) (*Hub, error) {
 	h.peers = newPeers(h, o.URL)
 	h.history = newHistory(h)
 	h.outputs = newOutputs()
+	h.deposits = newDeposits(h)
 	h.ledgers = newLedgers(h.log, h.metrics.lost)
 	if h.dir != "" {
 		if err := h.ledgers.load(h.dir, h.config.Parts); err != nil {
@@ -285,6 +288,7 @@ func (h *Hub) keepExpiring(ctx context.Context) {
 		select {
 		case <-sources.C:
 			h.store.Expire(h.now().UnixMilli())
+			h.deposits.expire(h.now())
 			h.reportLimits()
 		case <-sites.C:
 			h.forgetSites()
@@ -380,7 +384,7 @@ func (c *Config) subjectsOf(root bus.Root, l bus.Lane) []string {
 
 // Metrics to register: totals.
 func (h *Hub) Metrics() []prometheus.Collector {
-	return append(append(h.metrics.all(), h.peers.collectors()...), h.outputs.collectors(h)...)
+	return slices.Concat(h.metrics.all(), h.peers.collectors(), h.deposits.metrics.all(), h.outputs.collectors(h))
 }
 
 // SiteMetrics to register: one series of each for every site.
