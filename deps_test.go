@@ -25,6 +25,7 @@ var rows = []string{
 	"internal/node",
 	"internal/config internal/convert",
 	"internal/edge internal/hub",
+	"internal/receive",
 	inputs + outputs,
 	"internal/outbox internal/natsd",
 	"internal/identity",

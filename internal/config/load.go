@@ -150,16 +150,30 @@ func (c *Config) SetDirectory(dir string) {
 			c.Edge.NATS.SetDirectory(dir)
 		}
 		c.Edge.Scrape.SetDirectory(dir)
+		c.Edge.Receive.SetDirectory(dir)
 		p := &c.Edge.Pipeline
 		p.MatchFile = config.JoinDir(dir, p.MatchFile)
 		p.Anonymize.KeyFile = config.JoinDir(dir, p.Anonymize.KeyFile)
 		p.Anonymize.PreviousKeyFile = config.JoinDir(dir, p.Anonymize.PreviousKeyFile)
 	}
-	if c.Hub != nil && c.Hub.NATS != nil {
-		c.Hub.NATS.SetDirectory(dir)
+	if c.Hub != nil {
+		c.Hub.setDirectory(dir)
 	}
-	if c.Hub != nil && c.Hub.Telemeter != nil {
-		c.Hub.Telemeter.SetDirectory(dir)
+}
+
+func (h *Hub) setDirectory(dir string) {
+	if h.NATS != nil {
+		h.NATS.SetDirectory(dir)
+	}
+	if h.Telemeter != nil {
+		h.Telemeter.SetDirectory(dir)
+	}
+	h.Receive.SetDirectory(dir)
+	for i := range h.RemoteWrite {
+		h.RemoteWrite[i].SetDirectory(dir)
+	}
+	if h.Pushgateway != nil {
+		h.Pushgateway.SetDirectory(dir)
 	}
 }
 
@@ -236,6 +250,7 @@ func (c *Config) Validate() error {
 				report("hub.sites."+name, err)
 			}
 		}
+		report("hub", c.validateReceivers())
 		if name := model.LabelName(c.Hub.Store.SiteLabel); c.Global.ExternalLabels.Has(string(name)) {
 			report("hub", fmt.Errorf("site_label: %q is one of global.external_labels too", name))
 		}
@@ -290,6 +305,25 @@ func (c *Config) trackFederatedStaleness() {
 			job.TrackTimestampsStaleness = true
 		}
 	}
+}
+
+// validateReceivers finds receivers of both roles that would be one endpoint.
+func (c *Config) validateReceivers() error {
+	if c.Edge == nil || c.Edge.Receive.ListenAddress != "" || c.Hub.Receive.ListenAddress != "" {
+		return nil
+	}
+	for _, both := range []struct {
+		key       string
+		edge, hub bool
+	}{
+		{"remote_write", c.Edge.Receive.RemoteWrite, c.Hub.Receive.RemoteWrite},
+		{"pushgateway", c.Edge.Receive.Pushgateway, c.Hub.Receive.Pushgateway},
+	} {
+		if both.edge && both.hub {
+			return fmt.Errorf("receive.%s: edge.receive.%s is on the same listener; give one of them a listen_address", both.key, both.key)
+		}
+	}
+	return nil
 }
 
 // override returns nil for a role's nats section that says nothing.

@@ -159,6 +159,10 @@ func TestNeedsRestart(t *testing.T) {
 		"data_dir", "edge.align", "edge.outbox.max_age")
 	f("{site: a, hub: {}}", "{site: a, hub: {limits: {series: 5}, sites: {b: {}}, parts: 3}, nats: {domain: x, urls: ['nats://x']}}",
 		"nats.embedded", "nats.urls", "nats.domain", "hub.parts")
+	const receiver = "{site: a, hub: {receive: {remote_write: true, tokens_file: t}}}"
+	f(receiver, "{site: a, hub: {receive: {remote_write: true, tokens_file: u, pushgateway_ttl: 1m}, remote_write: [{url: 'http://x/'}], pushgateway: {url: 'http://x'}}}")
+	f(receiver, "{site: a, hub: {receive: {pushgateway: true, tokens_file: t, listen_address: ':1'}}}",
+		"hub.receive.remote_write", "hub.receive.pushgateway", "hub.receive.listen_address")
 	f("{site: a, hub: {}, nats: {embedded: {}}}", "{site: a, hub: {}, nats: {embedded: {listen: '127.0.0.1:1'}, stream: {replicas: 3}}}",
 		"nats.embedded.listen", "nats.stream.replicas")
 }

@@ -10,8 +10,10 @@ import (
 var reloadable = []string{
 	"global",
 	"edge.scrape_configs", "edge.match", "edge.match_file", "edge.relabel_configs", "edge.required_labels", "edge.anonymize", "edge.limits",
+	"edge.receive.tokens_file", "edge.receive.pushgateway_ttl", "edge.receive.pushgateway_admin",
 	"edge.flush_interval", "edge.keyframe_interval", "edge.recovery",
 	"hub.lookback", "hub.site_label", "hub.on_conflict", "hub.federate", "hub.match", "hub.required_labels", "hub.views", "hub.limits", "hub.sites", "hub.strict_sites",
+	"hub.receive.tokens_file", "hub.receive.pushgateway_ttl", "hub.receive.pushgateway_admin", "hub.remote_write", "hub.pushgateway",
 	"hub.telemeter.label", "hub.telemeter.tokens_file", "hub.telemeter.authorize_url", "hub.telemeter.token_ttl",
 	"hub.telemeter.rate_limit", "hub.telemeter.limit_bytes", "hub.telemeter.ttl", "hub.telemeter.match",
 }

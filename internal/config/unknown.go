@@ -13,14 +13,12 @@ import (
 // nobody believes to be protected by a limit that is not there.
 var later = []string{
 	"gateway", "nats_exporter",
-	"edge.receive",
-	"hub.receive", "hub.remote_write", "hub.pushgateway",
 }
 
 // elsewhere explains keys that people bring along from Prometheus.
 var elsewhere = map[string]string{
 	"scrape_configs":              "it stands under edge here",
-	"remote_write":                "it stands under hub here, and is not available in this version",
+	"remote_write":                "it stands under hub here",
 	"remote_read":                 "Thalweg stores nothing that could be read; ask Prometheus",
 	"rule_files":                  "Thalweg evaluates no rules; Prometheus does, on what /federate serves",
 	"alerting":                    "Thalweg sends no alerts; Prometheus does, on what /federate serves",

@@ -10,6 +10,7 @@ import (
 
 	"github.com/thalweg/thalweg/internal/outbox"
 	"github.com/thalweg/thalweg/internal/pipeline"
+	"github.com/thalweg/thalweg/internal/receive"
 	"github.com/thalweg/thalweg/internal/scrape"
 )
 
@@ -20,6 +21,9 @@ type Config struct {
 
 	Scrape   scrape.Config   `yaml:",inline"`
 	Pipeline pipeline.Config `yaml:",inline"`
+
+	// What applications and Prometheus servers write to this edge, which sends it as its own.
+	Receive receive.Config `yaml:"receive"`
 
 	// What leaves the site at most. More is refused before it is in the outbox, counted and logged; bytes_per_second
 	// makes it wait there.
@@ -76,7 +80,7 @@ func (c *Config) UnmarshalYAML(unmarshal func(any) error) error {
 // Validate reports everything that is wrong, each error beginning with the key. Scrape is checked by Scrape.Resolve,
 // which needs the global settings.
 func (c *Config) Validate() error {
-	errs := []error{c.Pipeline.Validate(), c.Limits.Validate("limits.")}
+	errs := []error{c.Pipeline.Validate(), c.Limits.Validate("limits."), c.Receive.Validate("receive.", receive.Edge)}
 	if c.Limits.BytesPerSecond < 0 {
 		errs = append(errs, fmt.Errorf("limits.bytes_per_second: %s is negative", c.Limits.BytesPerSecond))
 	}

@@ -11,6 +11,9 @@ import (
 	"github.com/thalweg/thalweg/internal/federate"
 	"github.com/thalweg/thalweg/internal/lane"
 	"github.com/thalweg/thalweg/internal/pipeline"
+	"github.com/thalweg/thalweg/internal/push"
+	"github.com/thalweg/thalweg/internal/receive"
+	"github.com/thalweg/thalweg/internal/remotewrite"
 	"github.com/thalweg/thalweg/internal/store"
 	"github.com/thalweg/thalweg/internal/telemeter"
 )
@@ -43,6 +46,12 @@ type Config struct {
 	Sites map[string]Site `yaml:"sites"`
 	// Refuse sites that are not listed in sites.
 	StrictSites bool `yaml:"strict_sites"`
+	// What applications and Prometheus servers that have no edge write to this hub. Each sender is a site.
+	Receive receive.Config `yaml:"receive"`
+	// Destinations that get every row of all sites, those of outages included, by remote write.
+	RemoteWrite []remotewrite.Config `yaml:"remote_write"`
+	// A Push Gateway that gets the last row of every source. Absent: there is none.
+	Pushgateway *push.ClientConfig `yaml:"pushgateway"`
 	// Endpoints for telemeter clients, each of which becomes a site. Absent: there are none.
 	Telemeter *telemeter.Config `yaml:"telemeter"`
 }
@@ -171,23 +180,36 @@ func (c *Config) Validate() error {
 	if c.StrictSites && len(c.Sites) == 0 {
 		errs = append(errs, errors.New("strict_sites: would refuse everybody, sites is empty"))
 	}
-	errs = append(errs, c.validateTelemeter())
+	errs = append(errs, c.Receive.Validate("receive.", receive.Hub), c.validateTelemeter())
+	errs = append(errs, under("remote_write", remotewrite.ValidateAll(c.RemoteWrite))...)
+	if c.Pushgateway != nil {
+		errs = append(errs, under("pushgateway.", c.Pushgateway.Validate())...)
+	}
 	return errors.Join(errs...)
+}
+
+// under puts what stands before the key of each joined error before it.
+func under(prefix string, err error) []error {
+	if err == nil {
+		return nil
+	}
+	errs := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		errs = joined.Unwrap()
+	}
+	for i, err := range errs {
+		errs[i] = fmt.Errorf("%s%w", prefix, err)
+	}
+	return errs
 }
 
 func (c *Config) validateTelemeter() error {
 	if c.Telemeter == nil {
 		return nil
 	}
-	var errs []error
-	if joined, ok := c.Telemeter.Validate().(interface{ Unwrap() []error }); ok {
-		errs = joined.Unwrap()
-	}
+	errs := under("telemeter.", c.Telemeter.Validate())
 	if c.Telemeter.Label == c.Store.SiteLabel {
-		errs = append(errs, fmt.Errorf("label: %q is hub.site_label too", c.Telemeter.Label))
-	}
-	for i, err := range errs {
-		errs[i] = fmt.Errorf("telemeter.%w", err)
+		errs = append(errs, fmt.Errorf("telemeter.label: %q is hub.site_label too", c.Telemeter.Label))
 	}
 	return errors.Join(errs...)
 }

@@ -123,7 +123,7 @@ func generate(root string) ([]byte, error) {
 // readComments returns the comment of every struct field of the module, by import path, type and field.
 func readComments(root string) (map[string]string, error) {
 	comments := map[string]string{}
-	files, err := filepath.Glob(filepath.Join(root, "internal/*/config.go"))
+	files, err := filepath.Glob(filepath.Join(root, "internal/*/*config.go"))
 	if err != nil {
 		return nil, err
 	}
@@ -185,15 +185,15 @@ func (g *generator) rows(path string, v reflect.Value, sections *[]nested) {
 			continue
 		}
 		value := v.FieldByIndex(field.Index)
+		if whole := wholes[field.Type]; options == "inline" && whole != "" {
+			fmt.Fprintf(&g.b, "| ... | keys of [%s](%sconfiguration/#%s) | | %s |\n", whole, prometheusDocs, whole, g.about(t, field.Name))
+			continue
+		}
 		if options == "inline" {
 			g.rows(path, value, sections)
 			continue
 		}
-		id := t.PkgPath() + "." + t.Name() + "." + field.Name
-		about := g.comments[id]
-		if about == "" {
-			g.missing = append(g.missing, id)
-		}
+		about := g.about(t, field.Name)
 		inside := strings.TrimPrefix(path+"."+name, ".")
 		inner := field.Type
 		if inner.Kind() == reflect.Pointer {
@@ -220,6 +220,16 @@ func (g *generator) rows(path string, v reflect.Value, sections *[]nested) {
 	}
 }
 
+// about returns the comment of a field.
+func (g *generator) about(t reflect.Type, field string) string {
+	id := t.PkgPath() + "." + t.Name() + "." + field
+	about := g.comments[id]
+	if about == "" {
+		g.missing = append(g.missing, id)
+	}
+	return about
+}
+
 func (g *generator) row(name, kind, def, about string) {
 	if def != "" {
 		def = "`" + def + "`"
@@ -238,14 +248,18 @@ func defaults(t reflect.Type) reflect.Value {
 	if u, ok := v.Interface().(interface {
 		UnmarshalYAML(func(any) error) error
 	}); ok {
-		if err := u.UnmarshalYAML(func(any) error { return nil }); err != nil {
-			panic(fmt.Sprintf("gendoc: defaults of %s: %v", t, err))
-		}
+		_ = u.UnmarshalYAML(func(any) error { return nil }) // something may be required, which has no default
 	}
 	return v.Elem()
 }
 
 const prometheusDocs = "https://prometheus.io/docs/prometheus/latest/configuration/"
+
+// wholes are inlined types of which Prometheus has a section with the same keys.
+var wholes = map[reflect.Type]string{
+	reflect.TypeFor[promconfig.RemoteWriteConfig](): "remote_write",
+	reflect.TypeFor[promcommon.HTTPClientConfig]():  "http_config",
+}
 
 // kind names a type in the words of the reference.
 func kind(name string, t reflect.Type) string {
