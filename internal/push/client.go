@@ -171,7 +171,7 @@ func (c *Client) Row(site string, row *series.Row) {
 		c.endSource(key, row, number, now)
 	case c.isAged(row.T, now):
 		c.refuseAged(number, row.Samples())
-	case g == nil && len(c.groups) >= maxOutgoing && !c.forgetSilent(now, len(c.groups)/10):
+	case g == nil && len(c.groups) >= maxOutgoing && !c.forgetSilent(len(c.groups)/10):
 		c.refuse(number, row.Samples(), fmt.Sprintf("%d groups wait already", len(c.groups)))
 	default:
 		g = c.group(key, now)
@@ -201,7 +201,7 @@ func (c *Client) group(key outgoingKey, now time.Time) *outgoing {
 		c.groups[key] = g
 		c.metrics.groups.Set(float64(len(c.groups)))
 	}
-	g.lastRow = now
+	g.heard = now
 	return g
 }
 
@@ -340,10 +340,11 @@ func (c *Client) own(g *outgoing) bool {
 func (c *Client) note(succeeded bool, failed int, why string) {
 	if succeeded {
 		c.metrics.last.Set(float64(c.now().UnixMilli()) / 1000)
+	}
+	if succeeded || failed == 0 {
 		c.pause = 0
 	}
 	if failed == 0 {
-		c.resume = time.Time{}
 		if c.problem.Swap(nil) != nil {
 			c.repeats.Forget("failed")
 			c.log.Info("pushes are taken again", "url", c.settings.url)
@@ -390,7 +391,7 @@ func (c *Client) forget(g *outgoing) {
 // forgetIdle forgets groups of which nothing came for long. The gateway keeps them.
 func (c *Client) forgetIdle(now time.Time) {
 	for _, g := range c.groups {
-		if !g.waiting && now.Sub(g.lastRow) > outgoingIdle {
+		if !g.waiting && now.Sub(g.heard) > outgoingIdle {
 			c.forget(g)
 		}
 	}
@@ -398,14 +399,14 @@ func (c *Client) forgetIdle(now time.Time) {
 }
 
 // forgetSilent forgets n groups that do not wait, those first that were silent for longest. It is false if all wait.
-func (c *Client) forgetSilent(now time.Time, n int) bool {
+func (c *Client) forgetSilent(n int) bool {
 	var idle []*outgoing
 	for _, g := range c.groups {
 		if !g.waiting {
 			idle = append(idle, g)
 		}
 	}
-	slices.SortFunc(idle, func(a, b *outgoing) int { return a.lastRow.Compare(b.lastRow) })
+	slices.SortFunc(idle, func(a, b *outgoing) int { return a.heard.Compare(b.heard) })
 	for _, g := range idle[:min(n, len(idle))] {
 		c.forget(g)
 	}

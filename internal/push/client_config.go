@@ -29,18 +29,20 @@ func DefaultClientConfig() ClientConfig {
 	return ClientConfig{HTTP: config.DefaultHTTPClientConfig}
 }
 
-// UnmarshalYAML decodes over the defaults.
+// UnmarshalYAML decodes over the defaults, and has Prometheus check its keys.
 func (c *ClientConfig) UnmarshalYAML(unmarshal func(any) error) error {
 	*c = DefaultClientConfig()
 	type plain ClientConfig
-	return unmarshal((*plain)(c))
+	if err := unmarshal((*plain)(c)); err != nil {
+		return err
+	}
+	return c.HTTP.Validate()
 }
 
 // SetDirectory joins relative file names with dir.
 func (c *ClientConfig) SetDirectory(dir string) { c.HTTP.SetDirectory(dir) }
 
-// Validate reports everything that is wrong, each error beginning with the key or, if Prometheus' own check found it,
-// naming it. It gives what means the same the same form.
+// Validate reports everything that is wrong, each error beginning with the key.
 func (c *ClientConfig) Validate() error {
 	var errs []error
 	switch u, err := url.Parse(c.URL); {
@@ -56,5 +58,5 @@ func (c *ClientConfig) Validate() error {
 	if c.MaxAge < 0 {
 		errs = append(errs, fmt.Errorf("max_age: %s is negative", c.MaxAge))
 	}
-	return errors.Join(append(errs, c.HTTP.Validate())...)
+	return errors.Join(errs...)
 }

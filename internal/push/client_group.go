@@ -26,7 +26,7 @@ type outgoing struct {
 	members []*lastRow // the one with the newest row first; none: the group is to be deleted
 	waiting bool       // in Client.waiting
 	ended   *lastRow   // the row that ended the last member, until it is settled
-	lastRow time.Time  // when the last row came
+	heard   time.Time  // when the last row came
 }
 
 // lastRow is the last row of a source, or what partial rows have made of it.

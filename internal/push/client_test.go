@@ -465,7 +465,7 @@ func TestClientBoundsItsGroups(t *testing.T) {
 	}
 	p.flush(true)
 	p.Row("x", wholeRow(sourceOf("node", "3"), p.time, "up", 1.0))
-	if !p.forgetSilent(p.time, 3) {
+	if !p.forgetSilent(3) {
 		t.Error("nothing is forgotten")
 	}
 	for i := range 10 {
@@ -473,7 +473,7 @@ func TestClientBoundsItsGroups(t *testing.T) {
 			t.Errorf("group %d is held: %t", i, held)
 		}
 	}
-	if p.forgetSilent(p.time, 6); p.forgetSilent(p.time, 1) {
+	if p.forgetSilent(6); p.forgetSilent(1) {
 		t.Error("what waits is forgotten")
 	}
 	p.flush(true)
