@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/thalweg/thalweg/internal/config"
 	"github.com/thalweg/thalweg/internal/convert"
 )
 
@@ -33,6 +34,12 @@ func TestChoria(t *testing.T) {
 				told.WriteString(note.String() + "\n")
 			}
 			golden(t, name+".yml", string(file))
+			if from == "bare" {
+				file = append([]byte("site: x\n"), file...) // the machine's name need not be one
+			}
+			if _, err := config.Parse(file); err != nil {
+				t.Error(err)
+			}
 			golden(t, name+".notes", told.String())
 		})
 	}
