@@ -221,11 +221,12 @@ func isLate(a *answer) bool {
 	return (a.code == http.StatusBadRequest || a.code == http.StatusConflict || a.code == http.StatusUnprocessableEntity) && lateness.MatchString(a.words)
 }
 
-// worthSplitting reports whether an answer may be about some of the samples only, or about the size.
+// worthSplitting reports whether an answer may be about some of the samples only, or about the size. Who says that it
+// took none has looked at each.
 func worthSplitting(a *answer) bool {
 	switch a.code {
-	case http.StatusBadRequest, http.StatusConflict, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
-		return true
+	case http.StatusBadRequest, http.StatusConflict, http.StatusUnprocessableEntity:
+		return !a.confirmed
 	}
-	return false
+	return a.code == http.StatusRequestEntityTooLarge
 }
