@@ -68,7 +68,7 @@ type Settings struct {
 // Limits bound what is kept of each site, and bodies. Zero values mean the defaults.
 type Limits struct {
 	Groups int // default 100,000
-	Series int // metrics as the Pushgateway counts them; a histogram is one. Default 1,000,000
+	Series int // metrics as the Pushgateway counts them; a histogram is one. Default 2,000,000
 	Bytes  int // of families in protobuf, and labels. Default 256 MiB
 	Body   int // bytes of one push, decompressed. Default 16 MiB
 }
@@ -77,7 +77,7 @@ func (l *Limits) setDefaults() {
 	for _, d := range []struct {
 		limit *int
 		value int
-	}{{&l.Groups, 100_000}, {&l.Series, 1_000_000}, {&l.Bytes, 256 << 20}, {&l.Body, 16 << 20}} {
+	}{{&l.Groups, 100_000}, {&l.Series, 2_000_000}, {&l.Bytes, 256 << 20}, {&l.Body, 16 << 20}} {
 		if *d.limit == 0 {
 			*d.limit = d.value
 		}
