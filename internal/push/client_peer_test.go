@@ -5,10 +5,13 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
@@ -293,4 +296,30 @@ func TestPushgatewayStaysReadable(t *testing.T) {
 	if n := len(p.refused); n == 0 || n == 300 {
 		t.Errorf("%d of 300 rows are refused", n) // both sorts are wanted
 	}
+}
+
+// FuzzClientPath: any job and instance come back from the path, which nothing on the way has a reason to clean.
+func FuzzClientPath(f *testing.F) {
+	f.Add("node", "localhost:9100")
+	f.Add("..", "")
+	f.Add("a/b", "a+b c%2F?#;")
+	f.Fuzz(func(t *testing.T, job, instance string) {
+		if job == "" || !utf8.ValidString(job) || !utf8.ValidString(instance) || len(job)+len(instance) > 1000 {
+			return
+		}
+		u, err := url.Parse("http://gateway" + groupPath(job, instance, "ams-1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if clean := path.Clean(u.Path); clean != u.Path || strings.Count(u.EscapedPath(), "/") != 7 {
+			t.Errorf("%q is cleaned to %q", u.Path, clean)
+		}
+		by, err := parseGrouping(u.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if by.get("job") != job || by.get("instance") != instance || by.get("publisher") != "ams-1" {
+			t.Errorf("job %q and instance %q are read as %v", job, instance, by)
+		}
+	})
 }
