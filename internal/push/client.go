@@ -314,8 +314,8 @@ func (c *Client) push(ctx context.Context) {
 	}
 }
 
-// own makes a group its site's. Without publisher_label it may have been another site's, which matters at the end: then it
-// is not deleted, but settled, and own is false.
+// own notes whose group it is at the gateway, where another site may have pushed over it without publisher_label. It is
+// false if the group has ended and is the other's: there is nothing to delete.
 func (c *Client) own(g *outgoing) bool {
 	if c.settings.publisher {
 		return true
