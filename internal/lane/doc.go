@@ -8,9 +8,10 @@
 //   - VersionChoice decides which version of frames is written.
 //   - Receiver turns the messages of all sites into rows, each row once, and keeps a Ledger for every site: which rows
 //     exist and which came, from frame headers alone.
+//   - Ends tells from these rows which series ended, and when.
 //
 // All of them are pure: messages and times go in, decisions come out. None does I/O, reads a clock, or starts a
-// goroutine; none is safe for concurrent use. Package edge drives all but the last, which package hub drives.
+// goroutine; none is safe for concurrent use. Package edge drives all but the last two, which package hub drives.
 //
 //	frames, err := sender.Append(nil, row, now)
 //	frames = sender.Flush(frames, now)

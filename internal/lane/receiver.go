@@ -41,7 +41,9 @@ type Delivery struct {
 type Handler struct {
 	// Row takes every row once: those of frames that came before are not handed out again.
 	Row func(*Delivery, *series.Row)
-	// Done is called after the last row of a frame.
+	// Known takes the rows of frames that came before and are decoded again for the state behind them.
+	Known func(*Delivery, *series.Row)
+	// Done is called after the last row of a frame, unless that came before.
 	Done func(*Delivery)
 	// Loss takes the loss notices of a site, which the ledger has noted already.
 	Loss func(site string, loss frame.Loss)
@@ -428,6 +430,9 @@ func (s *Site) step(m *Message, header *frame.Header, b []byte, h *Handler) erro
 	_, err := decoder.Decode(b, frame.Handler{
 		Row: func(row *series.Row) {
 			if had {
+				if h.Known != nil {
+					h.Known(&d, row)
+				}
 				return
 			}
 			s.Rows++
