@@ -1,0 +1,641 @@
+package remotewrite_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/s2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/value"
+	"github.com/prometheus/prometheus/prompb"
+	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
+
+	"github.com/thalweg/thalweg/internal/frame"
+	"github.com/thalweg/thalweg/internal/remotewrite"
+	"github.com/thalweg/thalweg/internal/series"
+)
+
+// testTime is when the tests of the receiver begin.
+const testTime = 1_700_000_000_000
+
+// inbox is a receiver, and what it committed.
+type inbox struct {
+	t        testing.TB
+	receiver *remotewrite.Receiver
+	options  remotewrite.ReceiverOptions
+
+	mu      sync.Mutex
+	now     int64
+	fail    error                                          // of Commit
+	enter   func(rows []*series.Row)                       // if not nil, called by Commit without the lock
+	samples map[string][]string                            // by series: value@time, in the order of commits
+	rows    []string                                       // source key, time and number of columns
+	seen    map[string]struct{ source, column labels.Labels } // of a series, when it came last
+	schemas map[string]*series.Schema                      // by key of the source
+	family  map[string]series.Family                       // by series
+	encoder *frame.Encoder
+}
+
+func newInbox(t testing.TB, change func(*remotewrite.ReceiverOptions)) *inbox {
+	in := &inbox{
+		t: t, now: testTime, samples: map[string][]string{}, schemas: map[string]*series.Schema{}, family: map[string]series.Family{},
+		seen:    map[string]struct{ source, column labels.Labels }{},
+		encoder: frame.NewEncoder(frame.EncoderConfig{Epoch: 1, MaxBody: 1 << 20}),
+	}
+	in.options = remotewrite.ReceiverOptions{
+		Catalog: series.NewCatalog(), Commit: in.commit, Logger: slog.New(slog.DiscardHandler),
+		Site: func(r *http.Request) string { return "site" + r.Header.Get("Test-Site") },
+		Now: func() time.Time {
+			in.mu.Lock()
+			defer in.mu.Unlock()
+			return time.UnixMilli(in.now)
+		},
+	}
+	if change != nil {
+		change(&in.options)
+	}
+	in.receiver = remotewrite.NewReceiver(in.options)
+	return in
+}
+
+func (in *inbox) commit(_ context.Context, site string, rows []*series.Row) error {
+	if in.enter != nil {
+		in.enter(rows)
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.fail != nil {
+		return in.fail
+	}
+	last := map[*series.Source]int64{}
+	for _, row := range rows {
+		if before, ok := last[row.Source]; ok && row.T < before {
+			in.t.Errorf("a row of %s at %d stands behind one at %d", row.Source.Key, row.T, before)
+		}
+		last[row.Source] = row.T
+		if _, err := in.encoder.Append(nil, row, in.now); err != nil {
+			in.t.Errorf("row of %s is none: %v", row.Source.Key, err)
+		}
+		in.store(site, row)
+	}
+	return nil
+}
+
+func (in *inbox) store(site string, row *series.Row) {
+	if row.Whole() || row.End {
+		in.t.Errorf("row of %s is not partial", row.Source.Key)
+	}
+	in.rows = append(in.rows, fmt.Sprintf("%s@%d/%d", row.Source.Key, row.T-testTime, len(row.Columns)))
+	in.schemas[row.Source.Key] = row.Schema
+	b := labels.NewBuilder(labels.EmptyLabels())
+	name := func(column uint32) string {
+		return row.Source.SeriesLabels(b, row.Schema.Column(int(column))).String()
+	}
+	add := func(column uint32, text string) {
+		key := name(column)
+		in.samples[key] = append(in.samples[key], text)
+	}
+	for i, column := range row.Columns {
+		c := row.Schema.Column(int(column))
+		in.family[name(column)] = c.Family
+		in.seen[name(column)] = struct{ source, column labels.Labels }{row.Source.Labels, c.Labels}
+		if c.Kind == series.Float {
+			v := strconv.FormatFloat(row.Values[i], 'g', -1, 64)
+			if value.IsStaleNaN(row.Values[i]) {
+				v = "stale"
+			}
+			add(column, fmt.Sprintf("%s@%d", v, row.T-testTime))
+		}
+	}
+	for _, h := range row.Histograms {
+		kind := row.Schema.Column(int(h.Column)).Kind
+		if h.H != nil {
+			sum := fmt.Sprint(h.H.Sum)
+			if value.IsStaleNaN(h.H.Sum) {
+				sum = "stale"
+			}
+			add(h.Column, fmt.Sprintf("%s(%d/%s/%d)@%d", kind, h.H.Count, sum, h.H.Schema, row.T-testTime))
+		} else {
+			add(h.Column, fmt.Sprintf("float %s(%g/%g/%d)@%d", kind, h.FH.Count, h.FH.Sum, h.FH.Schema, row.T-testTime))
+		}
+	}
+	for _, e := range row.Exemplars {
+		add(e.Column, fmt.Sprintf("#%s %g@%d", e.Exemplar.Labels, e.Exemplar.Value, e.Exemplar.Ts-testTime))
+	}
+	for _, s := range row.Starts {
+		add(s.Column, fmt.Sprintf("since %d", s.Ms-testTime))
+	}
+}
+
+// post sends a body to the receiver.
+func (in *inbox) post(header http.Header, body []byte) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(http.MethodPost, "/api/v1/write", bytes.NewReader(body))
+	r.Header = header
+	w := httptest.NewRecorder()
+	in.receiver.ServeHTTP(w, r)
+	return w
+}
+
+const typeV2 = "application/x-protobuf;proto=io.prometheus.write.v2.Request"
+
+func snappy(t testing.TB, m interface{ Marshal() ([]byte, error) }) []byte {
+	body, err := m.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s2.EncodeSnappy(nil, body)
+}
+
+func (in *inbox) postV1(r *prompb.WriteRequest) *httptest.ResponseRecorder {
+	return in.post(http.Header{"Content-Type": {"application/x-protobuf"}, "Content-Encoding": {"snappy"}}, snappy(in.t, r))
+}
+
+func (in *inbox) postV2(r *writev2.Request) *httptest.ResponseRecorder {
+	return in.post(http.Header{"Content-Type": {typeV2}, "Content-Encoding": {"snappy"}}, snappy(in.t, r))
+}
+
+// scraped is one series with samples, as tests write it.
+type scraped struct {
+	labels     []string
+	values     []float64
+	times      []int64 // after testTime
+	histograms []prompb.Histogram
+	exemplars  []prompb.Exemplar
+	metadata   []string // type, help, unit
+	start      int64
+}
+
+// at returns a series with one sample.
+func at(t int64, v float64, nameAndLabels ...string) scraped {
+	return scraped{labels: append([]string{"__name__"}, nameAndLabels...), values: []float64{v}, times: []int64{t}}
+}
+
+func v1(list ...scraped) *prompb.WriteRequest {
+	r := &prompb.WriteRequest{}
+	for _, s := range list {
+		series := prompb.TimeSeries{Exemplars: s.exemplars, Histograms: s.histograms}
+		for i := 0; i < len(s.labels); i += 2 {
+			series.Labels = append(series.Labels, prompb.Label{Name: s.labels[i], Value: s.labels[i+1]})
+		}
+		for i, v := range s.values {
+			series.Samples = append(series.Samples, prompb.Sample{Value: v, Timestamp: testTime + s.times[i]})
+		}
+		r.Timeseries = append(r.Timeseries, series)
+	}
+	return r
+}
+
+func v2(list ...scraped) *writev2.Request {
+	symbols := writev2.NewSymbolTable()
+	refs := func(list []string) (refs []uint32) {
+		for _, s := range list {
+			refs = append(refs, symbols.Symbolize(s))
+		}
+		return refs
+	}
+	r := &writev2.Request{}
+	for _, s := range list {
+		series := writev2.TimeSeries{LabelsRefs: refs(s.labels)}
+		for i, v := range s.values {
+			sample := writev2.Sample{Value: v, Timestamp: testTime + s.times[i]}
+			if s.start != 0 {
+				sample.StartTimestamp = testTime + s.start
+			}
+			series.Samples = append(series.Samples, sample)
+		}
+		for _, h := range s.histograms {
+			if h.IsFloatHistogram() {
+				series.Histograms = append(series.Histograms, writev2.FromFloatHistogram(0, h.Timestamp, h.ToFloatHistogram()))
+			} else {
+				series.Histograms = append(series.Histograms, writev2.FromIntHistogram(0, h.Timestamp, h.ToIntHistogram()))
+			}
+		}
+		for _, e := range s.exemplars {
+			var list []string
+			for _, l := range e.Labels {
+				list = append(list, l.Name, l.Value)
+			}
+			series.Exemplars = append(series.Exemplars, writev2.Exemplar{LabelsRefs: refs(list), Value: e.Value, Timestamp: e.Timestamp})
+		}
+		if m := s.metadata; m != nil {
+			typ := writev2.Metadata_MetricType(writev2.Metadata_MetricType_value["METRIC_TYPE_"+strings.ToUpper(m[0])])
+			series.Metadata = writev2.Metadata{Type: typ, HelpRef: symbols.Symbolize(m[1]), UnitRef: symbols.Symbolize(m[2])}
+		}
+		r.Timeseries = append(r.Timeseries, series)
+	}
+	r.Symbols = symbols.Symbols()
+	return r
+}
+
+// expect checks an answer: its status, what its text begins with, and the counts of 2.0 if there are any.
+func (in *inbox) expect(w *httptest.ResponseRecorder, status int, text string, written ...int) {
+	in.t.Helper()
+	if w.Code != status || !strings.HasPrefix(w.Body.String(), text) || text == "" && w.Body.Len() > 0 {
+		in.t.Errorf("the answer is %d %q, want %d %q", w.Code, w.Body, status, text)
+	}
+	var got []int
+	for _, sort := range []string{"Samples", "Histograms", "Exemplars"} {
+		if s := w.Header().Get("X-Prometheus-Remote-Write-" + sort + "-Written"); s != "" {
+			n, err := strconv.Atoi(s)
+			if err != nil {
+				in.t.Error(err)
+			}
+			got = append(got, n)
+		}
+	}
+	if !slices.Equal(got, written) {
+		in.t.Errorf("%v are written, want %v", got, written)
+	}
+}
+
+// stored checks what was committed of all series since the last call.
+func (in *inbox) stored(want map[string][]string) {
+	in.t.Helper()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for name := range in.samples {
+		if _, ok := want[name]; !ok {
+			in.t.Errorf("%s has %q, which nobody wants", name, in.samples[name])
+		}
+	}
+	for name, samples := range want {
+		if !slices.Equal(in.samples[name], samples) {
+			in.t.Errorf("%s has %q, want %q", name, in.samples[name], samples)
+		}
+	}
+	clear(in.samples)
+}
+
+func (in *inbox) pass(d time.Duration) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.now += d.Milliseconds()
+}
+
+// metric returns the value of one of the receiver's own metrics; the labels are sorted by name.
+func (in *inbox) metric(name string, lbls ...string) float64 {
+	in.t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(in.receiver.Metrics()...)
+	families, err := registry.Gather()
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "thalweg_remote_write_receive_"+name {
+			continue
+		}
+		for _, m := range f.Metric {
+			var values []string
+			for _, l := range m.Label {
+				values = append(values, l.GetValue())
+			}
+			if slices.Equal(values, lbls) {
+				return m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return 0
+}
+
+func TestReceiverLooksAtTheHeaderFirst(t *testing.T) {
+	in := newInbox(t, nil)
+	good := snappy(t, v1(at(0, 1, "up")))
+	f := func(method, contentType, encoding string, body []byte, status int) {
+		t.Helper()
+		r := httptest.NewRequest(method, "/api/v1/write", bytes.NewReader(body))
+		for name, v := range map[string]string{"Content-Type": contentType, "Content-Encoding": encoding} {
+			if v != "" {
+				r.Header.Set(name, v)
+			}
+		}
+		w := httptest.NewRecorder()
+		in.receiver.ServeHTTP(w, r)
+		if w.Code != status {
+			t.Errorf("%s of %q, %q: %d %s, want %d", method, contentType, encoding, w.Code, w.Body, status)
+		}
+	}
+	f("GET", "application/x-protobuf", "snappy", nil, 405)
+	f("PUT", "application/x-protobuf", "snappy", good, 405)
+	f("POST", "application/x-protobuf", "snappy", good, 204)
+	f("POST", "", "", good, 204) // senders of the first years
+	f("POST", "application/x-protobuf; proto=prometheus.WriteRequest", "Snappy", good, 204)
+	f("POST", "application/x-protobuf;proto=io.prometheus.write.v2.Request", "snappy", snappy(t, v2()), 204)
+	f("POST", "application/json", "snappy", []byte("0"), 415)
+	f("POST", "image/png", "", []byte("0"), 415)
+	f("POST", "application/x-protobuf;proto=io.prometheus.write.v3.Request", "snappy", []byte("0"), 415)
+	f("POST", "application/x-protobuf;proto", "snappy", []byte("0"), 415)
+	f("POST", "application/x-protobuf", "gzip", []byte("0"), 415)
+	f("POST", "application/x-protobuf", "zstd", []byte("0"), 415)
+	f("POST", "application/x-protobuf", "snappy", []byte("0"), 400)
+	f("POST", "application/x-protobuf", "snappy", nil, 400)
+	f("POST", "application/x-protobuf", "snappy", s2.EncodeSnappy(nil, []byte("no protobuf")), 400)
+	f("POST", "application/x-protobuf", "snappy", append([]byte{}, 0xff, 0xff, 0xff, 0xff, 0x0f, 0), 400) // 4 GiB
+	if got := in.metric("requests_total", "415", "unknown"); got != 4 {
+		t.Errorf("%g requests with an unknown type are counted", got)
+	}
+}
+
+func TestReceiverBoundsBodies(t *testing.T) {
+	in := newInbox(t, func(o *remotewrite.ReceiverOptions) { o.MaxBody = 1000 })
+	header := http.Header{}
+	in.expect(in.post(header, bytes.Repeat([]byte("a"), 1001)), 413, "the request is larger than 1000 bytes")
+	zeros := s2.EncodeSnappy(nil, bytes.Repeat([]byte{0x0a, 0}, 501))
+	in.expect(in.post(header, zeros), 400, "the request has 1002 bytes when it is decompressed")
+	many := newInbox(t, nil)
+	in.expect(many.post(header, s2.EncodeSnappy(nil, bytes.Repeat([]byte{0x0a, 0}, 1_000_001))), 413, "decode request: the request holds more than 1000000 things")
+}
+
+// One request becomes one row for each source and time, in order.
+func TestReceiverMakesRows(t *testing.T) {
+	for version, post := range posts {
+		in := newInbox(t, nil)
+		in.expectOK(post(in,
+			scraped{labels: []string{"__name__", "a", "instance", "h:1", "job", "j"}, values: []float64{1, 2}, times: []int64{0, 10}},
+			scraped{labels: []string{"__name__", "b", "instance", "h:1", "job", "j", "x", "y"}, values: []float64{3}, times: []int64{0}},
+			at(0, 4, "a", "instance", "h:1", "job", "i/j"),
+			at(5, 5, "alone"),
+			scraped{labels: []string{"__name__", "c", "instance", "h:1", "job", "j"}, values: []float64{6, 7}, times: []int64{5, 10}},
+		))
+		in.stored(map[string][]string{
+			`{__name__="a", instance="h:1", job="j"}`:        {"1@0", "2@10"},
+			`{__name__="b", instance="h:1", job="j", x="y"}`: {"3@0"},
+			`{__name__="a", instance="h:1", job="i/j"}`:      {"4@0"},
+			`{__name__="alone"}`:                             {"5@5"},
+			`{__name__="c", instance="h:1", job="j"}`:        {"6@5", "7@10"},
+		})
+		want := []string{"write/j/h:1@0/2", "write/j/h:1@5/1", "write/j/h:1@10/2", "write/i%2Fj/h:1@0/1", "write//@5/1"}
+		if !slices.Equal(in.rows, want) {
+			t.Errorf("rows of %s are %q, want %q", version, in.rows, want)
+		}
+	}
+}
+
+// posts are the ways to send the same.
+var posts = map[string]func(in *inbox, list ...scraped) *httptest.ResponseRecorder{
+	"1.0": func(in *inbox, list ...scraped) *httptest.ResponseRecorder { return in.postV1(v1(list...)) },
+	"2.0": func(in *inbox, list ...scraped) *httptest.ResponseRecorder { return in.postV2(v2(list...)) },
+}
+
+func (in *inbox) expectOK(w *httptest.ResponseRecorder) {
+	in.t.Helper()
+	if w.Code != 204 || w.Body.Len() > 0 {
+		in.t.Errorf("the answer is %d %q", w.Code, w.Body)
+	}
+}
+
+// What was there is accepted again and not stored again, what is older or differs is refused, and the rest is taken.
+func TestReceiverOrder(t *testing.T) {
+	up, down := `{__name__="up"}`, `{__name__="down"}`
+	for version, post := range posts {
+		written := func(n ...int) []int {
+			if version == "1.0" {
+				return nil
+			}
+			return n
+		}
+		in := newInbox(t, nil)
+		in.expect(post(in, at(10, 1, "up"), at(10, 1, "down")), 204, "", written(2, 0, 0)...)
+		in.expect(post(in, at(10, 1, "up"), at(20, 2, "down")), 204, "", written(2, 0, 0)...)
+		in.stored(map[string][]string{up: {"1@10"}, down: {"1@10", "2@20"}})
+		in.expect(post(in, at(10, 2, "up"), at(30, 3, "down")), 400, "duplicate sample for timestamp for series "+up, written(1, 0, 0)...)
+		in.expect(post(in, at(5, 1, "up"), at(40, 4, "down")), 400, "out of order sample for series "+up, written(1, 0, 0)...)
+		in.expect(post(in, at(600_001, 1, "up"), at(50, 5, "down")), 400, "out of bounds: timestamp is too far in the future for series "+up, written(1, 0, 0)...)
+		in.expect(post(in, at(600_001, 1, "never"), at(60, 6, "down")), 400, `out of bounds: timestamp is too far in the future for series {__name__="never"}`, written(1, 0, 0)...)
+		in.stored(map[string][]string{down: {"3@30", "4@40", "5@50", "6@60"}})
+		in.expect(post(in, at(600_000, 1, "up")), 204, "", written(1, 0, 0)...)
+		in.stored(map[string][]string{up: {"1@600000"}})
+		// Within one request, the same series several times.
+		in.expect(post(in, at(1, 1, "new"), at(2, 2, "new"), at(1, 3, "new"), at(2, 2, "new")), 400, "out of order sample", written(3, 0, 0)...)
+		in.stored(map[string][]string{`{__name__="new"}`: {"1@1", "2@2"}})
+		for reason, n := range map[string]float64{"duplicate": 1, "out_of_order": 2, "out_of_bounds": 2} {
+			if got := in.metric("refused_total", reason); got != n {
+				t.Errorf("%g samples are refused as %s, want %g", got, reason, n)
+			}
+		}
+		if got := in.metric("repeated_samples_total"); got != 2 {
+			t.Errorf("%g samples are repeated", got)
+		}
+	}
+}
+
+func TestReceiverComparesBits(t *testing.T) {
+	in := newInbox(t, nil)
+	other := math.Float64frombits(0x7ff8000000000002)
+	in.expect(in.postV2(v2(at(1, math.NaN(), "up"))), 204, "", 1, 0, 0)
+	in.expect(in.postV2(v2(at(1, math.NaN(), "up"))), 204, "", 1, 0, 0)
+	in.expect(in.postV2(v2(at(1, other, "up"))), 400, "duplicate", 0, 0, 0)
+	in.expect(in.postV2(v2(at(2, math.Float64frombits(value.StaleNaN), "up"))), 204, "", 1, 0, 0)
+	in.stored(map[string][]string{`{__name__="up"}`: {"NaN@1", "stale@2"}})
+}
+
+// A series is one, whatever the order of its labels, and whichever version brings it.
+func TestReceiverKnowsSpellings(t *testing.T) {
+	in := newInbox(t, nil)
+	in.expectOK(in.postV1(v1(at(1, 1, "up", "a", "1", "b", "2"))))
+	in.expectOK(in.postV2(v2(at(2, 2, "up", "a", "1", "b", "2"))))
+	in.expectOK(in.postV1(v1(at(3, 3, "up", "b", "2", "a", "1", "empty", ""))))
+	in.expectOK(in.postV2(v2(at(4, 4, "up", "b", "2", "a", "1"))))
+	in.expectOK(in.postV2(v2(at(5, 5, "up", "b", "2", "empty", "", "a", "1"))))
+	in.expectOK(in.postV2(v2(scraped{labels: []string{"b", "2", "__name__", "up", "a", "1"}, values: []float64{6}, times: []int64{6}})))
+	if w := in.postV2(v2(at(6, 7, "up", "b", "2", "a", "1"))); w.Code != 400 {
+		t.Errorf("a duplicate in another spelling: %d", w.Code)
+	}
+	in.stored(map[string][]string{`{__name__="up", a="1", b="2"}`: {"1@1", "2@2", "3@3", "4@4", "5@5", "6@6"}})
+	if got := in.metric("series"); got != 1 {
+		t.Errorf("%g series are known", got)
+	}
+}
+
+// Series with labels that are none are skipped in 1.0, as in Prometheus, and named in 2.0; the others are taken.
+func TestReceiverLabels(t *testing.T) {
+	long := strings.Repeat("x", 70_000)
+	for what, list := range map[string][]string{
+		"no metric name":  {"job", "x"},
+		"no labels":       {},
+		"an empty name":   {"__name__", ""},
+		"a label twice":   {"__name__", "up", "a", "1", "a", "2"},
+		"no label name":   {"__name__", "up", "", "x"},
+		"no UTF-8":        {"__name__", "up", "a", "\xff"},
+		"a name so too":   {"__name__", "up", "\xff", "a"},
+		"a metric so too": {"__name__", "\xff"},
+		"a long label":    {"__name__", "up", "a", long},
+	} {
+		bad := scraped{labels: list, values: []float64{1, 2}, times: []int64{1, 2}}
+		in := newInbox(t, nil)
+		in.expect(in.postV1(v1(bad, at(1, 1, "good"))), 204, "")
+		in.expect(in.postV2(v2(bad, at(2, 2, "good"))), 400, "invalid metric name or labels: ", 1, 0, 0)
+		in.stored(map[string][]string{`{__name__="good"}`: {"1@1", "2@2"}})
+		if got := in.metric("refused_total", "labels"); got != 4 {
+			t.Errorf("%s: %g samples are refused for their labels", what, got)
+		}
+	}
+	in := newInbox(t, nil)
+	r := v2(at(1, 1, "good"), at(1, 1, "bad"), at(1, 1, "odd"))
+	r.Timeseries[1].LabelsRefs[1] = 99
+	r.Timeseries[2].LabelsRefs = r.Timeseries[2].LabelsRefs[:1]
+	in.expect(in.postV2(r), 400, "symbol 99 is not among the", 1, 0, 0)
+	in.stored(map[string][]string{`{__name__="good"}`: {"1@1"}})
+	broken := s2.EncodeSnappy(nil, []byte("\x0a\x03\x0a\x01\x0a"))
+	in.expect(in.post(http.Header{}, broken), 400, "decode request: protobuf message is truncated")
+	// UTF-8 is for names, too.
+	in.expectOK(in.postV2(v2(at(1, 1, "resource.cpu usage", "job.näme", "test\n"))))
+	in.stored(map[string][]string{`{__name__="resource.cpu usage", "job.näme"="test\n"}`: {"1@1"}})
+}
+
+func ih(t int64, h *histogram.Histogram) prompb.Histogram { return prompb.FromIntHistogram(testTime+t, h) }
+
+func fh(t int64, h *histogram.FloatHistogram) prompb.Histogram {
+	return prompb.FromFloatHistogram(testTime+t, h)
+}
+
+func buckets(schema int32, counts ...int64) *histogram.Histogram {
+	h := &histogram.Histogram{Schema: schema, Sum: 7, PositiveSpans: []histogram.Span{{Length: uint32(len(counts))}}}
+	last := int64(0)
+	for _, n := range counts {
+		h.Count += uint64(n)
+		h.PositiveBuckets = append(h.PositiveBuckets, n-last)
+		last = n
+	}
+	return h
+}
+
+func TestReceiverHistograms(t *testing.T) {
+	gauge := buckets(1, 1, 2)
+	gauge.CounterResetHint = histogram.GaugeType
+	custom := buckets(histogram.CustomBucketsSchema, 3, 4)
+	custom.CustomValues = []float64{1, 2}
+	wrong := buckets(1, 1, 2)
+	wrong.Count = 99
+	stale := &histogram.Histogram{Sum: math.Float64frombits(value.StaleNaN)}
+	of := func(name string, list ...prompb.Histogram) scraped {
+		return scraped{labels: []string{"__name__", name}, histograms: list}
+	}
+	for _, post := range posts {
+		in := newInbox(t, nil)
+		in.expectOK(post(in, of("h", ih(1, buckets(1, 1, 2)), fh(2, buckets(1, 1, 2).ToFloat(nil)), ih(3, stale)),
+			of("g", ih(1, gauge), ih(2, stale), fh(3, gauge.ToFloat(nil))), of("c", ih(1, custom)), of("fine", ih(1, buckets(12, 1, 2, 3))),
+			of("finer", fh(1, buckets(12, 1, 2, 3).ToFloat(nil)))))
+		in.stored(map[string][]string{
+			`{__name__="h"}`:     {"histogram(3/7/1)@1", "float histogram(3/7/1)@2", "histogram(0/stale/0)@3"},
+			`{__name__="g"}`:     {"gaugehistogram(3/7/1)@1", "gaugehistogram(0/stale/0)@2", "float gaugehistogram(3/7/1)@3"},
+			`{__name__="c"}`:     {"histogram(7/7/-53)@1"},
+			`{__name__="fine"}`:  {"histogram(6/7/8)@1"},
+			`{__name__="finer"}`: {"float histogram(6/7/8)@1"},
+		})
+		w := post(in, of("h", ih(3, stale), ih(3, buckets(1, 1)), ih(4, wrong), ih(5, buckets(1, 5))), of("unknown", ih(1, wrong)))
+		if w.Code != 400 || !strings.Contains(w.Body.String(), `observations found in buckets, but the Count field is 99`) ||
+			!strings.Contains(w.Body.String(), "duplicate sample for timestamp for series") {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+		in.stored(map[string][]string{`{__name__="h"}`: {"histogram(5/7/1)@5"}})
+		if got := in.metric("refused_total", "histogram"); got != 2 {
+			t.Errorf("%g histograms are refused", got)
+		}
+	}
+}
+
+// A series that turns from floats to histograms, or back, goes on, and ends as what it is.
+func TestReceiverKindsChange(t *testing.T) {
+	in := newInbox(t, nil)
+	stale := math.Float64frombits(value.StaleNaN)
+	other := at(1, 1, "other")
+	in.expectOK(in.postV2(v2(other, at(1, 1, "x"))))
+	in.expectOK(in.postV2(v2(at(2, 2, "other"), scraped{labels: []string{"__name__", "x"}, histograms: []prompb.Histogram{ih(2, buckets(1, 1))}}, at(3, 3, "other"))))
+	in.expectOK(in.postV2(v2(at(3, stale, "x")))) // vmagent and others know floats only
+	in.stored(map[string][]string{`{__name__="other"}`: {"1@1", "2@2", "3@3"}, `{__name__="x"}`: {"1@1", "histogram(1/7/1)@2", "histogram(0/stale/0)@3"}})
+	in.expect(in.postV2(v2(at(4, 1, "x"))), 400, `series changed between floats and histograms less than a minute ago for series {__name__="x"}`, 0, 0, 0)
+	in.pass(time.Minute)
+	in.expectOK(in.postV2(v2(at(4, 1, "x"))))
+	in.expectOK(in.postV1(v1(scraped{labels: []string{"__name__", "x"}, histograms: []prompb.Histogram{ih(5, &histogram.Histogram{Sum: stale})}})))
+	in.stored(map[string][]string{`{__name__="x"}`: {"1@4", "stale@5"}})
+}
+
+func exemplar(t int64, v float64, list ...string) prompb.Exemplar {
+	e := prompb.Exemplar{Value: v, Timestamp: testTime + t}
+	for i := 0; i < len(list); i += 2 {
+		e.Labels = append(e.Labels, prompb.Label{Name: list[i], Value: list[i+1]})
+	}
+	return e
+}
+
+// Prometheus sends exemplars as series of their own, behind the sample that they belong to, or in the next request.
+func TestReceiverExemplars(t *testing.T) {
+	in := newInbox(t, nil)
+	up := []string{"__name__", "up"}
+	only := func(list ...prompb.Exemplar) scraped { return scraped{labels: up, exemplars: list} }
+	with := at(1, 1, "up")
+	with.exemplars = []prompb.Exemplar{exemplar(1, 1, "trace_id", "a")}
+	in.expect(in.postV2(v2(with, only(exemplar(2, 2, "trace_id", "b")))), 204, "", 1, 0, 2)
+	in.stored(map[string][]string{`{__name__="up"}`: {"1@1", `#{trace_id="a"} 1@1`, `#{trace_id="b"} 2@2`}})
+	in.expect(in.postV2(v2(only(exemplar(3, 3, "trace_id", "c")))), 204, "", 0, 0, 1)
+	in.stored(nil)
+	in.expect(in.postV1(v1(at(2, 1, "up"), only(exemplar(4, 4, "trace_id", "d")))), 204, "")
+	in.stored(map[string][]string{`{__name__="up"}`: {"1@2", `#{trace_id="c"} 3@3`, `#{trace_id="d"} 4@4`}})
+	// Those that are too long are left out and no error.
+	in.expect(in.postV2(v2(at(3, 1, "up"), only(exemplar(4, 4, "trace_id", strings.Repeat("x", 121)), exemplar(5, 5)))), 204, "", 1, 0, 1)
+	in.stored(map[string][]string{`{__name__="up"}`: {"1@3", "#{} 5@5"}})
+	// Of a series that there is not, exemplars are nothing.
+	in.expect(in.postV2(v2(scraped{labels: []string{"__name__", "orphan"}, exemplars: []prompb.Exemplar{exemplar(1, 1)}})), 400, "TimeSeries must contain at least one sample or histogram", 0, 0, 0)
+	in.expect(in.postV1(v1(scraped{labels: []string{"__name__", "orphan"}, exemplars: []prompb.Exemplar{exemplar(1, 1)}})), 204, "")
+	in.expect(in.postV2(v2(scraped{labels: up})), 400, "TimeSeries must contain at least one sample or histogram", 0, 0, 0)
+	in.stored(nil)
+}
+
+func TestReceiverStarts(t *testing.T) {
+	in := newInbox(t, nil)
+	s := at(10, 1, "x_total")
+	s.start = 5
+	late := at(10, 1, "y_total")
+	late.start = 11
+	in.expectOK(in.postV2(v2(s, late)))
+	in.stored(map[string][]string{`{__name__="x_total"}`: {"1@10", "since 5"}, `{__name__="y_total"}`: {"1@10"}})
+}
+
+// A request whose rows could not be stored is as if it had never come.
+func TestReceiverForgetsWhatWasNotStored(t *testing.T) {
+	for version, post := range posts {
+		in := newInbox(t, nil)
+		zeros := []int{0, 0, 0}
+		if version == "1.0" {
+			zeros = nil
+		}
+		in.expectOK(post(in, at(1, 1, "old")))
+		in.fail = errors.New("disk full")
+		w := post(in, at(2, 2, "old"), at(2, 2, "new"))
+		in.expect(w, 503, "the samples cannot be stored now", zeros...)
+		if got := w.Header().Get("Retry-After"); got != "5" {
+			t.Errorf("Retry-After is %q", got)
+		}
+		for status, err := range map[int]*remotewrite.Refusal{
+			403: {Status: 403, Err: errors.New("not admitted")},
+			409: {Status: 409, Err: errors.New("taken")},
+			429: {Status: 429, RetryAfter: 1500 * time.Millisecond, Err: errors.New("slowly")},
+		} {
+			in.fail = fmt.Errorf("commit: %w", err)
+			w := post(in, at(2, 2, "old"), at(2, 2, "new"))
+			in.expect(w, status, err.Err.Error(), zeros...)
+			if got := w.Header().Get("Retry-After"); status == 429 && got != "2" {
+				t.Errorf("Retry-After is %q", got)
+			}
+		}
+		in.fail = nil
+		in.expectOK(post(in, at(2, 3, "old"), at(1, 1, "new")))
+		in.stored(map[string][]string{`{__name__="old"}`: {"1@1", "3@2"}, `{__name__="new"}`: {"1@1"}})
+	}
+}
+
