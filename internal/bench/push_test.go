@@ -60,7 +60,7 @@ func BenchmarkPush(b *testing.B) {
 func tenSeries(n int64) string {
 	var body strings.Builder
 	for i := range 5 {
-		fmt.Fprintf(&body, "# HELP batch_%d_total What was done in step %d.\n# TYPE batch_%[1]d_total counter\nbatch_%[1]d_total{result=\"ok\"} %[2]d\nbatch_%[1]d_total{result=\"failed\"} %d\n", i, n*7, n%5)
+		fmt.Fprintf(&body, "# HELP batch_%d_total What was done in step %[1]d.\n# TYPE batch_%[1]d_total counter\nbatch_%[1]d_total{result=\"ok\"} %[2]d\nbatch_%[1]d_total{result=\"failed\"} %[3]d\n", i, n*7, n%5)
 	}
 	return body.String()
 }

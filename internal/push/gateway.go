@@ -46,8 +46,8 @@ type Options struct {
 	Catalog  *series.Catalog
 	Settings Settings
 	Limits   Limits
-	// Own are the collectors of Metrics, to be served by ServeMetrics beside the groups. Families of their names cannot be
-	// pushed then.
+	// Own makes ServeMetrics serve what Metrics collects beside the groups, unless there are several sites, which need not
+	// know of each other. Families of these names cannot be pushed then.
 	Own bool
 	// Version stands in /api/v1/status.
 	Version string
@@ -70,14 +70,14 @@ type Limits struct {
 	Groups int // default 100,000
 	Series int // metrics as the Pushgateway counts them; a histogram is one. Default 2,000,000
 	Bytes  int // of families in protobuf, and labels. Default 256 MiB
-	Body   int // bytes of one push, decompressed. Default 16 MiB
+	Body   int // bytes of one push, decompressed. Default 8 MiB
 }
 
 func (l *Limits) setDefaults() {
 	for _, d := range []struct {
 		limit *int
 		value int
-	}{{&l.Groups, 100_000}, {&l.Series, 2_000_000}, {&l.Bytes, 256 << 20}, {&l.Body, 16 << 20}} {
+	}{{&l.Groups, 100_000}, {&l.Series, 2_000_000}, {&l.Bytes, 256 << 20}, {&l.Body, 8 << 20}} {
 		if *d.limit == 0 {
 			*d.limit = d.value
 		}
@@ -85,8 +85,9 @@ func (l *Limits) setDefaults() {
 }
 
 const (
-	// maxReading bounds the bodies that are read and decoded at a time; others wait.
-	maxReading = 64
+	// maxReading bounds the bodies that are read at a time, maxDecoding those that are decoded; others wait.
+	maxReading  = 32
+	maxDecoding = 4
 	// readTimeout is how long a client may take for its body.
 	readTimeout = time.Minute
 	// storeTimeout is how long rows may take to become durable.
@@ -104,6 +105,7 @@ type Gateway struct {
 	own      *ownMetrics // nil without Options.Own
 	repeats  *telemetry.Repeats
 	reading  chan struct{} // has a token for each body that is read
+	decoding chan struct{} // likewise
 	wake     chan struct{} // pokes Run: there is something to do earlier than it thinks
 	started  time.Time
 
@@ -123,14 +125,14 @@ func Open(o Options) (*Gateway, error) {
 	}
 	g := &Gateway{
 		options: o, metrics: newGatewayMetrics(), repeats: telemetry.NewRepeats(o.Logger, repeatEvery),
-		reading: make(chan struct{}, maxReading), wake: make(chan struct{}, 1), started: o.Now(), sites: map[string]*site{},
+		reading: make(chan struct{}, maxReading), decoding: make(chan struct{}, maxDecoding), wake: make(chan struct{}, 1), started: o.Now(), sites: map[string]*site{},
 	}
 	g.Reload(o.Settings)
 	var err error
 	if g.journal, err = openJournal(o.Dir, o.Logger, g.restore); err != nil {
 		return nil, fmt.Errorf("open pushed groups: %w", err)
 	}
-	if o.Own {
+	if o.Own && o.Site == nil {
 		if g.own, err = newOwnMetrics(g.Metrics()); err != nil {
 			return nil, errors.Join(err, g.journal.close())
 		}

@@ -120,6 +120,7 @@ func (g *Gateway) push(w http.ResponseWriter, r *http.Request) error {
 	defer group.release()
 	p.at = g.options.Now()
 	next, err := by.pushed(group.state, p)
+	p.families = nil // they are large, and waiting may take long
 	if err == nil {
 		err = g.ownNames(next)
 	}
@@ -140,12 +141,8 @@ func (g *Gateway) push(w http.ResponseWriter, r *http.Request) error {
 
 // read reads the body of a push.
 func (g *Gateway) read(w http.ResponseWriter, r *http.Request, p *push) error {
-	select {
-	case g.reading <- struct{}{}:
-		defer func() { <-g.reading }()
-	case <-r.Context().Done():
-		return malformed(r.Context().Err())
-	}
+	g.reading <- struct{}{}
+	defer func() { <-g.reading }()
 	// Not every ResponseWriter has deadlines.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout))
 	body, err := readBody(w, r, g.options.Limits.Body)
@@ -156,6 +153,8 @@ func (g *Gateway) read(w http.ResponseWriter, r *http.Request, p *push) error {
 		return malformed(err)
 	}
 	g.metrics.bodyBytes.Observe(float64(len(body)))
+	g.decoding <- struct{}{}
+	defer func() { <-g.decoding }()
 	if p.families, err = decode(body, r.Header.Get("Content-Type")); err != nil {
 		return malformed(err)
 	}

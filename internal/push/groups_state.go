@@ -134,32 +134,43 @@ func (by grouping) family(m *dto.MetricFamily, at time.Time) (family, error) {
 			return f, fmt.Errorf("metric of family %q: %w", f.name, err)
 		}
 	}
-	return f, f.finish(m)
-}
-
-// finish sets what follows from the message of a family, whose metrics have their labels.
-func (f *family) finish(m *dto.MetricFamily) error {
-	f.name, f.typ = m.GetName(), m.GetType()
-	f.hashes = make([]uint64, 0, len(m.Metric))
-	var seen map[uint64]struct{}
-	if len(m.Metric) > 1 {
-		seen = make(map[uint64]struct{}, len(m.Metric))
-	}
-	for _, metric := range m.Metric {
-		h := hashMetric(f.name, metric)
-		if _, twice := seen[h]; twice {
-			return fmt.Errorf("metric family %q has two metrics with the same label values", f.name)
-		}
-		if seen != nil {
-			seen[h] = struct{}{}
-		}
-		f.hashes = append(f.hashes, h)
+	if err := f.describe(m); err != nil {
+		return f, err
 	}
 	var err error
 	if f.data, err = proto.Marshal(m); err != nil {
-		return fmt.Errorf("encode metric family %q: %w", f.name, err)
+		return f, fmt.Errorf("encode metric family %q: %w", f.name, err)
+	}
+	return f, nil
+}
+
+// describe sets what follows from the message of a family, whose metrics have their labels.
+func (f *family) describe(m *dto.MetricFamily) error {
+	f.name, f.typ = m.GetName(), m.GetType()
+	f.hashes = make([]uint64, len(m.Metric))
+	for i, metric := range m.Metric {
+		f.hashes[i] = hashMetric(f.name, metric)
+	}
+	if hasTwice(f.hashes) {
+		return fmt.Errorf("metric family %q has two metrics with the same label values", f.name)
 	}
 	return nil
+}
+
+func hasTwice(hashes []uint64) bool {
+	if len(hashes) <= 16 { // looking at all is faster than remembering some
+		for i, h := range hashes {
+			if slices.Contains(hashes[:i], h) {
+				return true
+			}
+		}
+		return false
+	}
+	seen := make(map[uint64]struct{}, len(hashes))
+	for _, h := range hashes {
+		seen[h] = struct{}{}
+	}
+	return len(seen) < len(hashes)
 }
 
 func hasTimestamp(m *dto.MetricFamily) bool {

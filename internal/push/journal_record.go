@@ -232,7 +232,7 @@ func (by grouping) restored(s *state) (*state, error) {
 		if err := known.Unmarshal(f.data, &m); err != nil {
 			return nil, err
 		}
-		if err := f.finish(&m); err != nil {
+		if err := f.describe(&m); err != nil {
 			return nil, err
 		}
 		families[f.name] = f
