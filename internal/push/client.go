@@ -75,6 +75,8 @@ type Client struct {
 	owners   map[string]string // by path, without publisher_label: the site that pushed last
 	refusals []rowRefusal
 	rows     int // since the last Flush that was done
+	types    gatewayTypes
+	learned  time.Time
 	pause    time.Duration
 	resume   time.Time // nothing is pushed before
 	swept    time.Time
@@ -140,6 +142,7 @@ func (c *Client) adopt() {
 		return
 	}
 	clear(c.owners)
+	c.types, c.learned = nil, time.Time{}
 	for _, g := range c.groups {
 		c.enqueue(g)
 	}
@@ -251,6 +254,7 @@ func (c *Client) Flush(ctx context.Context, refused func(row, samples int, why s
 	if now.Sub(c.swept) > time.Minute {
 		c.swept = now
 		c.forgetIdle(now)
+		c.forgetTypes(now)
 	}
 	for _, r := range c.refusals {
 		refused(r.row, r.samples, r.why)
@@ -272,6 +276,33 @@ func (c *Client) Flush(ctx context.Context, refused func(row, samples int, why s
 func (c *Client) push(ctx context.Context) {
 	queue := slices.DeleteFunc(c.waiting, func(g *outgoing) bool { return !c.own(g) })
 	c.waiting = nil
+	outcomes := c.pushAll(ctx, queue)
+	c.pushFitting(ctx, queue, outcomes)
+	var again []*outgoing
+	var why string
+	succeeded := false
+	for i, g := range queue {
+		o := &outcomes[i]
+		switch o.result {
+		case pushUntried:
+			c.waiting = append(c.waiting, g)
+		case pushFailed:
+			again, why = append(again, g), cmp.Or(why, o.why)
+		default:
+			succeeded = succeeded || o.result == pushDone
+			c.settle(g, o)
+		}
+	}
+	c.waiting = append(c.waiting, again...)
+	c.metrics.waiting.Set(float64(len(c.waiting)))
+	c.metrics.groups.Set(float64(len(c.groups)))
+	if len(queue) > 0 && ctx.Err() == nil {
+		c.note(succeeded, len(again), why)
+	}
+}
+
+// pushAll pushes groups, some at a time, until something fails.
+func (c *Client) pushAll(ctx context.Context, queue []*outgoing) []pushOutcome {
 	outcomes := make([]pushOutcome, len(queue))
 	var next atomic.Int64
 	var failed atomic.Bool
@@ -292,25 +323,23 @@ func (c *Client) push(ctx context.Context) {
 		})
 	}
 	wg.Wait()
-	var again []*outgoing
-	var why string
-	succeeded := false
-	for i, g := range queue {
-		switch o := &outcomes[i]; o.result {
-		case pushUntried:
-			c.waiting = append(c.waiting, g)
-		case pushFailed:
-			again, why = append(again, g), cmp.Or(why, o.why)
-		default:
-			succeeded = succeeded || o.result == pushDone
-			c.settle(g, o)
+	return outcomes
+}
+
+// pushFitting pushes again what was refused because it contradicts what the gateway has, as that has it.
+func (c *Client) pushFitting(ctx context.Context, queue []*outgoing, outcomes []pushOutcome) {
+	var places []int
+	var refused []*outgoing
+	for i := range outcomes {
+		if outcomes[i].malformed {
+			places, refused = append(places, i), append(refused, queue[i])
 		}
 	}
-	c.waiting = append(c.waiting, again...)
-	c.metrics.waiting.Set(float64(len(c.waiting)))
-	c.metrics.groups.Set(float64(len(c.groups)))
-	if len(queue) > 0 && ctx.Err() == nil {
-		c.note(succeeded, len(again), why)
+	if len(refused) == 0 || !c.learn(ctx) {
+		return
+	}
+	for i, o := range c.pushAll(ctx, refused) {
+		outcomes[places[i]] = o
 	}
 }
 
@@ -415,8 +444,9 @@ func (c *Client) forgetSilent(n int) bool {
 
 // pushOutcome is what became of a push.
 type pushOutcome struct {
-	result pushResult
-	why    string // for people
+	result    pushResult
+	why       string // for people
+	malformed bool   // says the gateway, which means mostly that metrics contradict those of other groups
 }
 
 // pushGroup pushes a group or, if it has ended, deletes it.
@@ -440,7 +470,7 @@ func (c *Client) pushGroup(ctx context.Context, g *outgoing, b *clientBody) push
 	if !g.complete(now) {
 		method = http.MethodPost // replaces what the body has and keeps the rest
 	}
-	content, contentType := b.make(g, grouping)
+	content, contentType := b.make(g, grouping, c.types)
 	return c.send(ctx, method, path, content, contentType)
 }
 
@@ -450,7 +480,7 @@ func (c *Client) send(ctx context.Context, method, path string, content []byte, 
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, c.settings.url+path, bytes.NewReader(content))
 	if err != nil {
-		return pushOutcome{pushRefused, err.Error()}
+		return pushOutcome{result: pushRefused, why: err.Error()}
 	}
 	if contentType != "" {
 		request.Header.Set("Content-Type", contentType)
@@ -467,7 +497,7 @@ func (c *Client) send(ctx context.Context, method, path string, content []byte, 
 func (c *Client) exchange(request *http.Request) pushOutcome {
 	response, err := c.settings.http.Do(request)
 	if err != nil {
-		return pushOutcome{pushFailed, err.Error()}
+		return pushOutcome{result: pushFailed, why: err.Error()}
 	}
 	defer response.Body.Close()
 	words, _ := io.ReadAll(io.LimitReader(response.Body, maxWords)) // what can be had of them
@@ -476,7 +506,7 @@ func (c *Client) exchange(request *http.Request) pushOutcome {
 	case code/100 == 2:
 		return pushOutcome{result: pushDone}
 	case code/100 == 5, code == http.StatusTooManyRequests, code == http.StatusRequestTimeout:
-		return pushOutcome{pushFailed, why}
+		return pushOutcome{result: pushFailed, why: why}
 	}
-	return pushOutcome{pushRefused, why}
+	return pushOutcome{result: pushRefused, why: why, malformed: response.StatusCode == http.StatusBadRequest}
 }

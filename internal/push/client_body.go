@@ -25,6 +25,7 @@ const (
 // which the gateway adds. It keeps memory from one to the next, and is for one goroutine.
 type clientBody struct {
 	grouping []labels.Label // of the current group
+	types    gatewayTypes
 	families []bodyFamily
 	byName   map[string]int // into families
 	last     *bodyFamily    // that a series was added to
@@ -71,9 +72,10 @@ func newClientBody() *clientBody {
 	return &clientBody{byName: map[string]int{}, byKey: map[string]int{}, series: map[string]bool{}}
 }
 
-// make returns the body of a group and its content type. It is valid until the next call.
-func (b *clientBody) make(g *outgoing, grouping []labels.Label) (content []byte, contentType string) {
+// make returns the body of a group and its content type, for a gateway with these types. It is valid until the next call.
+func (b *clientBody) make(g *outgoing, grouping []labels.Label, types gatewayTypes) (content []byte, contentType string) {
 	b.reset(grouping)
+	b.types = types
 	for _, m := range g.members {
 		b.base = b.base[:0]
 		m.source.Labels.Range(func(l labels.Label) { b.base = append(b.base, l) })
@@ -125,6 +127,9 @@ func (b *clientBody) add(m *lastRow, column int, check bool) {
 		part = model.QuantileLabel
 	case isComposite(typ) || typ == model.MetricTypeGaugeHistogram:
 		typ = model.MetricTypeUnknown // what no format of pushes has
+	}
+	if s.native == nil {
+		head, typ, part = b.types.fit(name, head, typ, part)
 	}
 	s.labels, s.parted = b.seriesLabels(c.Labels, part)
 	if check && b.there(&s) {
@@ -345,7 +350,7 @@ func (b *clientBody) takeApart(i int) {
 		if native && s.native == nil && s.name == b.families[i].name {
 			continue
 		}
-		f := b.family(s.name, model.MetricTypeUnknown, b.families[i].help)
+		f := b.family(s.name, b.types.plain(s.name), b.families[i].help)
 		f.samples = append(f.samples, s)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
@@ -322,4 +323,87 @@ func FuzzClientPath(f *testing.F) {
 			t.Errorf("job %q and instance %q are read as %v", job, instance, by)
 		}
 	})
+}
+
+// column is one of a family.
+func column(family string, typ model.MetricType, name string, ls ...string) series.Column {
+	return series.Column{Family: series.Family{Name: family, Type: typ}, Labels: labels.FromStrings(append([]string{"__name__", name}, ls...)...)}
+}
+
+// rowOf makes a row whose values are 1, 2 and so on.
+func rowOf(s *series.Source, columns ...series.Column) *series.Row {
+	row := &series.Row{Source: s, T: 1_700_000_000_000, Schema: catalog.Extend(catalog.Empty(), columns)}
+	for i := range columns {
+		row.Values = append(row.Values, float64(i+1))
+	}
+	return row
+}
+
+// A gateway refuses groups whose types contradict those of others. What only lacks types, as all that is federated, or has
+// other ones, is pushed under those of the gateway.
+func TestPushgatewayTypes(t *testing.T) {
+	gateway := pushgateway(t)
+	p := newPushed(t, ClientConfig{URL: "http://" + gateway})
+	untyped := func(name string, ls ...string) series.Column { return column("", "", name, ls...) }
+	first := rowOf(sourceOf("app", "first"),
+		column("requests", "counter", "requests_total"),
+		column("latency", "histogram", "latency_bucket", "le", "1"), column("latency", "histogram", "latency_bucket", "le", "+Inf"),
+		column("latency", "histogram", "latency_sum"), column("latency", "histogram", "latency_count"),
+		column("size", "summary", "size", "quantile", "0.5"), column("size", "summary", "size_sum"), column("size", "summary", "size_count"),
+		untyped("half_count"), column("temperature", "gauge", "temperature"))
+	federated := rowOf(sourceOf("app", "federated"),
+		untyped("requests_total"),
+		untyped("latency_bucket", "le", "1"), untyped("latency_bucket", "le", "+Inf"), untyped("latency_sum"), untyped("latency_count"),
+		untyped("size", "quantile", "0.5"), untyped("size_sum"), untyped("size_count"),
+		column("half", "histogram", "half_count"), column("half", "histogram", "half_sum"), column("half", "histogram", "half_bucket", "le", "+Inf"),
+		column("temperature", "counter", "temperature"),
+		untyped("go_goroutines"), untyped("process_cpu_seconds_total"), untyped("go_gc_duration_seconds", "quantile", "0"),
+		untyped("go_gc_duration_seconds_sum"), untyped("go_gc_duration_seconds_count"), untyped("new"))
+	p.Row("x", first)
+	p.flush(true)
+	p.Row("x", federated)
+	p.flush(true)
+	expect(t, "refused", p.refused)
+	var got []string
+	for _, line := range exposed(t, gateway) {
+		if strings.Contains(line, "TYPE") || strings.Contains(line, "federated") {
+			got = append(got, strings.ReplaceAll(line, `instance="federated",job="app"`, "_"))
+		}
+	}
+	expect(t, "exposition", got,
+		"# TYPE half_bucket untyped", `half_bucket{_,le="+Inf"} 11`, "# TYPE half_count untyped", "half_count{_} 9", "# TYPE half_sum untyped", "half_sum{_} 10",
+		"# TYPE latency histogram", `latency_bucket{_,le="1"} 2`, `latency_bucket{_,le="+Inf"} 3`, "latency_sum{_} 4", "latency_count{_} 5",
+		"# TYPE new untyped", "new{_} 18", "# TYPE requests_total counter", "requests_total{_} 1",
+		"# TYPE size summary", `size{_,quantile="0.5"} 6`, "size_sum{_} 7", "size_count{_} 8", "# TYPE temperature gauge", "temperature{_} 12")
+
+	// Only the first of many has to be refused.
+	before := testutil.ToFloat64(p.metrics.requests.WithLabelValues("refused"))
+	for i := range 10 {
+		again := *federated
+		again.Source = sourceOf("app", strings.Repeat("x", i+1))
+		p.Row("x", &again)
+		p.flush(true)
+	}
+	if after := testutil.ToFloat64(p.metrics.requests.WithLabelValues("refused")); after != before {
+		t.Errorf("%v more were refused", after-before)
+	}
+
+	// A real contradiction is refused, with the gateway's words, and holds up nobody.
+	p.time = p.time.Add(time.Minute)
+	p.Row("x", rowOf(sourceOf("app", "bad"), untyped("latency")))
+	p.Row("x", rowOf(sourceOf("app", "good"), untyped("good")))
+	p.flush(true)
+	if len(p.refused) != 1 || !strings.Contains(p.refused[0], "0 1 PUT /metrics/job/app/instance/bad: 400 Bad Request: ") {
+		t.Errorf("refused: %q", p.refused)
+	}
+	if !slices.Contains(exposed(t, gateway), `good{instance="good",job="app"} 1`) {
+		t.Error("another group is not there")
+	}
+
+	// What was learned is not believed for ever.
+	p.time = p.time.Add(learnedFor + time.Minute)
+	p.flush(true)
+	if p.types != nil {
+		t.Error("types are still believed")
+	}
 }

@@ -570,7 +570,7 @@ func BenchmarkClientBody(b *testing.B) {
 	body := newClientBody()
 	b.ReportAllocs()
 	for b.Loop() {
-		body.make(g, grouping)
+		body.make(g, grouping, nil)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(columns)), "ns/sample")
 }
