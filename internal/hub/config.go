@@ -114,6 +114,9 @@ type View struct {
 	Match []string `yaml:"match"`
 }
 
+// PushgatewayOutput is the name of the output that Config.Pushgateway is, beside those of RemoteWrite.
+const PushgatewayOutput = "pushgateway"
+
 // DefaultConfig is what an absent key means.
 func DefaultConfig() Config {
 	return Config{
@@ -182,6 +185,11 @@ func (c *Config) Validate() error {
 	}
 	errs = append(errs, c.Receive.Validate("receive.", receive.Hub), c.validateTelemeter())
 	errs = append(errs, under("remote_write", remotewrite.ValidateAll(c.RemoteWrite))...)
+	for i := range c.RemoteWrite {
+		if c.RemoteWrite[i].Prometheus.Name == PushgatewayOutput {
+			errs = append(errs, fmt.Errorf("remote_write[%d].name: %q is the name of the Push Gateway", i, PushgatewayOutput))
+		}
+	}
 	if c.Pushgateway != nil {
 		errs = append(errs, under("pushgateway.", c.Pushgateway.Validate())...)
 	}

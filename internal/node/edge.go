@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"github.com/thalweg/thalweg/internal/edge"
 	"github.com/thalweg/thalweg/internal/federate"
 	"github.com/thalweg/thalweg/internal/pipeline"
+	"github.com/thalweg/thalweg/internal/receive"
 	"github.com/thalweg/thalweg/internal/scrape"
 	"github.com/thalweg/thalweg/internal/series"
 	"github.com/thalweg/thalweg/internal/store"
@@ -34,6 +36,7 @@ type edgeRole struct {
 	scrape   *scrape.Manager
 	pipeline *pipeline.Pipeline
 	clear    *edge.ClearValues // the values behind pseudonyms
+	receiver *receiver         // nil where nothing is received
 	store    *store.Store      // of an edge alone: its own last rows; nil beside a hub
 	federate *federate.Handler
 	interval atomic.Int64  // of the own metrics
@@ -84,6 +87,12 @@ func (n *Node) newEdge(handlers map[string]http.Handler) (*edgeRole, error) {
 		return nil, err
 	}
 	n.metrics.MustRegister(r.edge.Metrics()...)
+	r.receiver, err = n.newReceiver(receiverOptions{
+		role: receive.Edge, config: &c.Edge.Receive, commit: r.commit, sample: r.sample, site: c.Site, dir: groupsDir(c, receive.Edge),
+	}, handlers)
+	if err != nil {
+		return nil, errors.Join(err, r.edge.Close())
+	}
 	return r, nil
 }
 
@@ -129,9 +138,48 @@ func (r *edgeRole) sink(row *series.Row) error {
 	return r.pipeline.Apply(row, time.Now().UnixMilli(), r.accept)
 }
 
-// accept takes the rows behind the pipeline. Beside a lane, an edge alone keeps the last one to serve it.
-func (r *edgeRole) accept(row *series.Row) error {
-	err := r.edge.Sink(row)
+// overLimitWait is when senders should come again whose rows were beyond the limits of the edge.
+const overLimitWait = 15 * time.Second
+
+// commit takes rows for which a sender waits, until they are in the outbox. What limits refuse is counted and logged by
+// the pipeline, as of other inputs; the sender is told if nothing was left.
+func (r *edgeRole) commit(ctx context.Context, _ string, rows []*series.Row) error {
+	var beyond error
+	refused := 0
+	err := r.edge.Commit(ctx, func(sink series.Sink) error {
+		now := time.Now().UnixMilli()
+		for _, row := range rows {
+			err := r.pipeline.Apply(row, now, func(row *series.Row) error { return r.acceptInto(sink, row) })
+			if _, ok := errors.AsType[*pipeline.RefusedError](err); ok {
+				beyond = err
+				refused++
+			} else if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil && refused > 0 && refused == len(rows) {
+		return &refusal{http.StatusTooManyRequests, overLimitWait, beyond}
+	}
+	return err
+}
+
+// sample takes rows that nobody waits for.
+func (r *edgeRole) sample(_ context.Context, _ string, rows []*series.Row) error {
+	var errs []error
+	for _, row := range rows {
+		errs = append(errs, r.sink(row))
+	}
+	return errors.Join(errs...)
+}
+
+// accept takes the rows behind the pipeline.
+func (r *edgeRole) accept(row *series.Row) error { return r.acceptInto(r.edge.Sink, row) }
+
+// acceptInto gives a row to a sink of the lane. Beside it, an edge alone keeps the last one to serve it.
+func (r *edgeRole) acceptInto(sink series.Sink, row *series.Row) error {
+	err := sink(row)
 	if r.store != nil {
 		now := time.Now().UnixMilli()
 		if storeErr := r.store.Apply(r.node.options.Config.Site, store.Rank{}, row, now); err == nil {

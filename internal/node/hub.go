@@ -14,6 +14,7 @@ import (
 	"github.com/thalweg/thalweg/internal/config"
 	"github.com/thalweg/thalweg/internal/federate"
 	"github.com/thalweg/thalweg/internal/hub"
+	"github.com/thalweg/thalweg/internal/receive"
 	"github.com/thalweg/thalweg/internal/store"
 )
 
@@ -25,6 +26,8 @@ type hubRole struct {
 	store    *store.Store
 	federate *federate.Handler
 	views    atomic.Pointer[hub.Views]
+	outputs  *outputs
+	receiver *receiver // nil where nothing is received
 }
 
 func (n *Node) newHub(handlers map[string]http.Handler) (*hubRole, error) {
@@ -75,6 +78,15 @@ func (n *Node) newHub(handlers map[string]http.Handler) (*hubRole, error) {
 	n.metrics.MustRegister(r.hub.Metrics()...)
 	n.metrics.MustRegister(r.store.Metrics()...)
 	n.metrics.MustRegister(r.federate.Metrics()...)
+	if r.outputs, err = n.newOutputs(r.hub, c); err != nil {
+		return nil, err
+	}
+	r.receiver, err = n.newReceiver(receiverOptions{
+		role: receive.Hub, config: &c.Hub.Receive, commit: r.commit, sample: r.commit, dir: groupsDir(c, receive.Hub),
+	}, handlers)
+	if err != nil {
+		return nil, err
+	}
 	return r, nil
 }
 

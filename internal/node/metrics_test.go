@@ -26,7 +26,7 @@ const metricsHead = `# Metrics
 
 What a process says about itself at ` + "`/metrics`" + `, and what every edge sends to its hubs as job ` + "`thalweg`" + ` with its site
 as instance. A hub serves what begins with ` + "`thalweg_site_`" + ` apart, at ` + "`/metrics/sites`" + `, and does not send it. Labels have few values: lanes, reasons, causes and outcomes are closed sets, all of which are listed here;
-` + "`site`" + ` and ` + "`connection`" + ` are as many as there are. A process has those of its roles only.
+` + "`site`" + `, ` + "`connection`" + ` and ` + "`output`" + ` are as many as there are. A process has those of its roles only.
 
 This page is made from the program: ` + "`go test ./internal/node -run TestMetricsDocument -update`" + `.
 
@@ -65,9 +65,24 @@ func TestMetricsDocument(t *testing.T) {
 			return complete(found)
 		})
 	}
-	collect(fmt.Sprintf("site: all\ndata_dir: %q\nnats: {embedded: {listen: '127.0.0.1:0'}}\nhub: {telemeter: {authorize_url: 'http://127.0.0.1:1'}}\nedge: {}\n", filepath.Join(dir, "a")),
+	tokens := filepath.Join(dir, "tokens")
+	if err := os.WriteFile(tokens, []byte("a secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	collect(fmt.Sprintf(`site: all
+data_dir: %q
+nats: {embedded: {listen: '127.0.0.1:0'}}
+hub:
+  telemeter: {authorize_url: 'http://127.0.0.1:1'}
+  receive: {remote_write: true, pushgateway: true, tokens_file: %q}
+  remote_write: [{name: prometheus, url: 'http://127.0.0.1:1'}]
+  pushgateway: {url: 'http://127.0.0.1:1'}
+edge:
+  receive: {remote_write: true, pushgateway: true, listen_address: '127.0.0.1:0'}
+`, filepath.Join(dir, "a"), tokens),
 		func(f map[string]*dto.MetricFamily) bool {
-			return f["thalweg_site_clock_skew_seconds"] != nil && f["thalweg_store_series"] != nil
+			return f["thalweg_site_clock_skew_seconds"] != nil && f["thalweg_store_series"] != nil && f["thalweg_output_missing_rows"] != nil &&
+				f["thalweg_remote_write_pending_samples"] != nil && f["thalweg_pushgateway_groups"] != nil
 		})
 	collect(fmt.Sprintf("site: alone\ndata_dir: %q\nnats: {embedded: {listen: '127.0.0.1:0'}}\nedge: {}\n", filepath.Join(dir, "b")),
 		func(map[string]*dto.MetricFamily) bool { return true })
@@ -110,7 +125,7 @@ func TestMetricsDocument(t *testing.T) {
 
 // labelsOf lists the labels of a family, with the values of those that are closed sets.
 func labelsOf(f *dto.MetricFamily) string {
-	open := map[string]bool{"site": true, "connection": true, "version": true, "revision": true, "goversion": true, "goos": true, "goarch": true}
+	open := map[string]bool{"site": true, "connection": true, "output": true, "version": true, "revision": true, "goversion": true, "goos": true, "goarch": true}
 	values := map[string]map[string]bool{}
 	for _, m := range f.Metric {
 		for _, l := range m.Label {
@@ -121,7 +136,7 @@ func labelsOf(f *dto.MetricFamily) string {
 		}
 	}
 	// Requests and clients depend on what happened in this test.
-	open["handler"], open["code"] = true, true
+	open["handler"], open["code"], open["message"] = true, true, true
 	var list []string
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		if open[name] {

@@ -50,19 +50,20 @@ type Node struct {
 
 	server *natsd.Server // nil if none is embedded
 	keeper *bus.Conn     // keeps the stream of an embedded server in a process that is no hub
-	conns  []*bus.Conn
-	edge   *edgeRole // nil where the role is off
+	edge   *edgeRole     // nil where the role is off
 	hub    *hubRole
 	// telemeter is nil where the hub takes no pushes.
 	telemeter *telemeterRole
 	web       *web.Server
-	scheme    string // of the web listener
+	listener  net.Listener // of web
+	scheme    string       // of it
 	// outside is the web listener's URL for other machines.
 	outside string
 
 	reloading sync.Mutex // held by Reload
 
 	mu     sync.Mutex
+	conns  []*bus.Conn
 	config *config.Config // in force; what cannot be reloaded is read from options.Config
 	notes  []string       // keys of the file that need a restart
 }
@@ -81,13 +82,12 @@ func New(o Options) (_ *Node, err error) {
 	}()
 	n.metrics.Loaded(n.started, nil)
 	n.metrics.MustRegister(n.health)
-	listener, err := web.Listen(o.ListenAddress, o.WebConfigFile)
-	if err != nil {
+	if n.listener, err = web.Listen(o.ListenAddress, o.WebConfigFile); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if n.web == nil {
-			_ = listener.Close() // nobody knows of it
+			_ = n.listener.Close() // nobody knows of it
 		}
 	}()
 	secure, err := config.WebTLS(o.WebConfigFile)
@@ -98,7 +98,7 @@ func New(o Options) (_ *Node, err error) {
 		n.scheme = "https://"
 	}
 	if n.outside = o.ExternalURL; n.outside == "" {
-		n.outside = outsideURL(n.scheme, listener.Addr())
+		n.outside = outsideURL(n.scheme, n.listener.Addr())
 	}
 	if err := n.startServer(); err != nil {
 		return nil, err
@@ -125,7 +125,7 @@ func New(o Options) (_ *Node, err error) {
 		}
 	}
 	n.web, err = web.New(web.Options{
-		Listener: listener, ConfigFile: o.WebConfigFile, Logger: n.log.Logger, Gatherer: n.metrics, Health: n.health,
+		Listener: n.listener, ConfigFile: o.WebConfigFile, Logger: n.log.Logger, Gatherer: n.metrics, Health: n.health,
 		Reload: n.reloader(), Handlers: handlers, Status: n.webStatus(), Narrow: n.narrow, Credentials: n.webCredentials(),
 	})
 	if err != nil {
@@ -188,7 +188,9 @@ func (n *Node) dial(o bus.Options) (*bus.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	n.mu.Lock()
 	n.conns = append(n.conns, conn)
+	n.mu.Unlock()
 	n.metrics.MustRegister(conn.Metrics()...)
 	return conn, nil
 }
@@ -235,9 +237,16 @@ func (n *Node) Run(ctx context.Context) error {
 	before(stage("conditions", n.keepConditions))
 	if n.hub != nil {
 		before(stage("hub", n.hub.hub.Run))
+		before(stage("outputs", n.hub.outputs.run))
 	}
 	if n.edge != nil {
 		before(stage("edge", n.edge.edge.Run))
+	}
+	for _, r := range n.receivers() {
+		before(stage("receiver of the "+string(r.role), r.serve))
+		before(stage("pushed groups of the "+string(r.role), r.keepGroups))
+	}
+	if n.edge != nil {
 		before(stage("scrape", n.edge.scrape.Run))
 		before(stage("own metrics", n.edge.keepSelf))
 	}
@@ -256,6 +265,17 @@ func (n *Node) Run(ctx context.Context) error {
 	return err
 }
 
+// receivers lists those of both roles that are on.
+func (n *Node) receivers() (list []*receiver) {
+	if n.hub != nil && n.hub.receiver != nil {
+		list = append(list, n.hub.receiver)
+	}
+	if n.edge != nil && n.edge.receiver != nil {
+		list = append(list, n.edge.receiver)
+	}
+	return list
+}
+
 // keepStream sees to the stream of an embedded server in a process that is no hub.
 func (n *Node) keepStream(ctx context.Context) error {
 	n.keeper.KeepStream(ctx, func(string) {})
@@ -264,7 +284,10 @@ func (n *Node) keepStream(ctx context.Context) error {
 
 // disconnect closes all connections.
 func (n *Node) disconnect() {
-	for _, c := range n.conns {
+	n.mu.Lock()
+	conns := n.conns
+	n.mu.Unlock()
+	for _, c := range conns {
 		c.Close()
 	}
 }
@@ -274,6 +297,9 @@ func (n *Node) close() {
 	n.disconnect()
 	if n.server != nil {
 		n.server.Close()
+	}
+	for _, r := range n.receivers() {
+		r.close()
 	}
 	if n.edge != nil {
 		n.edge.clear.Save()

@@ -49,11 +49,29 @@ func (n *Node) reload(ctx context.Context) error {
 			return fmt.Errorf("apply to hub: %w", err)
 		}
 	}
-	useTelemeter := func() {}
-	if n.telemeter != nil && wanted.Hub.Telemeter != nil {
-		if useTelemeter, err = n.telemeter.prepare(wanted); err != nil {
-			return fmt.Errorf("apply to hub.telemeter: %w", err)
+	var uses []func()
+	prepare := func(key string, f func() (use func(), err error)) {
+		if err == nil {
+			use, failed := f()
+			if uses = append(uses, use); failed != nil {
+				err = fmt.Errorf("apply to %s: %w", key, failed)
+			}
 		}
+	}
+	if n.telemeter != nil && wanted.Hub.Telemeter != nil {
+		prepare("hub.telemeter", func() (func(), error) { return n.telemeter.prepare(wanted) })
+	}
+	if n.edge != nil && n.edge.receiver != nil {
+		prepare("edge.receive", func() (func(), error) { return n.edge.receiver.prepare(wanted, &wanted.Edge.Receive) })
+	}
+	if n.hub != nil && n.hub.receiver != nil {
+		prepare("hub.receive", func() (func(), error) { return n.hub.receiver.prepare(wanted, &wanted.Hub.Receive) })
+	}
+	if n.hub != nil {
+		prepare("outputs of the hub", func() (func(), error) { return n.hub.outputs.prepare(wanted) })
+	}
+	if err != nil {
+		return err
 	}
 	if n.server != nil {
 		if err := n.server.Reload(); err != nil {
@@ -72,7 +90,9 @@ func (n *Node) reload(ctx context.Context) error {
 			return fmt.Errorf("apply to hub: %w", err)
 		}
 	}
-	useTelemeter()
+	for _, use := range uses {
+		use()
+	}
 	n.use(wanted)
 	n.note(rest)
 	if len(rest) > 0 {

@@ -63,6 +63,7 @@ func (n *Node) setConditions() (changed <-chan struct{}) {
 		default:
 			c.Ready()
 		}
+		n.hub.outputs.setCondition()
 	}
 	if n.edge != nil {
 		// An edge does its work without a link: rows are kept in the outbox. People should know all the same.
@@ -103,6 +104,7 @@ func (n *Node) webStatus() web.Status {
 	s := web.Status{Process: n.process, Sources: n.sources, Lanes: n.lanes}
 	if n.hub != nil {
 		s.Sites, s.Gaps, s.Account = n.sites, n.gaps, n.account
+		s.Outputs, s.OutputGaps = n.outputs, n.outputGaps
 	}
 	if n.edge != nil {
 		s.Targets, s.Outbox = n.targets, n.outbox
@@ -152,6 +154,52 @@ func (n *Node) gaps() []web.Gap {
 		list = append(list, webGap(g))
 	}
 	return list
+}
+
+// outputGaps lists those of an output.
+func (n *Node) outputGaps(name string) (list []web.Gap, ok bool) {
+	gaps, ok := n.hub.hub.OutputGaps(name, maxGapsShown)
+	for _, g := range gaps {
+		x := webGap(g)
+		x.Output = name
+		list = append(list, x)
+	}
+	return list, ok
+}
+
+func (n *Node) outputs() []web.Output {
+	var list []web.Output
+	for _, st := range n.hub.hub.Outputs() {
+		x := web.Output{
+			Name: st.Name, Kind: st.Kind, Holder: st.Holder, HeldBy: st.HeldBy, State: outputState(&st),
+			Live: webFeed(&st.Live), Backfill: webFeed(&st.Backfill), Gaps: st.Missing.Gaps, MissingRows: st.Missing.Total(),
+			LastError: st.LastError, LastErrorAt: st.LastErrorAt, Errors: st.Errors,
+		}
+		if d := n.hub.outputs.destination(st.Name); d != nil {
+			s := d.status()
+			x.Kind, x.URL, x.Notes, x.Problem = s.kind, s.url, s.notes, n.hub.outputs.problem(&st)
+		}
+		list = append(list, x)
+	}
+	return list
+}
+
+func outputState(st *hub.OutputStatus) string {
+	switch {
+	case !st.Running:
+		return "begins again"
+	case st.Holder:
+		return "delivers"
+	case st.HeldBy != "":
+		return "stands by for hub " + st.HeldBy
+	}
+	return "finds out who delivers"
+}
+
+func webFeed(f *hub.FeedStatus) web.Feed {
+	return web.Feed{
+		LagSeconds: f.Lag.Seconds(), Behind: f.Behind, WaitingRows: f.Waiting, Newest: f.Newest, Rows: f.Rows, Samples: f.Samples, Refused: f.Refused,
+	}
 }
 
 func webGap(g hub.SiteGap) web.Gap {

@@ -85,6 +85,18 @@ func (n *Node) narrow(req *http.Request, s web.Status) web.Status {
 	s.Gaps = func() []web.Gap {
 		return slices.DeleteFunc(all.Gaps(), func(x web.Gap) bool { return hidden(x.Site) })
 	}
+	s.Outputs = func() []web.Output {
+		list := all.Outputs()
+		for i := range list { // what receivers say names series, and counts are those of all sites
+			x := &list[i]
+			*x = web.Output{Name: x.Name, Kind: x.Kind, State: x.State, Holder: x.Holder, HeldBy: x.HeldBy}
+		}
+		return list
+	}
+	s.OutputGaps = func(name string) ([]web.Gap, bool) {
+		gaps, ok := all.OutputGaps(name)
+		return slices.DeleteFunc(gaps, func(x web.Gap) bool { return hidden(x.Site) }), ok
+	}
 	s.Account = func() web.Account { return n.accountOf(func(site string) bool { return !hidden(site) }) }
 	s.Sources = func(site string) []web.Source {
 		return slices.DeleteFunc(all.Sources(site), func(x web.Source) bool {

@@ -31,6 +31,7 @@ type pageData struct {
 	Account     *Account // nil if there is nothing to say yet
 	Gaps        []Gap
 	MoreGaps    int
+	Outputs     []Output
 	Edge        bool
 	Outbox      *Outbox // nil where there is none
 	Lanes       []Lane  // of the edge
@@ -62,6 +63,7 @@ func page(o *Options) http.Handler {
 			}
 		}
 		d.Gaps, d.MoreGaps = first(call(status.Gaps))
+		d.Outputs = call(status.Outputs)
 		if status.Outbox != nil {
 			outbox := status.Outbox()
 			d.Outbox = &outbox

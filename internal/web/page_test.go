@@ -32,6 +32,14 @@ func TestPage(t *testing.T) {
 		Account: func() Account {
 			return Account{Since: now.Add(-time.Hour), MissingRows: map[string]uint64{"evicted": 90, "corrupt": 3, NotArrived: 6}}
 		},
+		Outputs: func() []Output {
+			return []Output{
+				{Name: "prom", Kind: "remote write 1.0", URL: "http://p/api/v1/write", State: "delivers", Notes: []string{"it takes nothing that is late: out of order"},
+					Live: Feed{LagSeconds: 3, Samples: 1000}, Backfill: Feed{Samples: 50, Refused: 7}, Gaps: 1, MissingRows: 12},
+				{Name: "pushgateway", Kind: "Push Gateway", State: "begins again", Problem: "connection refused"},
+			}
+		},
+		OutputGaps: func(name string) ([]Gap, bool) { return []Gap{{Site: "fra-1", Output: name, Rows: 12}}, true },
 		Targets: func() []Target {
 			return []Target{
 				{Job: "node", URL: "http://a:9100/metrics", Health: "up", LastScrape: now, Samples: 500},
@@ -51,6 +59,8 @@ func TestPage(t *testing.T) {
 		"ams-1", "10 min ago", "4711", "0.75", "and 4 more",
 		"✗ 6 rows have not arrived yet", "✗ 93 rows are lost", "of all that the sites sent since " + clock(now.Add(-time.Hour)), "still being read",
 		"outbox full",
+		"prom", "remote write 1.0 http://p/api/v1/write", "✓ delivers", "takes nothing that is late: out of order", "3 s", "1000 + 50 late", "0 + 7 late",
+		`1 (<a href="/api/v1/thalweg/gaps?output=prom">12 rows</a>)`, "Push Gateway", "✗ begins again: connection refused",
 		"http://b:9100/metrics", "down: &lt;script&gt;", "http://a:9100/metrics", "✓ up",
 	} {
 		i := strings.Index(body[last:], want)

@@ -160,6 +160,12 @@ func TestAPI(t *testing.T) {
 		Gaps: func() []Gap {
 			return []Gap{{Site: "ams-1", Epoch: "00ab", FirstFrame: 3, LastFrame: 4, From: at, To: at, Rows: 20, Cause: "evicted"}}
 		},
+		Outputs: func() []Output {
+			return []Output{{Name: "p", Kind: "remote write 1.0", State: "delivers", Holder: true}}
+		},
+		OutputGaps: func(name string) ([]Gap, bool) {
+			return []Gap{{Site: "fra", Output: "p", Cause: "refused_by_output"}}, name == "p"
+		},
 		Account: func() Account {
 			return Account{Since: at, Complete: true, MissingRows: map[string]uint64{"evicted": 20, NotArrived: 0}}
 		},
@@ -194,6 +200,12 @@ func TestAPI(t *testing.T) {
 	f("gaps", `{"status": "success", "data": [{"site": "ams-1", "epoch": "00ab", "firstFrame": 3, "lastFrame": 4, "from": "2026-01-02T03:04:05Z",
 		"to": "2026-01-02T03:04:05Z", "rows": 20, "cause": "evicted", "fillable": false}],
 		"account": {"since": "2026-01-02T03:04:05Z", "complete": true, "missingRows": {"evicted": 20, "not_arrived": 0}}}`)
+	f("gaps?output=p", `{"status": "success", "data": [{"site": "fra", "output": "p", "epoch": "", "firstFrame": 0, "lastFrame": 0,
+		"from": "0001-01-01T00:00:00Z", "to": "0001-01-01T00:00:00Z", "rows": 0, "cause": "refused_by_output", "fillable": false}]}`)
+	f("gaps?output=q", `{"status": "error", "error": "there is no output \"q\""}`)
+	const feed = `{"lagSeconds": 0, "behindMessages": 0, "waitingRows": 0, "rows": 0, "samples": 0, "refusedSamples": 0}`
+	f("outputs", `{"status": "success", "data": [{"name": "p", "kind": "remote write 1.0", "state": "delivers", "holder": true,
+		"live": `+feed+`, "backfill": `+feed+`, "gaps": 0, "missingRows": 0, "errors": 0}]}`)
 	code, text := get(t, strings.TrimSuffix(base, "/api/v1/thalweg/")+"/debug/lanes")
 	lines := strings.Split(text, "\n")
 	if code != 200 || len(lines) != 4 {

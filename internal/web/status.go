@@ -15,10 +15,13 @@ type Status struct {
 	Sites   func() []Site
 	Lanes   func() []Lane
 	Gaps    func() []Gap
-	Account func() Account             // of all gaps
-	Sources func(site string) []Source // of one site, of all if it is ""
-	Targets func() []Target
-	Outbox  func() Outbox
+	Account func() Account // of all gaps
+	Outputs func() []Output
+	// OutputGaps lists the gaps of an output; ok tells whether there is one of that name.
+	OutputGaps func(name string) (gaps []Gap, ok bool)
+	Sources    func(site string) []Source // of one site, of all if it is ""
+	Targets    func() []Target
+	Outbox     func() Outbox
 }
 
 // Process is what runs here.
@@ -144,6 +147,43 @@ func (a Account) Awaited() uint64 { return a.MissingRows[NotArrived] }
 // NotArrived is the cause of gaps that can still be filled.
 const NotArrived = "not_arrived"
 
+// Output is a destination that gets every row of all sites.
+type Output struct {
+	Name  string   `json:"name"`
+	Kind  string   `json:"kind"`          // such as remote write 1.0
+	URL   string   `json:"url,omitempty"` // of the destination, without credentials
+	State string   `json:"state"`         // in a few words
+	Notes []string `json:"notes,omitempty"`
+	// Holder: this hub delivers it, of all with the same parts. HeldBy names the one that does, "" if it is not known.
+	Holder bool   `json:"holder"`
+	HeldBy string `json:"heldBy,omitempty"`
+	Live   Feed   `json:"live"`
+	// Backfill is what comes after an outage.
+	Backfill Feed `json:"backfill"`
+	// Gaps that it has, and the rows in them; 0 where another hub delivers it.
+	Gaps        int    `json:"gaps"`
+	MissingRows uint64 `json:"missingRows"`
+	// Problem is what is wrong at the moment. LastError ended it last, at LastErrorAt, and Errors counts how often.
+	Problem     string    `json:"problem,omitempty"`
+	LastError   string    `json:"lastError,omitempty"`
+	LastErrorAt time.Time `json:"lastErrorAt,omitzero"`
+	Errors      uint64    `json:"errors"`
+}
+
+// Feed is one of the two feeds of an output. Counts are since this process started.
+type Feed struct {
+	LagSeconds  float64   `json:"lagSeconds"`      // age of the oldest message that is not delivered; 0 if all are
+	Behind      uint64    `json:"behindMessages"`  // that are still to be read
+	WaitingRows int       `json:"waitingRows"`     // that were read and are not delivered
+	Newest      time.Time `json:"newest,omitzero"` // when the server stored the newest frame that was delivered
+	Rows        uint64    `json:"rows"`
+	Samples     uint64    `json:"samples"`
+	Refused     uint64    `json:"refusedSamples"` // that the destination will never take
+}
+
+// Lag as time.
+func (f Feed) Lag() time.Duration { return time.Duration(f.LagSeconds * float64(time.Second)) }
+
 // Source is one origin of samples.
 type Source struct {
 	Site            string            `json:"site"`
@@ -183,7 +223,11 @@ func api(o *Options, handle func(pattern, name string, h http.Handler)) {
 		handle("GET "+path, path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			w.Header().Set("Cache-Control", "no-store")
-			_ = json.NewEncoder(w).Encode(answer(r)) // an error means that the client is gone
+			a := answer(r)
+			if a.Error != "" {
+				w.WriteHeader(http.StatusNotFound)
+			}
+			_ = json.NewEncoder(w).Encode(a) // an error means that the client is gone
 		}))
 	}
 	add := func(name string, list func(*http.Request) any) {
@@ -191,8 +235,12 @@ func api(o *Options, handle func(pattern, name string, h http.Handler)) {
 	}
 	add("sites", func(r *http.Request) any { return call(o.status(r).Sites) })
 	add("lanes", func(r *http.Request) any { return call(o.status(r).Lanes) })
+	add("outputs", func(r *http.Request) any { return call(o.status(r).Outputs) })
 	serve("gaps", func(r *http.Request) answer {
 		status := o.status(r)
+		if name := r.URL.Query().Get("output"); name != "" {
+			return gapsOf(&status, name)
+		}
 		a := answer{Status: "success", Data: call(status.Gaps)}
 		if status.Account != nil {
 			account := status.Account()
@@ -209,10 +257,21 @@ func api(o *Options, handle func(pattern, name string, h http.Handler)) {
 	})
 }
 
+// gapsOf lists the gaps of an output.
+func gapsOf(s *Status, output string) answer {
+	if s.OutputGaps != nil {
+		if gaps, ok := s.OutputGaps(output); ok {
+			return answer{Status: "success", Data: call(func() []Gap { return gaps })}
+		}
+	}
+	return answer{Status: "error", Error: fmt.Sprintf("there is no output %q", output)}
+}
+
 type answer struct {
 	Status  string   `json:"status"`
-	Data    any      `json:"data"`
+	Data    any      `json:"data,omitempty"`
 	Account *Account `json:"account,omitempty"`
+	Error   string   `json:"error,omitempty"` // then Status is error, and what was asked for is not there
 }
 
 // call returns an empty list, not null, where there is nothing.
