@@ -29,6 +29,7 @@ type plan struct {
 	undo   []before
 
 	stamps, sorted []stamp
+	places         []int32 // of columns among stamps
 	extras         []extra
 	portions       []portion
 
@@ -458,20 +459,18 @@ func (p *plan) makeRows() {
 	}
 }
 
-func compareStamps(a, b stamp) int {
-	return cmp.Or(cmp.Compare(a.t, b.t), cmp.Compare(a.column, b.column))
-}
-
 // rowsOf makes the rows of a portion.
 func (p *plan) rowsOf(from *portion, stamps []stamp) {
-	if !slices.IsSortedFunc(stamps, compareStamps) {
-		slices.SortFunc(stamps, compareStamps)
+	byTime := func(a, b stamp) int { return cmp.Compare(a.t, b.t) }
+	if !slices.IsSortedFunc(stamps, byTime) {
+		slices.SortStableFunc(stamps, byTime)
 	}
 	for len(stamps) > 0 {
 		n := 1
 		for n < len(stamps) && stamps[n].t == stamps[0].t {
 			n++
 		}
+		p.sortByColumn(stamps[:n], from.schema.Len())
 		row := series.Row{Source: from.source, Schema: from.schema, T: stamps[0].t}
 		first := len(p.columns)
 		for i := range stamps[:n] {
@@ -485,6 +484,34 @@ func (p *plan) rowsOf(from *portion, stamps []stamp) {
 		row.Columns, row.Values = p.columns[first:len(p.columns):len(p.columns)], p.values[first:len(p.values):len(p.values)]
 		p.flat = append(p.flat, row)
 		stamps = stamps[n:]
+	}
+}
+
+// sortByColumn sorts stamps that are of different columns. Senders have them in the order of the target, a schema that
+// is at rest in another one, so that it has something to do.
+func (p *plan) sortByColumn(stamps []stamp, columns int) {
+	byColumn := func(a, b stamp) int { return cmp.Compare(a.column, b.column) }
+	if slices.IsSortedFunc(stamps, byColumn) {
+		return
+	}
+	if columns > 8*len(stamps) {
+		slices.SortFunc(stamps, byColumn)
+		return
+	}
+	p.places = slices.Grow(p.places[:0], columns)[:columns]
+	clear(p.places)
+	for i := range stamps {
+		p.places[stamps[i].column] = int32(i) + 1
+	}
+	// What was sorted is no longer needed where it came from.
+	from := append(p.stamps[:0], stamps...)
+	p.stamps = from
+	i := 0
+	for _, place := range p.places {
+		if place > 0 {
+			stamps[i] = from[place-1]
+			i++
+		}
 	}
 }
 

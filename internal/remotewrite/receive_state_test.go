@@ -348,4 +348,3 @@ func TestReceiverConcurrently(t *testing.T) {
 		}
 	}
 }
-

@@ -40,13 +40,13 @@ type inbox struct {
 
 	mu      sync.Mutex
 	now     int64
-	fail    error                                          // of Commit
-	enter   func(rows []*series.Row)                       // if not nil, called by Commit without the lock
-	samples map[string][]string                            // by series: value@time, in the order of commits
-	rows    []string                                       // source key, time and number of columns
+	fail    error                                             // of Commit
+	enter   func(rows []*series.Row)                          // if not nil, called by Commit without the lock
+	samples map[string][]string                               // by series: value@time, in the order of commits
+	rows    []string                                          // source key, time and number of columns
 	seen    map[string]struct{ source, column labels.Labels } // of a series, when it came last
-	schemas map[string]*series.Schema                      // by key of the source
-	family  map[string]series.Family                       // by series
+	schemas map[string]*series.Schema                         // by key of the source
+	family  map[string]series.Family                          // by series
 	encoder *frame.Encoder
 }
 
@@ -497,7 +497,9 @@ func TestReceiverLabels(t *testing.T) {
 	in.stored(map[string][]string{`{__name__="resource.cpu usage", "job.näme"="test\n"}`: {"1@1"}})
 }
 
-func ih(t int64, h *histogram.Histogram) prompb.Histogram { return prompb.FromIntHistogram(testTime+t, h) }
+func ih(t int64, h *histogram.Histogram) prompb.Histogram {
+	return prompb.FromIntHistogram(testTime+t, h)
+}
 
 func fh(t int64, h *histogram.FloatHistogram) prompb.Histogram {
 	return prompb.FromFloatHistogram(testTime+t, h)
@@ -638,4 +640,3 @@ func TestReceiverForgetsWhatWasNotStored(t *testing.T) {
 		in.stored(map[string][]string{`{__name__="old"}`: {"1@1", "3@2"}, `{__name__="new"}`: {"1@1"}})
 	}
 }
-

@@ -177,27 +177,31 @@ func (b *Batch) HasKey(s *Series, key string) bool {
 	return key == ""
 }
 
-// cutLabel takes a label off the beginning of a key, as appendKey has written it.
+// cutLabel takes a label off the beginning of a key, as AppendKey has written it.
 func cutLabel(key string, name, value []byte) (rest string, ok bool) {
-	key, ok = cutUvarint(key, tagLabels, labelSize(name, value))
-	if !ok {
-		return "", false
-	}
-	for field, s := range [2][]byte{name, value} {
-		key, ok = cutUvarint(key, tagLabelName+byte(field)*(tagLabelValue-tagLabelName), len(s))
-		if !ok || len(key) < len(s) || key[:len(s)] != string(s) {
+	n, v := len(name), len(value)
+	if size := 4 + n + v; size < 0x80 { // all lengths take one byte
+		if len(key) < 2+size || key[1] != byte(size) || key[3] != byte(n) || key[5+n] != byte(v) {
 			return "", false
 		}
-		key = key[len(s):]
+		return key[2+size:], key[4:4+n] == string(name) && key[6+n:6+n+v] == string(value)
 	}
-	return key, true
+	key, ok = cutUvarint(key, labelSize(name, value))
+	for i := 0; ok && i < 2; i++ {
+		s := name
+		if i == 1 {
+			s = value
+		}
+		if key, ok = cutUvarint(key, len(s)); ok {
+			ok = len(key) >= len(s) && key[:len(s)] == string(s)
+			key = key[min(len(s), len(key)):]
+		}
+	}
+	return key, ok
 }
 
-// cutUvarint takes a tag and a number off the beginning of a key.
-func cutUvarint(key string, tag byte, n int) (rest string, ok bool) {
-	if key == "" || key[0] != tag {
-		return "", false
-	}
+// cutUvarint takes a tag, which can be but one, and a number off the beginning of a key.
+func cutUvarint(key string, n int) (rest string, ok bool) {
 	for i := 1; i < len(key); i++ {
 		if n < 0x80 {
 			return key[i+1:], key[i] == byte(n)

@@ -140,6 +140,15 @@ func (b *Batch) readRefs(w *wire, typ int) error {
 		return err
 	}
 	for in := (wire{b: packed}); in.more(); {
+		if i := in.i; packed[i] < 0x80 { // most have one byte or two
+			b.refs = append(b.refs, uint32(packed[i]))
+			in.i++
+			continue
+		} else if i+1 < len(packed) && packed[i+1] < 0x80 {
+			b.refs = append(b.refs, uint32(packed[i]&0x7f)|uint32(packed[i+1])<<7)
+			in.i += 2
+			continue
+		}
 		v, err := in.varint()
 		if err != nil {
 			return err
