@@ -86,7 +86,7 @@ func (b *clientBody) make(g *outgoing, grouping []labels.Label, types gatewayTyp
 		}
 	}
 	for i := range len(b.families) { // those that are added hold no parts
-		if f := &b.families[i]; isComposite(f.typ) && !b.assemble(f) {
+		if f := &b.families[i]; isComposite(f.typ) && (b.clashes(f) || !b.assemble(f)) {
 			b.takeApart(i)
 		}
 	}
@@ -136,8 +136,11 @@ func (b *clientBody) add(m *lastRow, column int, check bool) {
 		return
 	}
 	f := b.family(head, typ, c.Family.Help)
-	if s.native != nil && f.typ != model.MetricTypeHistogram {
+	switch {
+	case s.native != nil && f.typ != model.MetricTypeHistogram:
 		return // its name is that of other series, which came first
+	case isComposite(typ) && !isComposite(f.typ):
+		f = b.family(name, b.types.plain(name), c.Family.Help)
 	}
 	b.native = b.native || s.native != nil
 	f.samples = append(f.samples, s)
@@ -262,6 +265,14 @@ func legacyLabel(name string) string {
 	return strings.ReplaceAll(legacyName(name), ":", "_")
 }
 
+// clashes reports whether single series have a name that belongs to a family of histograms or summaries.
+func (b *clientBody) clashes(f *bodyFamily) bool {
+	return slices.ContainsFunc([]string{"_bucket", "_sum", "_count"}, func(suffix string) bool {
+		_, there := b.byName[f.name+suffix]
+		return there && (suffix != "_bucket" || f.typ == model.MetricTypeHistogram)
+	})
+}
+
 // assemble makes points of a family of histograms or summaries. It is false if the gateway would make other series of
 // one of them: it adds what is missing.
 func (b *clientBody) assemble(f *bodyFamily) bool {
@@ -344,7 +355,7 @@ func (b *clientBody) takeApart(i int) {
 	b.families[i].samples = nil
 	native := slices.ContainsFunc(samples, func(s bodySample) bool { return s.native != nil })
 	if !native {
-		b.families[i].typ = model.MetricTypeUnknown // series under the name of the family remain
+		b.families[i].typ = b.types.plain(b.families[i].name) // of the series under the name of the family
 	}
 	for _, s := range samples {
 		if native && s.native == nil && s.name == b.families[i].name {
