@@ -25,15 +25,15 @@ type index struct {
 	contested []uint32
 }
 
-// setSchema gives the source the schema of the row, and an index that covers it.
-func (s *Store) setSchema(src *source, row *series.Row) {
+// setSchema gives the source the schema of the row, and an index that covers it. The schema before was of origin.
+func (s *Store) setSchema(src *source, row *series.Row, origin *series.Source) {
 	old, schema := src.schema, row.Schema
 	extends := old != nil && schema.Extends(old)
 	if old != nil && !extends {
 		if row.Whole() {
 			src.times, src.histograms, src.exemplars, src.starts = nil, nil, nil, nil
 		} else {
-			src.transfer(schema)
+			src.transfer(schema, origin)
 		}
 	}
 	src.resize(schema.Len())

@@ -234,23 +234,29 @@ func (s *source) storeExemplar(at *series.ExemplarAt) {
 }
 
 // transfer moves what is stored to the columns of another schema that describe the same series, for partial rows say
-// nothing about the others.
-func (s *source) transfer(to *series.Schema) {
+// nothing about the others. A label may have moved between the columns and the source, which was origin before.
+func (s *source) transfer(to *series.Schema, origin *series.Source) {
 	from, old := s.schema, *s
+	labelsIn := func(_ *series.Source, c *series.Column) labels.Labels { return c.Labels }
+	if !labels.Equal(origin.Labels, s.origin.Labels) {
+		b := labels.NewBuilder(labels.EmptyLabels())
+		labelsIn = func(of *series.Source, c *series.Column) labels.Labels { return of.SeriesLabels(b, c) }
+	}
 	column := make(map[uint64]uint32, to.Len())
 	for i := to.Len() - 1; i >= 0; i-- { // the first of equal ones stays, as in the index
-		column[to.Column(i).Labels.Hash()] = uint32(i)
+		column[labelsIn(s.origin, to.Column(i)).Hash()] = uint32(i)
 	}
 	n := to.Len()
 	s.values, s.present, s.times = make([]float64, n), make([]uint64, (n+63)/64), make([]int64, n)
 	s.histograms, s.exemplars, s.starts = nil, nil, nil
 	for i := range from.Columns() {
 		c, was := from.Column(i), uint32(i)
-		is, ok := column[c.Labels.Hash()]
+		full := labelsIn(origin, c)
+		is, ok := column[full.Hash()]
 		if !ok || !old.has(was) || old.index.isHidden(i) {
 			continue
 		}
-		if t := to.Column(int(is)); t.Kind != c.Kind || !labels.Equal(t.Labels, c.Labels) {
+		if t := to.Column(int(is)); t.Kind != c.Kind || !labels.Equal(labelsIn(s.origin, t), full) {
 			continue
 		}
 		s.values[is], s.times[is] = old.values[was], old.timeOf(was)

@@ -243,13 +243,14 @@ func (s *Store) admit(st *site, src *source, row *series.Row, now int64) (*sourc
 	if relabelled && src.index != nil {
 		s.forgetBase(src)
 	}
+	origin := src.origin
 	src.origin = row.Source
 	if relabelled {
 		s.setBase(src)
 	}
 	if src.schema != row.Schema {
 		first := row.Schema.Len() - src.churn(row.Schema)
-		s.setSchema(src, row)
+		s.setSchema(src, row, origin)
 		s.countDropped(src, first)
 	}
 	return src, nil

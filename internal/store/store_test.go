@@ -216,6 +216,30 @@ p{site="a"} 5 -5
 `)
 }
 
+// A label that moves from the columns to the source, or back, leaves the series what it was.
+func TestPartialRowsMergeOverLabelsThatMove(t *testing.T) {
+	f := newFixture(t, nil)
+	apart := f.catalog.Extend(f.catalog.Empty(), []series.Column{
+		{Labels: labels.FromStrings("__name__", "m", "pod", "p")}, {Labels: labels.FromStrings("__name__", "n", "pod", "p")},
+	})
+	together := f.schema("n", "m")
+	f.apply("a", &series.Row{Source: source("s", "job", "j"), Schema: apart, T: now - 2, Columns: []uint32{0, 1}, Values: []float64{1, 2}})
+	f.apply("a", &series.Row{Source: source("s", "job", "j", "pod", "p"), Schema: together, T: now - 1, Columns: []uint32{1}, Values: []float64{3}})
+	f.want(`{site="a"}`, `
+# m unknown
+m{job="j", pod="p", site="a"} 3 -1
+# n unknown
+n{job="j", pod="p", site="a"} 2 -2
+`)
+	f.apply("a", &series.Row{Source: source("s", "job", "j"), Schema: apart, T: now, Columns: []uint32{1}, Values: []float64{4}})
+	f.want(`{site="a"}`, `
+# m unknown
+m{job="j", pod="p", site="a"} 3 -1
+# n unknown
+n{job="j", pod="p", site="a"} 4 +0
+`)
+}
+
 func TestPartialRowAfterWholeOne(t *testing.T) {
 	f := newFixture(t, nil)
 	src, two := source("s"), f.schema("m", "n")
