@@ -206,7 +206,7 @@ func cmdExpand(ts *testscript.TestScript, neg bool, args []string) {
 // tool returns the path of a program, this one or a peer that scripts/tools.sh has put into place.
 func tool(ts *testscript.TestScript, name string) string {
 	switch name {
-	case "prometheus", "node_exporter":
+	case "prometheus", "node_exporter", "prometheus-pushgateway":
 		path := filepath.Join("..", "..", ".cache", "tools", "bin", name)
 		path, err := filepath.Abs(path)
 		ts.Check(err)
