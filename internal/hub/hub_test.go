@@ -136,6 +136,7 @@ type writer struct {
 	source  *series.Source
 	last    map[bus.Lane]uint64 // sequences
 	tick    int64
+	absent  uint64 // columns that rows lack, as bits
 }
 
 func newWriter(t *testing.T, url, name string, epoch frame.Epoch, columns int) *writer {
@@ -161,6 +162,9 @@ func (w *writer) frame() []byte {
 	row := series.Row{Source: w.source, Schema: w.schema, T: w.tick, Values: make([]float64, w.schema.Len())}
 	for i := range row.Values {
 		row.Values[i] = float64(w.tick) * float64(i+1) / 3
+	}
+	if w.absent != 0 {
+		row.Present = []uint64{(1<<len(row.Values) - 1) &^ w.absent}
 	}
 	frames, err := w.encoder.Append(nil, &row, w.tick)
 	if err != nil {

@@ -46,6 +46,8 @@ type OutputOptions struct {
 	// Live takes what comes on live lanes, Backfill what comes later, after an outage. Neither waits for the other.
 	// Without Backfill the output is one of the newest rows: backfill is not read, and what did not come live is no gap.
 	Live, Backfill Destination
+	// Ends has the destinations told which series ended, by rows of stale markers among the others.
+	Ends bool
 	// Oldest makes a new output begin with the oldest row in the stream instead of now.
 	Oldest bool
 	// Shared is a connection to the journal that hubs share (bus.Options.Journals). With it only one of the hubs with the
@@ -89,7 +91,8 @@ type Output struct {
 	since      int64      // rows that the server stored before this are not delivered; ms since 1970
 	receiver   *lane.Receiver
 	guards     *guards
-	generation uint64 // of the hub's configuration that receiver and guards know
+	ends       *lane.Ends // nil: nobody wants to know
+	generation uint64     // of the hub's configuration that receiver and guards know
 	expired    time.Time
 }
 
@@ -107,6 +110,9 @@ func NewOutput(o OutputOptions) (*Output, error) {
 	out.feeds = append(out.feeds, newFeed(out, bus.Live, o.Live))
 	if o.Backfill != nil {
 		out.feeds = append(out.feeds, newFeed(out, bus.Backfill, o.Backfill))
+	}
+	if o.Ends {
+		out.ends = lane.NewEnds(lane.EndsConfig{})
 	}
 	since := int64(0)
 	if !o.Oldest {
@@ -211,6 +217,9 @@ func (o *Output) forgetSites(now time.Time) {
 	o.receiver.Expire(now.Add(-siteIdle).UnixMilli(), now.Add(-config.siteLife(o.hub.retention)).UnixMilli(), func(site string) {
 		delete(o.guards.sites, site)
 		gone = append(gone, site)
+		if o.ends != nil {
+			o.ends.Forget(site)
+		}
 	})
 	o.receiver.Sites(func(s *lane.Site) bool {
 		s.Ledger.Forget(now.Add(-gapsKept).UnixMilli())

@@ -31,6 +31,7 @@ type feed struct {
 	// The batch: what was taken since the last flush that was done.
 	frames  []delivered
 	rows    int              // handed to the destination
+	markers []int            // which of them say that series ended
 	refused map[int]struct{} // rows that it will never take
 	begun   time.Time        // when its first frame was taken
 	later   bool             // a flush was not done
@@ -56,7 +57,7 @@ type delivered struct {
 	samples int
 	// rejected counts rows that the site's guard did not let in, refused those that the destination did not take.
 	rejected, refused uint64
-	whole             bool // all its rows were given
+	whole             bool // it came to its end, and did not come before
 }
 
 func newFeed(o *Output, l bus.Lane, d Destination) *feed {
@@ -175,12 +176,13 @@ func (f *feed) take(e *feedEvent) {
 	message := lane.Message{Site: site, Backfill: f.backfill, Sequence: e.Sequence, Received: now.UnixMilli(), Payload: e.Payload}
 	handler := lane.Handler{
 		Row: func(d *lane.Delivery, row *series.Row) {
-			if stored >= o.since { // the clocks of sites may be anywhere
-				f.row(d, row, stored)
-			}
+			f.row(d, row, stored, stored < o.since) // the clocks of sites may be anywhere
 		},
 		Loss: func(_ string, loss frame.Loss) { losses = append(losses, loss) },
 		Done: func(d *lane.Delivery) {
+			if o.ends != nil {
+				o.ends.Settle(site, &o.receiver.Site(site).Ledger, func(marker *series.Row) { f.give(d, marker, stored, true) })
+			}
 			x := f.frame(d, stored)
 			x.losses, x.whole = losses, true
 			losses = nil
@@ -189,6 +191,9 @@ func (f *feed) take(e *feedEvent) {
 			o.repeats.Log(slog.LevelWarn, string(p.Reason)+" "+p.Message.Site, "frame was not delivered",
 				slog.String("site", p.Message.Site), slog.String("reason", string(p.Reason)), slog.Any("err", p.Err))
 		},
+	}
+	if o.ends != nil {
+		handler.Known = func(d *lane.Delivery, row *series.Row) { f.row(d, row, stored, true) }
 	}
 	limits := o.guards.config.SiteLimits(site)
 	if within, _ := f.meter.take(site, len(e.Payload), stored, &limits); within {
@@ -209,20 +214,37 @@ func (f *feed) frame(d *lane.Delivery, stored int64) *delivered {
 	return &f.frames[len(f.frames)-1]
 }
 
-// row hands a row to the destination, as far as the site's guard lets it. The caller holds output.mu.
-func (f *feed) row(d *lane.Delivery, row *series.Row, stored int64) {
+// row hands a row to the destination, as far as the site's guard lets it, unless that is known: then it only tells which
+// series are alive. The caller holds output.mu.
+func (f *feed) row(d *lane.Delivery, row *series.Row, stored int64, known bool) {
 	o := f.output
-	x := f.frame(d, stored)
+	if known && o.ends == nil {
+		return
+	}
 	err := o.guards.apply(d.Site, f.backfill, row, stored, func(row *series.Row) error {
-		f.destination.Row(d.Site, row)
-		f.rows++
-		x.samples += row.Samples()
+		if o.ends != nil {
+			o.ends.Row(d, row, known, func(marker *series.Row) { f.give(d, marker, stored, true) })
+		}
+		if !known {
+			f.give(d, row, stored, false)
+		}
 		return nil
 	})
-	if err != nil { // the tail reader logs and counts it
+	if err != nil && !known { // the tail reader logs and counts it
 		o.receiver.Site(d.Site).Ledger.Reject(d.Header, 1, stored)
-		x.rejected++
+		f.frame(d, stored).rejected++
 	}
+}
+
+// give hands a row, or one of stale markers, to the destination.
+func (f *feed) give(d *lane.Delivery, row *series.Row, stored int64, marker bool) {
+	x := f.frame(d, stored)
+	f.destination.Row(d.Site, row)
+	if marker {
+		f.markers = append(f.markers, f.rows)
+	}
+	f.rows++
+	x.samples += row.Samples()
 }
 
 // reset is for a stream that turned out to be another one. What was taken stays taken.
@@ -258,7 +280,7 @@ func (f *feed) flush(ctx context.Context) error {
 	}
 	f.status.delivered(f.frames, f.rows)
 	clear(f.frames)
-	f.frames, f.rows, f.later = f.frames[:0], 0, false
+	f.frames, f.rows, f.markers, f.later = f.frames[:0], 0, f.markers[:0], false
 	clear(f.refused)
 	return nil
 }
@@ -327,6 +349,10 @@ func (f *feed) frameOf(row int) *delivered {
 // settle makes what was refused a gap.
 func (f *feed) settle() {
 	for row := range f.refused {
+		// A marker that is refused makes no gap: nothing of the site is missing.
+		if _, marker := slices.BinarySearch(f.markers, row); marker {
+			continue
+		}
 		if x := f.frameOf(row); x != nil {
 			x.refused++
 		}

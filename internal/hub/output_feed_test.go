@@ -11,10 +11,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/value"
+
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/bus/bustest"
 	"github.com/thalweg/thalweg/internal/frame"
 	"github.com/thalweg/thalweg/internal/lane"
+	"github.com/thalweg/thalweg/internal/series"
 )
 
 // hold lets the flushes of one feed wait until it is released or their context ends.
@@ -312,5 +316,80 @@ func TestCursorOfReleaseBefore(t *testing.T) {
 	d.wait(t, 1) // and not the first
 	if d.rows[fmt.Sprintf("%s %s %d", w.name, w.source.Key, w.tick)] != 1 {
 		t.Errorf("delivered were %v", d.rows)
+	}
+}
+
+// marked is a destination that keeps the times and columns of the stale markers that it is given.
+type marked struct {
+	*taker
+	rows    []string
+	refuses bool
+}
+
+func (m *marked) Row(site string, row *series.Row) {
+	m.taker.Row(site, row)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, c := range row.Columns {
+		if value.IsStaleNaN(row.Values[i]) {
+			m.rows = append(m.rows, fmt.Sprintf("%d of row %d: %s at %d", len(m.rows), len(m.taken)-1, row.Schema.Column(int(c)).Labels.Get(model.MetricNameLabel), row.T))
+		}
+	}
+}
+
+func (m *marked) Flush(ctx context.Context, refused func(row, samples int, why string)) (bool, error) {
+	if m.refuses {
+		for i := range m.taken {
+			refused(i, 1, "closed")
+		}
+	}
+	return m.taker.Flush(ctx, refused)
+}
+
+// A series that ends has one marker, over restarts, and one that is refused is no gap.
+func TestOutputTellsOfEnds(t *testing.T) {
+	server := bustest.NewServer(t)
+	c := newHub(t, bustest.Hub(t, server))
+	w := newWriter(t, server.URL(), "ams-1", 1, 3)
+	dir, d := t.TempDir(), newCollector()
+	rows := uint64(0)
+	run := func(refuses bool, want ...string) *Output {
+		t.Helper()
+		m := &marked{taker: d.live(), refuses: refuses}
+		o, err := NewOutput(OutputOptions{Name: "out", Dir: dir, Hub: c.Hub, Live: m, Backfill: d.later(), Ends: true, Oldest: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- o.Run(ctx) }()
+		d.delivered(t, w, w.tick)
+		rows++
+		bustest.WaitFor(t, "the batch to be noted", func() bool { return c.output().Live.Rows == rows+uint64(len(want)) })
+		rows += uint64(len(want))
+		stop()
+		if err := errors.Join(<-done, o.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if fmt.Sprint(m.rows) != fmt.Sprint(want) {
+			t.Errorf("markers are %q, want %q", m.rows, want)
+		}
+		return o
+	}
+	w.live(1)
+	run(false)
+	w.absent = 1 << 1
+	w.live(1)
+	run(false, fmt.Sprintf("0 of row 0: metric_1 at %d", w.tick))
+	w.live(1)
+	run(false)
+	w.absent = 0
+	w.live(1)
+	run(false)
+	w.absent = 1 << 2
+	w.live(1)
+	o := run(true, fmt.Sprintf("0 of row 0: metric_2 at %d", w.tick))
+	if gaps := gapList(o.Gaps(10)); gaps != "ams-1 1/5-5:1 refused_by_output" {
+		t.Errorf("gaps are %q", gaps)
 	}
 }
