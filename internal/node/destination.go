@@ -66,7 +66,7 @@ func (o *outputs) writerOptions(c *config.Config, element *remotewrite.Config, m
 }
 
 func (w *writer) open(o *hub.OutputOptions) error {
-	o.Kind, o.Oldest = "remote write", w.oldest
+	o.Kind, o.Oldest, o.Ends = "remote write", w.oldest, true
 	o.Live, o.Backfill = w.NewSender(false), w.NewSender(true)
 	return nil
 }
