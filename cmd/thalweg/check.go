@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/common/model"
+	promconfig "github.com/prometheus/prometheus/config"
 	"github.com/spf13/cobra"
 
 	"github.com/thalweg/thalweg/internal/bus"
@@ -17,6 +18,8 @@ import (
 	"github.com/thalweg/thalweg/internal/federate"
 	"github.com/thalweg/thalweg/internal/hub"
 	"github.com/thalweg/thalweg/internal/natsd"
+	"github.com/thalweg/thalweg/internal/receive"
+	"github.com/thalweg/thalweg/internal/remotewrite"
 	"github.com/thalweg/thalweg/internal/store"
 )
 
@@ -97,6 +100,7 @@ func runs(c *config.Config) []string {
 		if a := e.Pipeline.Anonymize; len(a.Labels) > 0 {
 			lines = append(lines, fmt.Sprintf("edge replaces the values of %s by pseudonyms", some("label", a.Labels)))
 		}
+		lines = append(lines, received("edge", &e.Receive)...)
 	}
 	if h := c.Hub; h != nil {
 		parts := "all sites"
@@ -111,6 +115,8 @@ func runs(c *config.Config) []string {
 			lines = append(lines, fmt.Sprintf("hub takes pushes of telemeter clients at %s%s/upload, allowed by %s",
 				cmp.Or(t.ListenAddress, "the web listener, "), t.PathPrefix, cmp.Or(t.TokensFile, t.AuthorizeURL)))
 		}
+		lines = append(lines, received("hub", &h.Receive)...)
+		lines = append(lines, destinations(h)...)
 	}
 	if n := c.Embedded(); n != nil {
 		who := "clients without a credential are admitted"
@@ -119,6 +125,52 @@ func runs(c *config.Config) []string {
 		}
 		lines = append(lines, fmt.Sprintf("NATS server on %s, %s; the stream holds up to %s and %s",
 			n.Listen, who, c.NATS.Client.Stream.MaxBytes, c.NATS.Client.Stream.MaxAge))
+	}
+	return lines
+}
+
+// received says what a role takes, and from whom.
+func received(role string, c *receive.Config) (lines []string) {
+	at, who := cmp.Or(c.ListenAddress, "the web listener"), "everybody who reaches it"
+	if c.TokensFile != "" {
+		who = "who has a token of " + c.TokensFile
+	}
+	if role == "hub" {
+		who += ", each as the site of that name"
+	}
+	if c.RemoteWrite {
+		lines = append(lines, fmt.Sprintf("%s takes remote write at /api/v1/write on %s, from %s", role, at, who))
+	}
+	if c.Pushgateway {
+		kept := "until they are deleted"
+		if ttl := c.Gateway.TTL; ttl > 0 {
+			kept = fmt.Sprintf("for %s after the last push", ttl)
+		}
+		lines = append(lines, fmt.Sprintf("%s takes pushes at /metrics/job/... on %s, from %s; groups are kept %s", role, at, who, kept))
+	}
+	return lines
+}
+
+// destinations says where a hub sends everything.
+func destinations(h *config.Hub) (lines []string) {
+	for i := range h.RemoteWrite {
+		w := &h.RemoteWrite[i]
+		message := "1.0"
+		if w.Prometheus.ProtobufMessage != promconfig.DefaultRemoteWriteConfig.ProtobufMessage {
+			message = "2.0, or 1.0 if the receiver does not know it"
+		}
+		late := "what is late after an outage, too"
+		if w.OutOfOrder == remotewrite.DropOutOfOrder {
+			late = "and drops what is late after an outage"
+		}
+		lines = append(lines, fmt.Sprintf("hub sends every row to %s by remote write %s (output %s), %s", w.Prometheus.URL.Redacted(), message, w.OutputName(), late))
+	}
+	if p := h.Pushgateway; p != nil {
+		group := "job and instance"
+		if p.PublisherLabel {
+			group += ", and the site as publisher"
+		}
+		lines = append(lines, fmt.Sprintf("hub pushes the last row of every source to the Push Gateway %s (output %s), one group for each %s", p.URL, hub.PushgatewayOutput, group))
 	}
 	return lines
 }
@@ -216,9 +268,40 @@ func differences(c *config.Config) []string {
 		if h.Store.Lookback != model.Duration(5*time.Minute) {
 			add("a series is served for %s after its last sample (Prometheus: 5m)", h.Store.Lookback)
 		}
+		lines = append(lines, outputDifferences(c)...)
 		limits := h.Limits
 		if !limits.AllowUnlimited {
 			add("a site may have %d series and %d sources, and send %s per second, and no more", limits.Series, limits.Sources, limits.BytesPerSecond)
+		}
+	}
+	return lines
+}
+
+// outputDifferences lists what would surprise about where a hub sends everything.
+func outputDifferences(c *config.Config) (lines []string) {
+	h := c.Hub
+	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	sendsLate := false
+	for i := range h.RemoteWrite {
+		w := &h.RemoteWrite[i]
+		sendsLate = sendsLate || w.OutOfOrder == remotewrite.SendOutOfOrder
+		if ignored := w.Ignored(); len(ignored) > 0 {
+			add("%s of output %s does nothing here: the stream is the queue", strings.Join(ignored, ", "), w.OutputName())
+		}
+	}
+	switch {
+	case sendsLate:
+		add("what an outage held back leaves by remote write, late and out of order: the receiver needs an out-of-order window as long as the outage (Prometheus: storage.tsdb.out_of_order_time_window)")
+	case len(h.RemoteWrite) == 0:
+		add("what an outage held back is not on /federate, which shows the newest sample only; remote_write delivers it")
+	}
+	if p := h.Pushgateway; p != nil {
+		add("a Prometheus has to scrape the Push Gateway with honor_labels: true, or job and instance become exported_job and exported_instance")
+		if !p.PublisherLabel {
+			add("two sites with the same job and instance overwrite each other at the Push Gateway (hub.pushgateway.publisher_label: true tells them apart)")
+		}
+		if age := time.Duration(p.MaxAge); age > 0 && age < 2*time.Duration(c.Global.ScrapeInterval) {
+			add("hub.pushgateway.max_age is %s, less than two intervals of %s: rows that are merely late are dropped", p.MaxAge, c.Global.ScrapeInterval)
 		}
 	}
 	return lines

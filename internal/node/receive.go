@@ -62,7 +62,7 @@ func (n *Node) newReceiver(o receiverOptions, handlers map[string]http.Handler) 
 	}
 	r := &receiver{role: o.role, log: n.log}
 	log := n.log.With("component", "receive", "role", o.role)
-	if r.guard, err = receive.NewGuard(receive.GuardOptions{Config: *c, Role: o.role, Logger: log}); err != nil {
+	if r.guard, err = receive.NewGuard(receive.GuardOptions{Config: *c, Logger: log}); err != nil {
 		return nil, err
 	}
 	metrics := prometheus.WrapRegistererWith(prometheus.Labels{"role": string(o.role)}, n.metrics)

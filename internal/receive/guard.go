@@ -19,8 +19,6 @@ const repeatEvery = time.Minute
 
 // Guard lets those senders through who may write. It is safe for concurrent use.
 type Guard struct {
-	role    Role
-	log     *slog.Logger
 	repeats *telemetry.Repeats
 	tokens  atomic.Pointer[tokens] // nil: nobody is asked
 	refused prometheus.Counter
@@ -29,14 +27,13 @@ type Guard struct {
 // GuardOptions of NewGuard. All are required.
 type GuardOptions struct {
 	Config Config
-	Role   Role
 	Logger *slog.Logger
 }
 
 // NewGuard reads the file of tokens, if there is one.
 func NewGuard(o GuardOptions) (*Guard, error) {
 	g := &Guard{
-		role: o.Role, log: o.Logger, repeats: telemetry.NewRepeats(o.Logger, repeatEvery),
+		repeats: telemetry.NewRepeats(o.Logger, repeatEvery),
 		refused: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "thalweg_receive_unauthorized_requests_total",
 			Help: "Requests to receivers of senders that may not write.",
@@ -112,7 +109,7 @@ func (g *Guard) refuse(w http.ResponseWriter, r *http.Request, name, why string)
 	g.refused.Inc()
 	host, _, _ := net.SplitHostPort(r.RemoteAddr)
 	const shown = 64 // of a name that anybody may have made up
-	g.repeats.Log(slog.LevelWarn, "refused "+host, "sender refused", slog.String("audit", "receive_refused"), slog.String("role", string(g.role)),
+	g.repeats.Log(slog.LevelWarn, "refused "+host, "sender refused", slog.String("audit", "receive_refused"),
 		slog.String("name", name[:min(len(name), shown)]), slog.String("path", r.URL.Path), slog.String("remote", r.RemoteAddr), slog.String("reason", why))
 	w.Header().Add("WWW-Authenticate", `Bearer realm="thalweg"`)
 	w.Header().Add("WWW-Authenticate", `Basic realm="thalweg", charset="UTF-8"`)

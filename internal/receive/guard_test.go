@@ -23,7 +23,7 @@ func write(t *testing.T, content string) (file string) {
 
 func newGuard(t *testing.T, c Config, logs *strings.Builder) *Guard {
 	t.Helper()
-	g, err := NewGuard(GuardOptions{Config: c, Role: Hub, Logger: logger(logs)})
+	g, err := NewGuard(GuardOptions{Config: c, Logger: logger(logs)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/thalweg/thalweg/internal/config"
+)
+
+// check config says what is received, where everything goes, and what of it people would not expect.
+func TestExplainTraffic(t *testing.T) {
+	f := func(yaml string, want ...string) {
+		t.Helper()
+		c, err := config.Parse([]byte(yaml))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := explain("f", c)
+		for _, line := range want {
+			if !strings.Contains(got, "\n  - "+line) {
+				t.Errorf("%s\nlacks %q in\n%s", yaml, line, got)
+			}
+		}
+	}
+	f("{site: a, edge: {receive: {remote_write: true, pushgateway: true, pushgateway_ttl: 2h, listen_address: '127.0.0.1:9091'}}}",
+		"edge takes remote write at /api/v1/write on 127.0.0.1:9091, from everybody who reaches it\n",
+		"edge takes pushes at /metrics/job/... on 127.0.0.1:9091, from everybody who reaches it; groups are kept for 2h after the last push\n")
+	f("{site: a, hub: {receive: {pushgateway: true, tokens_file: t}}}",
+		"hub takes pushes at /metrics/job/... on the web listener, from who has a token of t, each as the site of that name; groups are kept until they are deleted\n",
+		"what an outage held back is not on /federate")
+	f("{site: a, hub: {remote_write: [{name: p, url: 'http://me:secret@prom/api/v1/write', protobuf_message: io.prometheus.write.v2.Request, queue_config: {capacity: 1}}]}}",
+		"hub sends every row to http://me:xxxxx@prom/api/v1/write by remote write 2.0, or 1.0 if the receiver does not know it (output p), what is late after an outage, too\n",
+		"queue_config.capacity of output p does nothing here",
+		"what an outage held back leaves by remote write, late and out of order: the receiver needs an out-of-order window")
+	f("{site: a, hub: {remote_write: [{url: 'http://prom/', out_of_order: drop}], pushgateway: {url: 'http://gw:9091', max_age: 20s}}}",
+		"hub sends every row to http://prom/ by remote write 1.0 (output prom), and drops what is late after an outage\n",
+		"hub pushes the last row of every source to the Push Gateway http://gw:9091 (output pushgateway), one group for each job and instance\n",
+		"a Prometheus has to scrape the Push Gateway with honor_labels: true",
+		"two sites with the same job and instance overwrite each other",
+		"hub.pushgateway.max_age is 20s, less than two intervals of 15s")
+}
