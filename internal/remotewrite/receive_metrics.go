@@ -127,6 +127,13 @@ func newReceiveMetrics(r *Receiver) *receiveMetrics {
 			Name: "thalweg_remote_write_receive_sources", Help: "Sources of remote write senders that are known: one for each job and instance.",
 		}, func() float64 { _, n := r.size(); return float64(n) }),
 	}
+	for _, message := range []string{"1.0", "2.0"} {
+		for _, code := range []string{"204", "400", "503"} {
+			m.requests.WithLabelValues(message, code)
+		}
+		m.seconds.WithLabelValues(message)
+	}
+	m.requests.WithLabelValues("unknown", "415")
 	for _, name := range reasonNames {
 		m.refused.WithLabelValues(name)
 	}
