@@ -74,9 +74,10 @@ type Client struct {
 	waiting  []*outgoing       // in the order in which they are pushed
 	owners   map[string]string // by path, without publisher_label: the site that pushed last
 	refusals []rowRefusal
-	rows     int // since the last Flush that was done
-	types    gatewayTypes
-	learned  time.Time
+	rows     int       // since the last Flush that was done
+	learned  time.Time // when types were asked for
+	typesMu  sync.Mutex
+	types    gatewayTypes // guarded by typesMu while groups are pushed
 	pause    time.Duration
 	resume   time.Time // nothing is pushed before
 	swept    time.Time
@@ -254,7 +255,6 @@ func (c *Client) Flush(ctx context.Context, refused func(row, samples int, why s
 	if now.Sub(c.swept) > time.Minute {
 		c.swept = now
 		c.forgetIdle(now)
-		c.forgetTypes(now)
 	}
 	for _, r := range c.refusals {
 		refused(r.row, r.samples, r.why)
@@ -276,6 +276,13 @@ func (c *Client) Flush(ctx context.Context, refused func(row, samples int, why s
 func (c *Client) push(ctx context.Context) {
 	queue := slices.DeleteFunc(c.waiting, func(g *outgoing) bool { return !c.own(g) })
 	c.waiting = nil
+	if len(queue) > 0 && c.now().Sub(c.learned) > learnedFor {
+		if _, err := c.learn(ctx); err != nil {
+			c.waiting = queue
+			c.note(ctx, false, len(queue), err.Error())
+			return
+		}
+	}
 	outcomes := c.pushAll(ctx, queue)
 	c.pushFitting(ctx, queue, outcomes)
 	var again []*outgoing
@@ -296,9 +303,7 @@ func (c *Client) push(ctx context.Context) {
 	c.waiting = append(c.waiting, again...)
 	c.metrics.waiting.Set(float64(len(c.waiting)))
 	c.metrics.groups.Set(float64(len(c.groups)))
-	if len(queue) > 0 && ctx.Err() == nil {
-		c.note(succeeded, len(again), why)
-	}
+	c.note(ctx, succeeded, len(again), why)
 }
 
 // pushAll pushes groups, some at a time, until something fails.
@@ -335,7 +340,10 @@ func (c *Client) pushFitting(ctx context.Context, queue []*outgoing, outcomes []
 			places, refused = append(places, i), append(refused, queue[i])
 		}
 	}
-	if len(refused) == 0 || !c.learn(ctx) {
+	if len(refused) == 0 || c.now().Sub(c.learned) < learnEvery {
+		return
+	}
+	if news, err := c.learn(ctx); err != nil || !news {
 		return
 	}
 	for i, o := range c.pushAll(ctx, refused) {
@@ -366,7 +374,10 @@ func (c *Client) own(g *outgoing) bool {
 }
 
 // note draws the conclusions of a round of pushes: how long to pause, and what to tell.
-func (c *Client) note(succeeded bool, failed int, why string) {
+func (c *Client) note(ctx context.Context, succeeded bool, failed int, why string) {
+	if ctx.Err() != nil {
+		return
+	}
 	if succeeded {
 		c.metrics.last.Set(float64(c.now().UnixMilli()) / 1000)
 	}
@@ -470,7 +481,14 @@ func (c *Client) pushGroup(ctx context.Context, g *outgoing, b *clientBody) push
 	if !g.complete(now) {
 		method = http.MethodPost // replaces what the body has and keeps the rest
 	}
+	c.typesMu.Lock() // while one body is made the others are under way
 	content, contentType := b.make(g, grouping, c.types)
+	c.typesMu.Unlock()
+	if b.dropped > 0 {
+		c.metrics.dropped.Add(float64(b.dropped))
+		c.repeats.Log(slog.LevelWarn, "dropped", "series are not pushed: the Push Gateway has another type for their names",
+			slog.String("name", b.example), slog.Int("series", b.dropped), slog.String("group", path))
+	}
 	return c.send(ctx, method, path, content, contentType)
 }
 

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
@@ -30,8 +31,10 @@ type clientBody struct {
 	byName   map[string]int // into families
 	last     *bodyFamily    // that a series was added to
 	native   bool           // there are native histograms
+	dropped  int            // series that contradict what the gateway has
+	example  string         // name of one of them
 
-	series map[string]bool // names and labels, while there may be some twice
+	series map[uint64]seriesKey // by hash
 	base   []labels.Label
 	labels []labels.Label // of all samples
 	key    []byte
@@ -59,6 +62,12 @@ type bodySample struct {
 	native *series.HistogramAt
 }
 
+// seriesKey is what no two series of a body have both in common.
+type seriesKey struct {
+	name   string
+	labels []labels.Label
+}
+
 // bodyPoint is what makes one metric: a native histogram, or the series of a classic one or of a summary.
 type bodyPoint struct {
 	labels       []labels.Label
@@ -69,25 +78,32 @@ type bodyPoint struct {
 }
 
 func newClientBody() *clientBody {
-	return &clientBody{byName: map[string]int{}, byKey: map[string]int{}, series: map[string]bool{}}
+	return &clientBody{byName: map[string]int{}, byKey: map[string]int{}, series: map[uint64]seriesKey{}}
 }
 
-// make returns the body of a group and its content type, for a gateway with these types. It is valid until the next call.
+// make returns the body of a group and its content type, for a gateway with these types, among which are those of the body
+// then. It is valid until the next call.
 func (b *clientBody) make(g *outgoing, grouping []labels.Label, types gatewayTypes) (content []byte, contentType string) {
 	b.reset(grouping)
-	b.types = types
+	b.types, b.dropped = types, 0
 	for _, m := range g.members {
 		b.base = b.base[:0]
 		m.source.Labels.Range(func(l labels.Label) { b.base = append(b.base, l) })
 		for i := range m.schema.Columns() {
 			if m.has(i) {
-				b.add(m, i, len(g.members) > 1)
+				b.add(m, i)
 			}
 		}
 	}
 	for i := range len(b.families) { // those that are added hold no parts
 		if f := &b.families[i]; isComposite(f.typ) && (b.clashes(f) || !b.assemble(f)) {
 			b.takeApart(i)
+		}
+	}
+	for i := range b.families {
+		if f := &b.families[i]; len(f.samples) > 0 && !types.admits(f.name, f.typ) {
+			b.dropped, b.example = b.dropped+len(f.samples), f.name
+			f.samples = nil
 		}
 	}
 	if b.native {
@@ -108,11 +124,11 @@ func (b *clientBody) reset(grouping []labels.Label) {
 }
 
 // add adds a column of a member to its family.
-func (b *clientBody) add(m *lastRow, column int, check bool) {
+func (b *clientBody) add(m *lastRow, column int) {
 	c := m.schema.Column(column)
 	name := legacyName(c.Labels.Get(model.MetricNameLabel))
 	s := bodySample{name: name, value: m.values[column]}
-	head, typ := name, c.Family.Type
+	head, typ := name, plainType(c.Family.Type)
 	part := ""
 	switch suffix, own := strings.CutPrefix(name, legacyName(c.Family.Name)); {
 	case c.Kind != series.Float:
@@ -125,14 +141,14 @@ func (b *clientBody) add(m *lastRow, column int, check bool) {
 		head, part = strings.TrimSuffix(name, suffix), model.BucketLabel
 	case typ == model.MetricTypeSummary && own && suffix == "":
 		part = model.QuantileLabel
-	case isComposite(typ) || typ == model.MetricTypeGaugeHistogram:
-		typ = model.MetricTypeUnknown // what no format of pushes has
+	case isComposite(typ):
+		typ = model.MetricTypeUnknown
 	}
 	if s.native == nil {
 		head, typ, part = b.types.fit(name, head, typ, part)
 	}
 	s.labels, s.parted = b.seriesLabels(c.Labels, part)
-	if check && b.there(&s) {
+	if b.there(&s) {
 		return
 	}
 	f := b.family(head, typ, c.Family.Help)
@@ -146,19 +162,34 @@ func (b *clientBody) add(m *lastRow, column int, check bool) {
 	f.samples = append(f.samples, s)
 }
 
+// plainType is the type of the text format that comes closest to a type.
+func plainType(t model.MetricType) model.MetricType {
+	switch t {
+	case model.MetricTypeInfo, model.MetricTypeStateset:
+		return model.MetricTypeGauge
+	case "", model.MetricTypeGaugeHistogram:
+		return model.MetricTypeUnknown
+	}
+	return t
+}
+
+// partSuffixes are those of the series that a histogram or summary consists of.
+var partSuffixes = [...]string{"_bucket", "_sum", "_count"}
+
 // isComposite reports whether metrics of a type consist of several series.
 func isComposite(t model.MetricType) bool {
 	return t == model.MetricTypeHistogram || t == model.MetricTypeSummary
 }
 
-// there reports whether a series is in the body already. Two sources may have the same, as two replicas of a Prometheus
-// do; the first source is the newest one.
+// there reports whether a series is in the body already, which a gateway would refuse as a whole. Two sources may have the
+// same, as two replicas of a Prometheus do, of which the first is the newer one; and names may have become the same.
 func (b *clientBody) there(s *bodySample) bool {
 	b.key = appendKey(append(append(b.key[:0], s.name...), 0xff), s.labels)
-	if b.series[string(b.key)] {
-		return true
+	hash := xxhash.Sum64(b.key)
+	if other, ok := b.series[hash]; ok {
+		return other.name == s.name && slices.Equal(other.labels, s.labels)
 	}
-	b.series[string(b.key)] = true
+	b.series[hash] = seriesKey{s.name, s.labels}
 	return false
 }
 
@@ -265,12 +296,19 @@ func legacyLabel(name string) string {
 	return strings.ReplaceAll(legacyName(name), ":", "_")
 }
 
-// clashes reports whether single series have a name that belongs to a family of histograms or summaries.
+// clashes reports whether single series have a name that belongs to a family of histograms or summaries, here or at the
+// gateway.
 func (b *clientBody) clashes(f *bodyFamily) bool {
-	return slices.ContainsFunc([]string{"_bucket", "_sum", "_count"}, func(suffix string) bool {
-		_, there := b.byName[f.name+suffix]
-		return there && (suffix != "_bucket" || f.typ == model.MetricTypeHistogram)
-	})
+	for _, suffix := range partSuffixes {
+		if suffix == "_bucket" && f.typ == model.MetricTypeSummary {
+			continue
+		}
+		_, here := b.byName[f.name+suffix]
+		if _, there := b.types[f.name+suffix]; here || there {
+			return true
+		}
+	}
+	return false
 }
 
 // assemble makes points of a family of histograms or summaries. It is false if the gateway would make other series of

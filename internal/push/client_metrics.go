@@ -17,6 +17,7 @@ type clientMetrics struct {
 	requests    *prometheus.CounterVec
 	seconds     prometheus.Histogram
 	aged        prometheus.Counter
+	dropped     prometheus.Counter
 	overwritten prometheus.Counter
 	groups      prometheus.Gauge
 	waiting     prometheus.Gauge
@@ -44,6 +45,7 @@ func newClientMetrics(output string) *clientMetrics {
 			Buckets:     []float64{.001, .005, .025, .1, .5, 2, 10, 30},
 		}),
 		aged:        counter("aged_rows_total", "Rows that were not pushed because they were older than max_age."),
+		dropped:     counter("dropped_series_total", "Series that were left out of pushes because the Push Gateway has another type for their name."),
 		overwritten: counter("overwritten_groups_total", "Pushes into a group that another site had pushed into, which publisher_label would tell apart."),
 		groups:      gauge("groups", "Groups whose last row is known."),
 		waiting:     gauge("waiting_groups", "Groups whose last row waits to be pushed."),
@@ -56,5 +58,5 @@ func newClientMetrics(output string) *clientMetrics {
 }
 
 func (m *clientMetrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.requests, m.seconds, m.aged, m.overwritten, m.groups, m.waiting, m.last}
+	return []prometheus.Collector{m.requests, m.seconds, m.aged, m.dropped, m.overwritten, m.groups, m.waiting, m.last}
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,23 +17,22 @@ import (
 )
 
 const (
-	// learnEvery bounds how often the gateway is asked for its types, and learnedFor is how long the answer is believed.
-	learnEvery, learnedFor = time.Minute, time.Hour
+	// learnedFor is how long it is believed which types a gateway has. After a refusal it is asked sooner, but not more
+	// often than every learnEvery.
+	learnedFor, learnEvery = time.Hour, time.Minute
 	// maxTypes bounds the families whose types are remembered.
 	maxTypes = 100_000
 )
 
-// gatewayTypes are the types of the families that a gateway has, its own included. It refuses a group as a whole in
-// which one of them has another type, and what comes by /federate has none: then it is pushed under the type that the
-// gateway has. Nothing has to be known as long as nothing is refused.
+// gatewayTypes are the types of the families that a gateway has: its own, those of other clients, and what was pushed.
+// Where two groups disagree on one of them the gateway refuses the second as a whole or, without its consistency check,
+// takes it and serves nothing any more. What comes by /federate has no types. So the first type of a name holds for all
+// that is pushed.
 type gatewayTypes map[string]model.MetricType
 
 // fit returns in which family, of which type, a series has to stand for the gateway to take it, and in which label it
 // differs from others of one metric. What it is given is what the source says.
 func (t gatewayTypes) fit(name, family string, typ model.MetricType, part string) (string, model.MetricType, string) {
-	if len(t) == 0 {
-		return family, typ, part
-	}
 	has, ok := t[name]
 	switch {
 	case ok && !isComposite(has):
@@ -42,7 +42,7 @@ func (t gatewayTypes) fit(name, family string, typ model.MetricType, part string
 	case has == model.MetricTypeSummary:
 		return name, has, model.QuantileLabel
 	}
-	for _, suffix := range [...]string{"_bucket", "_sum", "_count"} {
+	for _, suffix := range partSuffixes {
 		stem, ok := strings.CutSuffix(name, suffix)
 		switch has := t[stem]; {
 		case !ok || !isComposite(has):
@@ -57,35 +57,54 @@ func (t gatewayTypes) fit(name, family string, typ model.MetricType, part string
 
 // plain is the type of a family of single series, about which the source says nothing.
 func (t gatewayTypes) plain(name string) model.MetricType {
-	if has := t[name]; !isComposite(has) {
+	if has, ok := t[name]; ok && !isComposite(has) {
 		return has
 	}
 	return model.MetricTypeUnknown
 }
 
-// learn asks the gateway for its types. It is false if there is nothing new, or no answer.
-func (c *Client) learn(ctx context.Context) bool {
-	now := c.now()
-	if now.Sub(c.learned) < learnEvery {
-		return false
+// admits reports whether a family can stand beside what the gateway has, and notes it.
+func (t gatewayTypes) admits(name string, typ model.MetricType) bool {
+	if has, ok := t[name]; ok {
+		return has == typ
 	}
-	c.learned = now
-	types, err := c.fetchTypes(ctx)
-	if err != nil {
-		c.repeats.Log(slog.LevelWarn, "types", "types of the Push Gateway are not known", slog.Any("err", err))
-		return false
+	if !isComposite(typ) {
+		for _, suffix := range partSuffixes {
+			stem, ok := strings.CutSuffix(name, suffix)
+			if has := t[stem]; ok && isComposite(has) && (suffix != "_bucket" || has == model.MetricTypeHistogram) {
+				return false
+			}
+		}
 	}
-	before := c.types
-	c.types = types
-	return !maps.Equal(before, types)
+	if t != nil && len(t) < maxTypes {
+		t[name] = typ
+	}
+	return true
 }
 
-// forgetTypes forgets what was learned long ago: sources may say something else by now.
-func (c *Client) forgetTypes(now time.Time) {
-	if now.Sub(c.learned) > learnedFor {
-		c.types = nil
+// learn asks the gateway for its types, and returns whether there is something new. The error says that there was no
+// answer at all.
+func (c *Client) learn(ctx context.Context) (news bool, err error) {
+	c.learned = c.now()
+	types, err := c.fetchTypes(ctx)
+	switch {
+	case errors.Is(err, errNoTypes):
+		c.repeats.Log(slog.LevelWarn, "types", "types of what the Push Gateway has are not known", slog.Any("err", err))
+		types, err = c.types, nil
+	case err != nil:
+		c.learned = time.Time{}
+		c.metrics.requests.WithLabelValues(string(pushFailed)).Inc()
+		return false, err
 	}
+	before := c.types
+	if c.types = types; types == nil {
+		c.types = gatewayTypes{}
+	}
+	return !maps.Equal(before, c.types), nil
 }
+
+// errNoTypes says that the gateway answered, but not with its metrics.
+var errNoTypes = errors.New("no metrics")
 
 func (c *Client) fetchTypes(ctx context.Context) (gatewayTypes, error) {
 	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
@@ -101,7 +120,7 @@ func (c *Client) fetchTypes(ctx context.Context) (gatewayTypes, error) {
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("GET %s: %s", request.URL.EscapedPath(), response.Status)
+		return nil, fmt.Errorf("%w: GET %s: %s", errNoTypes, request.URL.EscapedPath(), response.Status)
 	}
 	return readTypes(response.Body)
 }

@@ -168,13 +168,13 @@ func TestContract(t *testing.T) {
 }
 
 // pushgateway starts Debian's Pushgateway and returns its address.
-func pushgateway(t *testing.T) string {
+func pushgateway(t *testing.T, flags ...string) string {
 	t.Helper()
 	program, err := exec.LookPath("prometheus-pushgateway")
 	if err != nil {
 		t.Fatalf("%v; scripts/tools.sh installs it, make test knows where", err)
 	}
-	cmd := exec.Command(program, "--web.listen-address=127.0.0.1:0", "--web.enable-admin-api", "--log.level=info")
+	cmd := exec.Command(program, append(flags, "--web.listen-address=127.0.0.1:0", "--web.enable-admin-api", "--log.level=info")...)
 	log, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
