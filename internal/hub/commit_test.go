@@ -24,7 +24,9 @@ func (c *center) commit(t *testing.T, site string, rows ...*series.Row) error {
 }
 
 // sources makes rows of counters, each of which stands in one of n sources, as those of a sender of remote write.
-func sources(c *center, n int) (next func(i int) *series.Row) {
+func sources(c *center, n int) (next func(i int) *series.Row) { return sourcesOf(c, "", n) }
+
+func sourcesOf(c *center, sender string, n int) (next func(i int) *series.Row) {
 	columns := make([]series.Column, 40)
 	for i := range columns {
 		columns[i] = series.Synthetic(fmt.Sprintf("metric_%d_total", i), "A metric.")
@@ -32,7 +34,7 @@ func sources(c *center, n int) (next func(i int) *series.Row) {
 	schema := c.catalog.Extend(c.catalog.Empty(), columns)
 	all := make([]*series.Source, n)
 	for i := range all {
-		all[i] = &series.Source{Key: fmt.Sprint("write/", i), Labels: labels.FromStrings("job", "j", "instance", fmt.Sprint(i))}
+		all[i] = &series.Source{Key: fmt.Sprint("write/", sender, i), Labels: labels.FromStrings("job", "j", "instance", fmt.Sprint(i))}
 	}
 	var last atomic.Int64
 	last.Store(time.Now().UnixMilli())
@@ -140,12 +142,14 @@ func TestCommitsShareAMessage(t *testing.T) {
 func TestCommitsThroughTwoHubs(t *testing.T) {
 	server := bustest.NewServer(t)
 	hubs := []*center{startHub(t, bustest.Hub(t, server)), startHub(t, bustest.Hub(t, server))}
+	delivered := newCollector()
+	startOutput(t, hubs[0], t.TempDir(), delivered, true)
 	var stored atomic.Uint64
-	for range 3 {
+	for round := range 3 {
 		var senders sync.WaitGroup
 		for i := range 6 {
 			c := hubs[i%2]
-			next := sources(c, 5)
+			next := sourcesOf(c, fmt.Sprintf("%d-%d/", round, i), 5)
 			senders.Go(func() {
 				for k := range 10 {
 					rows := []*series.Row{next(k), next(k + 1), next(k + 2)}
@@ -165,6 +169,10 @@ func TestCommitsThroughTwoHubs(t *testing.T) {
 		c.rows(t, "a", stored.Load())
 		c.whole(t, "a")
 	}
+	delivered.wait(t, int(stored.Load()))
+	again := newCollector()
+	startOutput(t, hubs[0], t.TempDir(), again, true)
+	again.wait(t, int(stored.Load()))
 }
 
 // An older copy of the stream comes back: what is stored from then on has names of its own, so that those who have read
@@ -268,5 +276,40 @@ func TestCommitWhereAKeyframeIsWanted(t *testing.T) {
 	}
 	if err := c.commit(t, "a"); err != nil {
 		t.Errorf("no rows: %v", err)
+	}
+}
+
+// BenchmarkCommit has senders of one site that each wait for a row of 40 counters, and then make the next one. The first
+// keyframe is not counted.
+func BenchmarkCommit(b *testing.B) {
+	for _, senders := range []int{1, 10, 100} {
+		b.Run(fmt.Sprintf("senders=%d", senders), func(b *testing.B) {
+			c := startHub(b, bustest.Hub(b, bustest.NewServer(b)))
+			next := sources(c, senders)
+			for i := range senders {
+				if err := c.Deposits().Commit(b.Context(), "a", []*series.Row{next(i)}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			m := c.Deposits().metrics
+			rows, bytes, messages := testutil.ToFloat64(m.rows), testutil.ToFloat64(m.bytes), testutil.ToFloat64(m.messages)
+			var left atomic.Int64
+			left.Store(int64(b.N))
+			var tasks sync.WaitGroup
+			b.ResetTimer()
+			for i := range senders {
+				tasks.Go(func() {
+					for left.Add(-1) >= 0 {
+						if err := c.Deposits().Commit(b.Context(), "a", []*series.Row{next(i)}); err != nil {
+							b.Error(err)
+						}
+					}
+				})
+			}
+			tasks.Wait()
+			rows, bytes, messages = testutil.ToFloat64(m.rows)-rows, testutil.ToFloat64(m.bytes)-bytes, testutil.ToFloat64(m.messages)-messages
+			b.ReportMetric(bytes/(rows*40), "B/sample")
+			b.ReportMetric(rows/messages, "rows/message")
+		})
 	}
 }

@@ -63,14 +63,14 @@ type center struct {
 }
 
 // startHub runs a hub until the test ends.
-func startHub(t *testing.T, conn *bus.Conn, change ...func(*Config)) *center {
+func startHub(t testing.TB, conn *bus.Conn, change ...func(*Config)) *center {
 	t.Helper()
 	c := newHub(t, conn, change...)
 	runHub(t, c)
 	return c
 }
 
-func runHub(t *testing.T, c *center) {
+func runHub(t testing.TB, c *center) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -83,7 +83,7 @@ func runHub(t *testing.T, c *center) {
 	})
 }
 
-func newHub(t *testing.T, conn *bus.Conn, change ...func(*Config)) *center {
+func newHub(t testing.TB, conn *bus.Conn, change ...func(*Config)) *center {
 	t.Helper()
 	cfg := DefaultConfig()
 	for _, f := range change {
