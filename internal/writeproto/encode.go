@@ -51,18 +51,19 @@ type Encoder struct {
 	// The request under construction:
 	serial  uint64  // begins with 1
 	request Request // all but its body
-	block   block
-	last    record
-	packed  []byte // its table of symbols
+	ops     []byte  // compressed, without a header
+	size    int     // of what ops have, before compression
+	raw     []byte  // records that are not compressed yet
+	packed  []byte  // see pack
 
 	// The row at hand:
-	row     RowPart // in the request under construction
-	t       int64
-	time    []byte    // as a field of a sample
-	texts   [2][]byte // of the record at hand and the one before, see text
-	rest    []byte    // of a record that is not one float
-	trailer []byte    // metadata of family, in the request under construction
+	row  RowPart // in the request under construction
+	t    int64
+	time []byte // as a field of a sample
+
+	trailer []byte // metadata of family, in the request under construction
 	family  uint32
+	maker   templateMaker
 }
 
 // NewEncoder returns an encoder that knows no series.
@@ -120,7 +121,7 @@ func (e *Encoder) Stats() EncoderStats {
 	s := e.stats
 	s.Sources, s.Series, s.Bytes = len(e.cache.sources), e.cache.series, e.cache.bytes
 	s.Pending += e.request.Samples + e.request.Histograms
-	s.PendingBytes += len(e.block.ops)
+	s.PendingBytes += len(e.ops) + len(e.raw)
 	return s
 }
 
@@ -144,26 +145,12 @@ func (e *Encoder) Add(site string, number int, row *series.Row) {
 	e.row, e.t = RowPart{Row: number}, row.T
 	e.time = appendUint(e.time[:0], fieldSampleTime, uint64(row.T))
 	if row.Schema.FloatsOnly() && len(row.Exemplars) == 0 && len(row.Starts) == 0 {
-		e.addFloats(s, row)
+		e.addTemplates(s, row)
 	} else {
 		e.addAll(s, row)
 	}
 	e.endRow()
 	s.t, s.request = row.T, e.serial
-}
-
-// addFloats is addAll for rows of floats that have nothing else.
-func (e *Encoder) addFloats(s *source, row *series.Row) {
-	for i, v := range row.Values {
-		if row.Columns != nil {
-			i = int(row.Columns[i])
-		} else if !row.Has(i) {
-			continue
-		}
-		if c := &s.columns[i]; c.n > 0 {
-			e.putFloat(s, c, v)
-		}
-	}
 }
 
 // addAll adds the samples of a row, each with what belongs to it.
@@ -259,11 +246,25 @@ func (e *Encoder) endRow() {
 // begin begins a request.
 func (e *Encoder) begin() {
 	e.serial++
-	e.block.reset()
-	e.last, e.family, e.trailer = record{}, 0, e.trailer[:0]
+	e.ops, e.size, e.raw = e.ops[:0], 0, e.raw[:0]
+	e.family, e.trailer = 0, e.trailer[:0]
 	e.request = Request{Message: e.options.Message, Rows: e.request.Rows[:0]}
-	if e.options.Message == V2 {
-		e.cache.symbols.reset()
+	e.cache.symbols.reset()
+}
+
+// pack compresses bytes to the operations of a block. Blocks have no places, only distances: their operations can stand
+// one behind the other. The result is valid until the next call.
+func (e *Encoder) pack(b []byte) []byte {
+	e.packed = s2.EncodeSnappy(slices.Grow(e.packed[:0], s2.MaxEncodedLen(len(b))), b)
+	e.size += len(b)
+	return e.packed[uvarintLen(uint64(len(b))):]
+}
+
+// packRaw compresses what is not compressed yet.
+func (e *Encoder) packRaw() {
+	if len(e.raw) > 0 {
+		e.ops = append(e.ops, e.pack(e.raw)...)
+		e.raw = e.raw[:0]
 	}
 }
 
@@ -273,13 +274,10 @@ func (e *Encoder) close() {
 	if len(e.request.Rows) == 0 {
 		return
 	}
-	ops, size := e.block.end(), e.block.n
+	e.packRaw()
 	var table []byte
 	if e.options.Message == V2 {
-		section := e.cache.symbols.section
-		size += len(section)
-		e.packed = s2.EncodeSnappy(slices.Grow(e.packed[:0], s2.MaxEncodedLen(len(section))), section)
-		table = e.packed[uvarintLen(uint64(len(section))):]
+		table = e.pack(e.cache.symbols.section)
 	}
 	if n := len(e.requests); n < cap(e.requests) {
 		e.requests = e.requests[:n+1]
@@ -288,9 +286,9 @@ func (e *Encoder) close() {
 	}
 	// What the last use of its place left is used again.
 	r := &e.requests[len(e.requests)-1]
-	body, rows := binary.AppendUvarint(r.Body[:0], uint64(size)), r.Rows
+	body, rows := binary.AppendUvarint(r.Body[:0], uint64(e.size)), r.Rows
 	*r = e.request
-	r.Body = append(append(body, table...), ops...)
+	r.Body = append(append(body, table...), e.ops...)
 	e.stats.Pending += r.Samples + r.Histograms
 	e.stats.PendingBytes += len(r.Body)
 	e.request.Rows = rows

@@ -51,6 +51,9 @@ type source struct {
 	// text has the labels of all columns as fields of a TimeSeries of 1.0, ids as symbols of 2.0.
 	text []byte
 	ids  []uint32
+	kept []uint64 // the columns that are not dropped, as bits
+	// templates of 1.0, each of templateColumns columns.
+	templates []template
 
 	series int    // columns that are not dropped
 	bytes  int    // counted for it
@@ -118,6 +121,8 @@ func (c *cache) learn(s *source, schema *series.Schema) {
 	before := len(s.text) + 4*len(s.ids)
 	from := len(s.columns)
 	s.columns = slices.Grow(s.columns, schema.Len()-from)
+	s.kept = append(s.kept, make([]uint64, (schema.Len()+63)/64-len(s.kept))...)
+	s.templates = append(s.templates, make([]template, (schema.Len()+templateColumns-1)/templateColumns-len(s.templates))...)
 	for i := from; i < schema.Len(); i++ {
 		col := schema.Column(i)
 		x := column{}
@@ -125,6 +130,7 @@ func (c *cache) learn(s *source, schema *series.Schema) {
 			x = c.render(s, c.builder.Labels(), &col.Family)
 		}
 		if x.n > 0 {
+			series.SetBit(s.kept, i)
 			s.series++
 			c.series++
 		}

@@ -47,11 +47,6 @@ func zigzag(v int64) uint64 { return uint64(v<<1) ^ uint64(v>>63) }
 
 func uvarintLen(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }
 
-// zeroBytesLow counts the least significant bytes that are zero, zeroBytesHigh the most significant ones.
-func zeroBytesLow(x uint64) int { return bits.TrailingZeros64(x) / 8 }
-
-func zeroBytesHigh(x uint64) int { return bits.LeadingZeros64(x) / 8 }
-
 // Fields of a histogram, the same in both messages. The start is there in 2.0 only.
 const (
 	histogramCountInt       = 1

@@ -41,167 +41,71 @@ const (
 	fieldMetadataUnit = 4
 )
 
-// A record is a TimeSeries, as a field of its request: head (tag and size), text (its labels), and what else there is, at
-// last the metadata in 2.0. That of one float has three bytes, the value and the time behind the text. What a record has
-// in common with the one before, in these places, is not written again.
-type record struct {
-	plain  bool // one float, and no more
-	size   int  // without its head
-	value  uint64
-	t      int64
-	label  []byte // its text
-	family uint32
-	// Where they begin in the block:
-	head, text, tail, trailer int
+// putFloat adds a sample to the request under construction, or to a new one.
+func (e *Encoder) putFloat(s *source, c *column, v float64) {
+	e.makeRoom()
+	from := e.beginRecord(s, c, sampleHead+8+len(e.time))
+	e.raw = append(e.raw, fieldSample<<3|wireBytes, byte(sampleHead-2+8+len(e.time)), fieldSampleValue<<3|wireFixed)
+	e.raw = append(binary.LittleEndian.AppendUint64(e.raw, math.Float64bits(v)), e.time...)
+	e.endRecord(c, from)
+	e.request.Samples++
+	e.row.Samples++
 }
 
 // sampleHead is the tag and size of a sample, and the tag of its value.
 const sampleHead = 3
 
-// leastCopy is how long a copy should be at least, if it does not continue another one.
-const leastCopy = 5
-
-// putFloat adds a sample to the request under construction, or to a new one.
-func (e *Encoder) putFloat(s *source, c *column, v float64) {
-	e.makeRoom()
-	b, last := &e.block, &e.last
-	text, trailer := e.text(s, c), e.metadataOf(c.family)
-	size := len(text) + sampleHead + 8 + len(e.time) + len(trailer)
-	next := record{plain: true, size: size, value: math.Float64bits(v), t: e.t, label: text, family: c.family, head: b.n}
-
-	alike := last.plain && last.t == e.t
-	if last.plain && last.size == size {
-		b.repeat(b.n-last.head, 1+uvarintLen(uint64(size)))
-	} else {
-		e.putHead(size)
-	}
-	next.text = b.n
-	e.putText(text, alike)
-	next.tail = b.n
-	if alike {
-		e.putTail(next.value)
-	} else {
-		e.rest = appendSample(e.rest[:0], v, e.time, 0)
-		b.add(e.rest)
-	}
-	next.trailer = b.n
-	e.putTrailer(trailer)
-	e.last = next
-	e.request.Samples++
-	e.row.Samples++
-}
-
 // put adds a sample of any kind, by its field, with exemplars.
 func (e *Encoder) put(s *source, c *column, field func([]byte) []byte, exemplars []series.ExemplarAt) {
 	e.makeRoom()
-	e.rest = field(e.rest[:0])
+	from := e.beginRecord(s, c, 0)
+	e.raw = field(e.raw)
 	if len(exemplars) > 0 {
 		for _, x := range e.cache.fresh(s, exemplars) {
-			e.rest = e.appendExemplar(e.rest, x)
+			e.raw = e.appendExemplar(e.raw, x)
 			e.request.Exemplars++
 		}
 	}
-	text, trailer := e.text(s, c), e.metadataOf(c.family)
-	size := len(text) + len(e.rest) + len(trailer)
-	next := record{size: size, label: text, family: c.family, head: e.block.n}
-	e.putHead(size)
-	next.text = e.block.n
-	e.putText(text, false)
-	e.block.add(e.rest)
-	next.trailer = e.block.n
-	e.putTrailer(trailer)
-	e.last = next
+	e.endRecord(c, from)
 	e.row.Samples++
 }
 
 // makeRoom closes the request under construction if it is full.
 func (e *Encoder) makeRoom() {
 	r := &e.request
-	if r.Samples+r.Histograms+r.Exemplars >= e.options.MaxSamples || e.block.n+len(e.cache.symbols.section) >= e.options.MaxBytes {
+	if r.Samples+r.Histograms+r.Exemplars >= e.options.MaxSamples || e.size+len(e.raw)+len(e.cache.symbols.section) >= e.options.MaxBytes {
 		e.close()
 	}
 }
 
-// putHead writes tag and size of a record.
-func (e *Encoder) putHead(size int) {
-	field := byte(fieldSeries1<<3 | wireBytes)
-	if e.options.Message == V2 {
-		field = fieldSeries2<<3 | wireBytes
-	}
-	var head [1 + binary.MaxVarintLen64]byte
-	head[0] = field
-	n := 1 + binary.PutUvarint(head[1:], uint64(size))
-	if d := e.block.n - e.last.head; e.block.repeats(d) {
-		e.block.repeat(d, 1)
-		e.block.add(head[1:n])
-		return
-	}
-	e.block.add(head[:n])
-}
-
-// putText writes the text of a record. follows: what comes next is a copy.
-func (e *Encoder) putText(text []byte, follows bool) {
-	b, last := &e.block, e.last.label
-	at, from := b.n, e.last.text
-	prefix := commonPrefix(text, last)
-	if prefix < leastCopy && !b.repeats(at-from) {
-		prefix = 0
-	}
-	suffix := commonSuffix(text[prefix:], last[min(prefix, len(last)):])
-	if suffix < leastCopy && !follows {
-		suffix = 0
-	}
-	if prefix > 0 {
-		b.repeat(at-from, prefix)
-	}
-	b.add(text[prefix : len(text)-suffix])
-	if suffix > 0 {
-		b.repeat(at+len(text)-from-len(last), suffix)
-	}
-}
-
-// putTail writes the sample of a float that has the time of the one before.
-func (e *Encoder) putTail(value uint64) {
-	b := &e.block
-	d := b.n - e.last.tail
-	x := value ^ e.last.value
-	if x == 0 {
-		b.repeat(d, sampleHead+8+len(e.time))
-		return
-	}
-	low, high := zeroBytesLow(x), zeroBytesHigh(x)
-	head := [sampleHead + 8]byte{fieldSample<<3 | wireBytes, byte(sampleHead - 2 + 8 + len(e.time)), fieldSampleValue<<3 | wireFixed}
-	binary.LittleEndian.PutUint64(head[sampleHead:], value)
-	common := sampleHead + low
-	if common < leastCopy && !b.repeats(d) {
-		common = 0
-	} else {
-		b.repeat(d, common)
-	}
-	b.add(head[common : len(head)-high])
-	b.repeat(d, high+len(e.time))
-}
-
-// putTrailer writes the metadata of a record.
-func (e *Encoder) putTrailer(trailer []byte) {
-	if len(trailer) == 0 {
-		return
-	}
-	if e.last.family == e.family { // there was one, or it would be 0
-		e.block.repeat(e.block.n-e.last.trailer, len(trailer))
-	} else {
-		e.block.add(trailer)
-	}
-}
-
-// text returns the labels of a series as they stand in a record. What it returned before last is not valid any more.
-func (e *Encoder) text(s *source, c *column) []byte {
+// beginRecord begins a TimeSeries with the labels of a series; size is that of what follows, if it is known.
+func (e *Encoder) beginRecord(s *source, c *column, size int) (from int) {
 	if e.options.Message == V1 {
-		return s.text[c.at : c.at+c.n]
+		text := s.text[c.at : c.at+c.n]
+		if size > 0 {
+			e.raw = binary.AppendUvarint(append(e.raw, fieldSeries1<<3|wireBytes), uint64(len(text)+size))
+			e.raw = append(e.raw, text...)
+			return 0
+		}
+		e.raw = append(e.raw, fieldSeries1<<3|wireBytes, 0)
+		from = len(e.raw)
+		e.raw = append(e.raw, text...)
+		return from
 	}
-	e.texts[0], e.texts[1] = e.texts[1], e.texts[0]
-	e.texts[0] = e.cache.symbols.appendRefs(e.texts[0][:0], fieldRefs2, s.ids[c.at:c.at+c.n])
-	return e.texts[0]
+	e.raw = append(e.raw, fieldSeries2<<3|wireBytes, 0)
+	from = len(e.raw)
+	e.raw = e.cache.symbols.appendRefs(e.raw, fieldRefs2, s.ids[c.at:c.at+c.n])
+	return from
+}
+
+// endRecord ends a TimeSeries.
+func (e *Encoder) endRecord(c *column, from int) {
+	if e.options.Message == V2 {
+		e.raw = append(e.raw, e.metadataOf(c.family)...)
+	}
+	if from > 0 {
+		e.raw = closeLength(e.raw, from)
+	}
 }
 
 // metadataOf returns the metadata of a family as they stand in a record.

@@ -12,6 +12,8 @@ type symbols struct {
 	names []string // by number; 0: ""
 	refs  []uint32 // by number: the place in the request under construction; 0: none, or the empty string
 
+	used []uint32 // numbers with a place
+
 	// section is the table of the request, as fields of it, and n how many it has, the empty string included.
 	section []byte
 	n       uint32
@@ -30,7 +32,10 @@ func newSymbols() symbols {
 
 // reset begins the table of a request.
 func (s *symbols) reset() {
-	clear(s.refs)
+	for _, id := range s.used {
+		s.refs[id] = 0
+	}
+	s.used = s.used[:0]
 	clear(s.passing)
 	s.section, s.n = appendString(s.section[:0], fieldSymbols2, ""), 1
 }
@@ -44,6 +49,7 @@ func (s *symbols) intern(name string) (id uint32, isNew bool) {
 	id = uint32(len(s.names))
 	s.names = append(s.names, name)
 	s.refs = append(s.refs, s.passing[name])
+	s.used = append(s.used, id)
 	s.ids[name] = id
 	return id, true
 }
@@ -58,6 +64,7 @@ func (s *symbols) ref(id uint32) uint32 {
 
 func (s *symbols) place(id uint32) uint32 {
 	s.refs[id] = s.add(s.names[id])
+	s.used = append(s.used, id)
 	return s.refs[id]
 }
 

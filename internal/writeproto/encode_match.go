@@ -1,0 +1,246 @@
+package writeproto
+
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
+// Operations of a snappy block: the low bits of their first byte.
+const (
+	opLiteral = 0
+	opCopy1   = 1 // 4 to 11 bytes, up to 2,047 back
+	opCopy2   = 2 // 1 to 64 bytes, up to 65,535 back
+	opCopy4   = 3 // 1 to 64 bytes, any distance
+)
+
+// A glyph is a byte of the records of a template, or stands for one that is not known yet.
+type glyph uint32
+
+const (
+	timeGlyph   glyph = 1 << 8  // and those behind: the bytes of the time, of which all records have the same
+	symbolGlyph glyph = 1 << 16 // and those behind: two for each symbol, the bytes of its place in the table
+	valueGlyph  glyph = 1 << 31
+)
+
+// refBytes is how many bytes the place of a symbol has in a template, however small it is, maxTemplateRef the largest.
+const (
+	refBytes       = 2
+	maxTemplateRef = 1<<(7*refBytes) - 1
+)
+
+// templateMaker makes templates.
+type templateMaker struct {
+	message  Message
+	metadata []metadata // by family
+	glyphs   []glyph
+	table    [1 << 12]int32 // places, plus one, by hash of the glyphs there
+	buf      []byte
+}
+
+// makeTemplate makes the template for columns from a column on, for times of so many bytes.
+func (m *templateMaker) makeTemplate(x *template, s *source, p pattern, from, timeLen int) {
+	m.glyphs = m.glyphs[:0]
+	for word, w := range p {
+		for ; w != 0; w &= w - 1 {
+			c := &s.columns[from+word*64+bits.TrailingZeros64(w)]
+			if m.message == V1 {
+				m.appendRecord1(s.text[c.at:c.at+c.n], timeLen)
+			} else {
+				m.appendRecord2(s.ids[c.at:c.at+c.n], &m.metadata[c.family], timeLen)
+			}
+		}
+	}
+	*x = template{pattern: p, ops: x.ops[:0], cuts: x.cuts[:0], refs: x.refs[:0], size: len(m.glyphs), time: timeAt{n: timeLen}}
+	m.compress(x)
+}
+
+// appendRecord1 appends a sample of 1.0.
+func (m *templateMaker) appendRecord1(text []byte, timeLen int) {
+	m.head(fieldSeries1, len(text)+sampleHead+8+timeLen)
+	m.bytes(text...)
+	m.sample(timeLen)
+}
+
+// appendRecord2 appends a sample of 2.0.
+func (m *templateMaker) appendRecord2(ids []uint32, meta *metadata, timeLen int) {
+	refs := refBytes * len(ids)
+	labels := 1 + uvarintLen(uint64(refs)) + refs
+	size := 0 // of the metadata
+	if meta.kind != 0 {
+		size += 2
+	}
+	for _, id := range [2]uint32{meta.help, meta.unit} {
+		if id != 0 {
+			size += 1 + refBytes
+		}
+	}
+	total := labels + sampleHead + 8 + timeLen
+	if size > 0 {
+		total += 2 + size
+	}
+	m.head(fieldSeries2, total)
+	m.head(fieldRefs2, refs)
+	for _, id := range ids {
+		m.symbol(id)
+	}
+	m.sample(timeLen)
+	if size == 0 {
+		return
+	}
+	m.bytes(fieldMetadata2<<3|wireBytes, byte(size))
+	if meta.kind != 0 {
+		m.bytes(fieldMetadataType<<3|wireVarint, meta.kind)
+	}
+	if meta.help != 0 {
+		m.bytes(fieldMetadataHelp<<3 | wireVarint)
+		m.symbol(meta.help)
+	}
+	if meta.unit != 0 {
+		m.bytes(fieldMetadataUnit<<3 | wireVarint)
+		m.symbol(meta.unit)
+	}
+}
+
+func (m *templateMaker) bytes(list ...byte) {
+	for _, b := range list {
+		m.glyphs = append(m.glyphs, glyph(b))
+	}
+}
+
+// head appends the tag and the size of a field.
+func (m *templateMaker) head(field, size int) {
+	m.buf = binary.AppendUvarint(appendTag(m.buf[:0], field, wireBytes), uint64(size))
+	m.bytes(m.buf...)
+}
+
+func (m *templateMaker) symbol(id uint32) {
+	for i := range refBytes {
+		m.glyphs = append(m.glyphs, symbolGlyph+glyph(id)*refBytes+glyph(i))
+	}
+}
+
+// sample appends the field of a float.
+func (m *templateMaker) sample(timeLen int) {
+	m.bytes(fieldSample<<3|wireBytes, byte(sampleHead-2+8+timeLen), fieldSampleValue<<3|wireFixed)
+	for range 8 {
+		m.glyphs = append(m.glyphs, valueGlyph)
+	}
+	for i := range timeLen {
+		m.glyphs = append(m.glyphs, timeGlyph+glyph(i))
+	}
+}
+
+// leastMatch is how many glyphs a copy has at least.
+const leastMatch = 4
+
+func hashGlyphs(g []glyph) uint32 {
+	return uint32((uint64(g[0]) | uint64(g[1])<<16 | uint64(g[2])<<32 | uint64(g[3])<<48) * 0x9e3779b97f4a7c15 >> 52)
+}
+
+// compress writes the operations of a template.
+func (m *templateMaker) compress(x *template) {
+	clear(m.table[:])
+	g := m.glyphs
+	done, distance := 0, 0 // what is written, and how far back the last copy went
+	value := -1            // where the last value is
+	for i := 0; i < len(g); {
+		if g[i] == valueGlyph {
+			m.literal(x, done, i)
+			c := cut{at: uint32(len(x.ops))}
+			if value >= 0 {
+				c.distance = uint32(i - value)
+			}
+			x.cuts = append(x.cuts, c)
+			value, done, i = i, i+8, i+8
+			continue
+		}
+		if i+leastMatch > len(g) {
+			break
+		}
+		slot := &m.table[hashGlyphs(g[i:])]
+		from, n := int(*slot)-1, 0
+		if from >= 0 {
+			n = m.common(from, i)
+		}
+		if distance > 0 {
+			if k := m.common(i-distance, i); k >= n {
+				from, n = i-distance, k
+			}
+		}
+		*slot = int32(i) + 1
+		if n < leastMatch {
+			i++
+			continue
+		}
+		for i > done && from > 0 && g[i-1] == g[from-1] {
+			i, from, n = i-1, from-1, n+1
+		}
+		m.literal(x, done, i)
+		distance = i - from
+		x.ops = appendCopy(x.ops, distance, n)
+		for k := i + 1; k < i+n && k+leastMatch <= len(g); k++ {
+			m.table[hashGlyphs(g[k:])] = int32(k) + 1
+		}
+		i += n
+		done = i
+	}
+	m.literal(x, done, len(g))
+}
+
+// common is how many glyphs at two places are the same and known.
+func (m *templateMaker) common(a, b int) (n int) {
+	for b+n < len(m.glyphs) && m.glyphs[a+n] == m.glyphs[b+n] && m.glyphs[b+n] != valueGlyph {
+		n++
+	}
+	return n
+}
+
+// literal writes glyphs that are not a copy. What they stand for is filled in when the template is used: the time, which
+// only the first record does not copy, and symbols.
+func (m *templateMaker) literal(x *template, from, to int) {
+	if from == to {
+		return
+	}
+	n := to - from
+	switch {
+	case n <= 60:
+		x.ops = append(x.ops, byte(n-1)<<2|opLiteral)
+	case n <= 1<<8:
+		x.ops = append(x.ops, 60<<2|opLiteral, byte(n-1))
+	case n <= 1<<16:
+		x.ops = append(x.ops, 61<<2|opLiteral, byte(n-1), byte((n-1)>>8))
+	default:
+		x.ops = binary.LittleEndian.AppendUint32(append(x.ops, 63<<2|opLiteral), uint32(n-1))
+	}
+	for _, b := range m.glyphs[from:to] {
+		switch {
+		case b == timeGlyph:
+			x.time.at = len(x.ops)
+		case b >= symbolGlyph && (b-symbolGlyph)%refBytes == 0:
+			x.refs = append(x.refs, refAt{uint32(len(x.ops)), uint32(b-symbolGlyph) / refBytes})
+		}
+		x.ops = append(x.ops, byte(b))
+	}
+}
+
+// appendCopy appends the operations for n bytes that stand so far back.
+func appendCopy(dst []byte, d, n int) []byte {
+	if d >= 1<<16 {
+		for ; n > 0; n -= 64 {
+			dst = binary.LittleEndian.AppendUint32(append(dst, byte(min(n, 64)-1)<<2|opCopy4), uint32(d))
+		}
+		return dst
+	}
+	for n >= 68 {
+		dst = append(dst, 63<<2|opCopy2, byte(d), byte(d>>8))
+		n -= 64
+	}
+	if n > 64 { // so that enough is left for a short one
+		dst = append(dst, 59<<2|opCopy2, byte(d), byte(d>>8))
+		n -= 60
+	}
+	if n >= 12 || n < 4 || d >= 1<<11 {
+		return append(dst, byte(n-1)<<2|opCopy2, byte(d), byte(d>>8))
+	}
+	return append(dst, byte(d>>8)<<5|byte(n-4)<<2|opCopy1, byte(d))
+}
