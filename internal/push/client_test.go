@@ -33,10 +33,14 @@ type recorder struct {
 	busiest  int
 	gather   int // so many requests wait for each other, unless it is 0
 	all      chan struct{}
+
+	exposes    int // status of what it has
+	exposition string
+	asked      int
 }
 
 func newRecorder(t *testing.T) *recorder {
-	r := &recorder{status: func(string) int { return http.StatusOK }}
+	r := &recorder{status: func(string) int { return http.StatusOK }, exposes: http.StatusNotFound}
 	r.Server = httptest.NewServer(r)
 	t.Cleanup(r.Close)
 	return r
@@ -48,7 +52,11 @@ func (r *recorder) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 		return
 	}
 	if request.Method == http.MethodGet {
-		http.NotFound(w, request) // it does not say what it has
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.asked++
+		w.WriteHeader(r.exposes)
+		fmt.Fprint(w, r.exposition)
 		return
 	}
 	r.mu.Lock()
@@ -376,6 +384,38 @@ func TestClientTriesAgain(t *testing.T) {
 	}
 	if !strings.Contains(p.log.String(), "push failed and is tried again") || !strings.Contains(p.log.String(), "pushes are taken again") {
 		t.Error(p.log.String())
+	}
+}
+
+func TestClientLearnsTypes(t *testing.T) {
+	g := newRecorder(t)
+	p := newPushed(t, ClientConfig{URL: g.URL})
+	push := func(done bool) {
+		t.Helper()
+		p.Row("x", wholeRow(sourceOf("node", "a"), p.time, "up", 1.0))
+		p.flush(done)
+	}
+	// It is not there: nothing is pushed blindly.
+	g.exposes = http.StatusServiceUnavailable
+	push(false)
+	expect(t, "requests", g.takeRequests())
+	if err := p.Problem(); err == nil || !strings.Contains(err.Error(), "GET /metrics: 503 Service Unavailable") {
+		t.Error(err)
+	}
+	// It is there.
+	g.exposes, g.exposition = http.StatusOK, "# TYPE up counter\nup 1\n"
+	p.time = p.time.Add(time.Second)
+	push(true)
+	push(true)
+	expect(t, "requests", g.takeRequests(), "PUT /metrics/job/node/instance/a # TYPE up counter\nup 1\n", "PUT /metrics/job/node/instance/a # TYPE up counter\nup 1\n")
+	// It does not say any more: what is known stays so.
+	g.exposes = http.StatusInternalServerError
+	p.time = p.time.Add(learnedFor + time.Second)
+	push(true)
+	push(true)
+	expect(t, "requests", g.takeRequests(), "PUT /metrics/job/node/instance/a # TYPE up counter\nup 1\n", "PUT /metrics/job/node/instance/a # TYPE up counter\nup 1\n")
+	if g.asked != 3 || strings.Count(p.log.String(), "types of what the Push Gateway has are not known") != 1 {
+		t.Errorf("it was asked %d times: %s", g.asked, p.log.String())
 	}
 }
 

@@ -82,8 +82,8 @@ func (t gatewayTypes) admits(name string, typ model.MetricType) bool {
 	return true
 }
 
-// learn asks the gateway for its types, and returns whether there is something new. The error says that there was no
-// answer at all.
+// learn asks the gateway for its types, and returns whether there is something new. An error says that it cannot be
+// reached. One that is there and does not say what it has is pushed to all the same.
 func (c *Client) learn(ctx context.Context) (news bool, err error) {
 	c.learned = c.now()
 	types, err := c.fetchTypes(ctx)
@@ -115,14 +115,24 @@ func (c *Client) fetchTypes(ctx context.Context) (gatewayTypes, error) {
 	}
 	request.Header.Set("Accept", textContent)
 	response, err := c.settings.http.Do(request)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() == context.DeadlineExceeded: // it may have very much to say
+		return nil, fmt.Errorf("%w: %w", errNoTypes, err)
+	case err != nil:
 		return nil, err
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
+	switch code := response.StatusCode; {
+	case code == http.StatusBadGateway, code == http.StatusServiceUnavailable, code == http.StatusGatewayTimeout:
+		return nil, fmt.Errorf("GET %s: %s", request.URL.EscapedPath(), response.Status)
+	case code != http.StatusOK: // 500: others have pushed contradictions
 		return nil, fmt.Errorf("%w: GET %s: %s", errNoTypes, request.URL.EscapedPath(), response.Status)
 	}
-	return readTypes(response.Body)
+	types, err := readTypes(response.Body)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoTypes, err)
+	}
+	return types, nil
 }
 
 // readTypes reads the TYPE lines of an exposition.
