@@ -240,7 +240,7 @@ func (r *Receiver) plan(p *plan, w http.ResponseWriter, req *http.Request, site 
 	if err := body.batch.Decode(message, body.raw); err != nil {
 		return malformed(err)
 	}
-	return p.make(req.Context(), r.intake(site), body.batch, r.options.Now().UnixMilli())
+	return p.make(req.Context(), r.intake(site), body.batch, maphash.Bytes(r.seed, body.compressed.Bytes()), r.options.Now().UnixMilli())
 }
 
 func malformed(err error) error {

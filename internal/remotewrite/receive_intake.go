@@ -44,6 +44,7 @@ type intake struct {
 	sources  map[origin]*intakeSource
 	series   int
 	families families
+	answered answered
 	swept    int64 // when it was last looked for sources that are silent, in ms
 	crowded  int64 // when it was last looked for some that make room
 	builder  *labels.Builder

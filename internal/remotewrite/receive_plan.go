@@ -23,6 +23,7 @@ type plan struct {
 	message writeproto.Message
 	now     int64
 	flight  *flight
+	hash    uint64 // of the request
 
 	hashes []uint64
 	series []*intakeSeries // of the batch; nil where it cannot be taken
@@ -100,10 +101,10 @@ func (p *plan) cap() int {
 	return max(cap(p.series), cap(p.stamps), cap(p.flat), cap(p.extras), cap(p.labels), cap(p.key)/64, cap(p.raw)/64)
 }
 
-// make makes the plan for a request. The batch is not needed any more then. Until land is called nobody else looks at
+// make makes the plan for a request, of which hash is the hash. The batch is not needed any more then. Until land is called nobody else looks at
 // the series that have new samples.
-func (p *plan) make(ctx context.Context, in *intake, b *writeproto.Batch, now int64) error {
-	p.in, p.batch, p.message, p.now = in, b, b.Message(), now
+func (p *plan) make(ctx context.Context, in *intake, b *writeproto.Batch, hash uint64, now int64) error {
+	p.in, p.batch, p.message, p.hash, p.now = in, b, b.Message(), hash, now
 	p.flight = &flight{done: make(chan struct{})}
 	for i := range b.Series {
 		p.hashes = append(p.hashes, b.Hash(&b.Series[i]))
@@ -129,6 +130,13 @@ func (p *plan) land(durable bool) {
 		for _, u := range p.undo {
 			u.series.last, u.series.bits = u.last, u.bits
 		}
+	} else if p.written != (count{}) {
+		r := result{written: p.written}
+		if p.refused.total > 0 {
+			refused := p.refused
+			r.refused = &refused
+		}
+		p.in.answered.remember(p.hash, r)
 	}
 	p.flight.landed = true
 	p.in.mu.Unlock()
@@ -159,6 +167,14 @@ func (p *plan) take(ctx context.Context) error {
 			in.mu.Lock()
 			return ctx.Err()
 		}
+	}
+	if r, ok := in.answered.byHash[p.hash]; ok {
+		p.written = r.written
+		if p.refused = (problems{}); r.refused != nil {
+			p.refused = *r.refused
+		}
+		p.repeated = p.written.samples + p.written.histograms
+		return nil
 	}
 	p.metadata = in.families.learn(p.batch.Metadata, p.now)
 	if p.message == writeproto.V2 { // before new columns are made of new series

@@ -290,6 +290,37 @@ func TestReceiverKeepsOrder(t *testing.T) {
 	in.stored(map[string][]string{`{__name__="a"}`: {"1@1", "2@2"}, `{__name__="b"}`: {"1@1"}})
 }
 
+// A request that comes again to the byte, because its answer was lost, is answered as before. It may have several samples
+// of a series, problems, and may come while the first one is still under way.
+func TestReceiverKnowsRequestsAgain(t *testing.T) {
+	in := newInbox(t, nil)
+	entered, release := make(chan bool), make(chan bool)
+	in.enter = func([]*series.Row) { entered <- true; <-release }
+	r := v2(at(1, 1, "a"), at(2, 2, "a"), at(3, 3, "a"), at(1, 1, "b"), at(0, 0, "b"))
+	answers := make(chan *httptest.ResponseRecorder)
+	send := func() { answers <- in.postV2(r) }
+	go send()
+	<-entered
+	go send()
+	release <- true
+	go send()
+	for range 3 {
+		in.expect(<-answers, 400, `out of order sample for series {__name__="b"}`, 4, 0, 0)
+	}
+	in.stored(map[string][]string{`{__name__="a"}`: {"1@1", "2@2", "3@3"}, `{__name__="b"}`: {"1@1"}})
+	// What was not stored is not known.
+	in.enter = nil
+	in.fail = fmt.Errorf("no")
+	r = v2(at(4, 4, "a"), at(5, 5, "a"))
+	in.expect(in.postV2(r), 503, "the samples cannot be stored now", 0, 0, 0)
+	in.fail = nil
+	in.expect(in.postV2(r), 204, "", 2, 0, 0)
+	for i := range int64(3000) { // others come, and it is forgotten
+		in.expect(in.postV2(v2(at(i, 1, "c"))), 204, "", 1, 0, 0)
+	}
+	in.expect(in.postV2(r), 400, "out of order", 1, 0, 0)
+}
+
 // Many senders with shards, over a store that fails now and then: what was answered with 204 is stored once, and in
 // order; what was not is stored never, or when it is sent again.
 func TestReceiverConcurrently(t *testing.T) {
