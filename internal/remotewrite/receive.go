@@ -240,7 +240,7 @@ func (r *Receiver) plan(p *plan, w http.ResponseWriter, req *http.Request, site 
 	if err := body.batch.Decode(message, body.raw); err != nil {
 		return malformed(err)
 	}
-	return p.make(req.Context(), r.intake(site), body.batch, maphash.Bytes(r.seed, body.compressed.Bytes()), r.options.Now().UnixMilli())
+	return p.prepare(req.Context(), r.intake(site), body.batch, maphash.Bytes(r.seed, body.compressed.Bytes()), r.options.Now().UnixMilli())
 }
 
 func malformed(err error) error {
@@ -300,7 +300,7 @@ func (r *Receiver) commit(ctx context.Context, site string, p *plan) (err error)
 
 // release keeps the memory of a plan for the next request.
 func (r *Receiver) release(p *plan) {
-	if p.cap() <= keptCap {
+	if p.capacity() <= keptCap {
 		p.reset()
 		r.plans.Put(p)
 	}

@@ -11,9 +11,11 @@ import (
 )
 
 const (
-	// maxFamilies bounds the families of a site of which metadata is remembered, maxMetadata what is said of one, in bytes.
-	maxFamilies = 50_000
-	maxMetadata = 4 << 10
+	// maxFamilies bounds the families of a site of which metadata is remembered, maxMetadata what is said of one, in bytes,
+	// and maxFamilyBytes what is said of all.
+	maxFamilies    = 50_000
+	maxMetadata    = 4 << 10
+	maxFamilyBytes = 16 << 20
 	// metadataAfter is when metadata that was not said again gives way to other metadata. Targets that disagree are
 	// common, and a sender tells what each of them says, every minute.
 	metadataAfter = 5 * time.Minute
@@ -22,8 +24,10 @@ const (
 // families is what requests of 1.0 say of the families of a site. There it comes apart from the samples, and later.
 type families struct {
 	byName  map[string]*metadata
+	bytes   int
 	version int   // counts changes
 	changed int64 // when the last one was, in ms
+	swept   int64 // when it was last looked for what can be forgotten
 }
 
 type metadata struct {
@@ -44,18 +48,20 @@ func (f *families) learn(list []writeproto.Metadata, now int64) (refused int) {
 		}
 		known := f.byName[string(m.Family)]
 		switch {
-		case known == nil && len(f.byName) >= maxFamilies && !f.makeRoom(now):
+		case known == nil && !f.hasRoom() && !f.makeRoom(now):
 			refused++
 			continue
 		case known == nil:
 			known = &metadata{}
 			f.byName[string(m.Family)] = known
+			f.bytes += len(m.Family)
 		case known.typ == m.Type && known.help == string(m.Help) && known.unit == string(m.Unit):
 			known.said = now
 			continue
 		case now-known.said < metadataAfter.Milliseconds():
 			continue
 		}
+		f.bytes += len(m.Help) + len(m.Unit) - len(known.help) - len(known.unit)
 		*known = metadata{m.Type, string(m.Help), string(m.Unit), now}
 		f.version++
 		f.changed = now
@@ -63,15 +69,22 @@ func (f *families) learn(list []writeproto.Metadata, now int64) (refused int) {
 	return refused
 }
 
-// makeRoom forgets what was not said again for long.
+// makeRoom forgets what was not said again for long. It looks for that once a minute.
 func (f *families) makeRoom(now int64) bool {
+	if now-f.swept < time.Minute.Milliseconds() {
+		return false
+	}
+	f.swept = now
 	for name, m := range f.byName {
 		if now-m.said >= time.Hour.Milliseconds() {
 			delete(f.byName, name)
+			f.bytes -= len(name) + len(m.help) + len(m.unit)
 		}
 	}
-	return len(f.byName) < maxFamilies
+	return f.hasRoom()
 }
+
+func (f *families) hasRoom() bool { return len(f.byName) < maxFamilies && f.bytes < maxFamilyBytes }
 
 // suffixes are those that series have beyond the name of their family.
 var suffixes = [...]string{"_bucket", "_count", "_sum", "_total", "_info", "_gcount", "_gsum"}

@@ -3,6 +3,7 @@ package remotewrite
 import (
 	"math"
 	"math/bits"
+	"unicode/utf8"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -14,12 +15,12 @@ import (
 	"github.com/thalweg/thalweg/internal/writeproto"
 )
 
-// takeHistogram takes a native histogram.
-func (p *plan) takeHistogram(h *writeproto.Histogram, m *intakeSeries) {
+// takeHistogram takes a native histogram. It counts it as written.
+func (p *plan) takeHistogram(h *writeproto.Histogram, m *intakeSeries, written *int) {
 	kind, sum := kindOfHistogram(h), sumOf(h)
 	if value.IsStaleNaN(sum) {
 		if m.kind == series.Float {
-			p.takeSample(&writeproto.Sample{T: h.T, V: sum}, m)
+			p.takeSample(&writeproto.Sample{T: h.T, V: sum}, m, written)
 			return
 		}
 		kind = m.kind
@@ -31,7 +32,7 @@ func (p *plan) takeHistogram(h *writeproto.Histogram, m *intakeSeries) {
 		p.refuseHistogram(err, func() string { return p.show(m) })
 		return
 	}
-	if !p.admit(h.T, hashHistogram(h), m, kind, &p.written.histograms) {
+	if !p.admit(h.T, hashHistogram(h), m, kind, written) {
 		return
 	}
 	p.stamp(m, h.T, 0)
@@ -129,10 +130,10 @@ func (p *plan) takeExemplars(list []writeproto.Exemplar, m *intakeSeries) {
 	if m.flight == p.flight {
 		x := p.extraOf(m)
 		x.exemplars = append(x.exemplars, taken...)
-	} else if !m.source.hold(m, taken) {
-		return
+		p.written.exemplars += len(taken)
+	} else {
+		p.written.exemplars += m.source.hold(m, taken)
 	}
-	p.written.exemplars += len(taken)
 }
 
 // exemplar returns an exemplar, unless it is refused. As in Prometheus only some reasons are worth an error.
@@ -146,7 +147,7 @@ func (p *plan) exemplar(e *writeproto.Exemplar, m *intakeSeries) (out exemplar.E
 	b := labels.NewScratchBuilder(len(list))
 	size := 0
 	for _, l := range list {
-		size += len([]rune(string(l.Name))) + len([]rune(string(l.Value)))
+		size += utf8.RuneCount(l.Name) + utf8.RuneCount(l.Value)
 		b.Add(string(l.Name), string(l.Value))
 	}
 	b.Sort()

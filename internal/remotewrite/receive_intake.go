@@ -14,7 +14,6 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/thalweg/thalweg/internal/series"
@@ -312,6 +311,3 @@ func show(list []writeproto.Label) string {
 func (in *intake) labelsOf(m *intakeSeries) labels.Labels {
 	return m.source.source.SeriesLabels(in.builder, m.source.columnOf(m))
 }
-
-// held are exemplars that came without a sample, for the next one of their series.
-type held map[*intakeSeries][]exemplar.Exemplar

@@ -39,8 +39,8 @@ var words = [reasons]string{
 	kindChanged: "series changed between floats and histograms less than a minute ago",
 }
 
-// maxMessages bounds what an answer says of problems.
-const maxMessages = 10
+// maxMessages bounds the problems that an answer names, maxMessage what it says of one, in bytes.
+const maxMessages, maxMessage = 10, 300
 
 // problems are what is wrong with parts of a request.
 type problems struct {
@@ -56,7 +56,7 @@ func (p *problems) add(why reason, samples int, message func() string) {
 	p.by[why] += max(samples, 1)
 	p.total += max(samples, 1)
 	if len(p.messages) < maxMessages {
-		p.messages = append(p.messages, message())
+		p.messages = append(p.messages, shortened(message()))
 	} else {
 		p.more++
 	}
@@ -67,8 +67,15 @@ func (p *problems) addQuietly(why reason, samples int, message func() string) {
 	p.by[why] += max(samples, 1)
 	p.total += max(samples, 1)
 	if p.quiet == "" {
-		p.quiet = message()
+		p.quiet = shortened(message())
 	}
+}
+
+func shortened(message string) string {
+	if len(message) <= maxMessage {
+		return message
+	}
+	return strings.ToValidUTF8(message[:maxMessage], "") + "..."
 }
 
 // text is for the answer; "" if there is nothing to say.

@@ -96,14 +96,14 @@ func (p *plan) reset() {
 	p.labels, p.key, p.raw = keep(p.labels), p.key[:0], p.raw[:0]
 }
 
-// cap is for how many samples there is memory.
-func (p *plan) cap() int {
-	return max(cap(p.series), cap(p.stamps), cap(p.flat), cap(p.extras), cap(p.labels), cap(p.key)/64, cap(p.raw)/64)
+// capacity is for how many samples there is memory.
+func (p *plan) capacity() int {
+	return max(cap(p.series), cap(p.undo), cap(p.stamps), cap(p.flat), cap(p.places), cap(p.extras), cap(p.labels), cap(p.key)/64, cap(p.raw)/64)
 }
 
-// make makes the plan for a request, of which hash is the hash. The batch is not needed any more then. Until land is called nobody else looks at
+// prepare makes the plan for a request, of which hash is the hash. The batch is not needed any more then. Until land is called nobody else looks at
 // the series that have new samples.
-func (p *plan) make(ctx context.Context, in *intake, b *writeproto.Batch, hash uint64, now int64) error {
+func (p *plan) prepare(ctx context.Context, in *intake, b *writeproto.Batch, hash uint64, now int64) error {
 	p.in, p.batch, p.message, p.hash, p.now = in, b, b.Message(), hash, now
 	p.flight = &flight{done: make(chan struct{})}
 	for i := range b.Series {
@@ -120,7 +120,7 @@ func (p *plan) make(ctx context.Context, in *intake, b *writeproto.Batch, hash u
 	return nil
 }
 
-// land ends what make began: others may look at the series now, which have the new samples only if those are durable.
+// land ends what prepare began: others may look at the series now, which have the new samples only if those are durable.
 func (p *plan) land(durable bool) {
 	if p.flight == nil {
 		return
@@ -338,10 +338,10 @@ func (p *plan) takeSeries(s *writeproto.Series, m *intakeSeries) {
 		p.refused.add(noSamples, 0, func() string { return noSamplesFor + p.show(m) })
 	}
 	for i := range s.Samples {
-		p.takeSample(&s.Samples[i], m)
+		p.takeSample(&s.Samples[i], m, &p.written.samples)
 	}
 	for i := range s.Histograms {
-		p.takeHistogram(&s.Histograms[i], m)
+		p.takeHistogram(&s.Histograms[i], m, &p.written.histograms)
 	}
 	if len(s.Exemplars) > 0 {
 		p.takeExemplars(s.Exemplars, m)
@@ -371,13 +371,13 @@ func (p *plan) takeMetadata(s *writeproto.Series, m *intakeSeries) {
 	}
 }
 
-// takeSample takes a float.
-func (p *plan) takeSample(s *writeproto.Sample, m *intakeSeries) {
+// takeSample takes a float. It counts it as written.
+func (p *plan) takeSample(s *writeproto.Sample, m *intakeSeries, written *int) {
 	if m.kind != series.Float && value.IsStaleNaN(s.V) { // that is how some senders end a histogram
-		p.takeHistogram(&writeproto.Histogram{T: s.T, H: &histogram.Histogram{Sum: s.V}}, m)
+		p.takeHistogram(&writeproto.Histogram{T: s.T, H: &histogram.Histogram{Sum: s.V}}, m, written)
 		return
 	}
-	if !p.admit(s.T, math.Float64bits(s.V), m, series.Float, &p.written.samples) {
+	if !p.admit(s.T, math.Float64bits(s.V), m, series.Float, written) {
 		return
 	}
 	p.stamp(m, s.T, s.V)

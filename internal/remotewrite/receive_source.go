@@ -20,8 +20,8 @@ const (
 	deadAfter = 10 * time.Minute
 	// minNames is how many names the series of a source have to have before what they have in common says anything.
 	minNames = 3
-	// maxHeld bounds the exemplars of a source that wait for a sample.
-	maxHeld = 1000
+	// maxHeld bounds the series of a source with exemplars that wait for a sample, maxWaiting those of one.
+	maxHeld, maxWaiting = 1000, 10
 )
 
 // intakeSource is a source with its series, by column. Its schema grows with them, and is made anew when it has come to
@@ -43,7 +43,8 @@ type intakeSource struct {
 
 	// news is what 2.0 says of series otherwise than their columns do.
 	news map[*intakeSeries]series.Family
-	held held
+	// held are exemplars that came without a sample, for the next one of their series.
+	held map[*intakeSeries][]exemplar.Exemplar
 
 	flight  *flight // of the request that is planned
 	portion uint32  // of that request
@@ -71,16 +72,17 @@ func (s *intakeSource) columnOf(m *intakeSeries) *series.Column {
 	return s.schema.Column(int(m.column))
 }
 
-// hold keeps exemplars for the next sample of a series.
-func (s *intakeSource) hold(m *intakeSeries, list []exemplar.Exemplar) bool {
+// hold keeps exemplars for the next sample of a series, in place of those that wait already, and returns how many.
+func (s *intakeSource) hold(m *intakeSeries, list []exemplar.Exemplar) int {
 	if s.held == nil {
-		s.held = held{}
+		s.held = map[*intakeSeries][]exemplar.Exemplar{}
 	}
 	if len(s.held) >= maxHeld {
-		return false
+		return 0
 	}
+	list = list[max(len(list)-maxWaiting, 0):]
 	s.held[m] = list
-	return true
+	return len(list)
 }
 
 // tell notes what 2.0 says of a series. A series without a sample so far gets it at once.
@@ -160,6 +162,7 @@ func (in *intake) remake(s *intakeSource, now int64) {
 		if now-m.seen < deadAfter.Milliseconds() || m.busy() {
 			kept = append(kept, m)
 		} else {
+			delete(s.held, m)
 			in.forget(m)
 		}
 	}

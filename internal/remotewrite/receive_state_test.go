@@ -233,6 +233,30 @@ func TestReceiverMetadataOfV1(t *testing.T) {
 	}
 }
 
+// What is remembered of families has an end.
+func TestReceiverBoundsMetadata(t *testing.T) {
+	in := newInbox(t, nil)
+	tell := func(from, n int) {
+		r := &prompb.WriteRequest{}
+		for i := from; i < from+n; i++ {
+			r.Metadata = append(r.Metadata, prompb.MetricMetadata{MetricFamilyName: fmt.Sprint("family_", i), Help: strings.Repeat("x", 4000)})
+		}
+		in.expectOK(in.postV1(r))
+	}
+	for i := range 5 {
+		tell(i*1000, 1000)
+	}
+	refused := in.metric("refused_metadata_total")
+	if refused < 700 || refused > 900 {
+		t.Errorf("%g of 5,000 entries of 4 kB are refused", refused)
+	}
+	in.pass(time.Hour)
+	tell(10_000, 1000) // the old ones were not said again
+	if got := in.metric("refused_metadata_total"); got != refused {
+		t.Errorf("%g entries more are refused", got-refused)
+	}
+}
+
 func TestReceiverKeysOfSources(t *testing.T) {
 	in := newInbox(t, nil)
 	long := strings.Repeat("j", 300)

@@ -558,7 +558,7 @@ func TestReceiverKindsChange(t *testing.T) {
 	other := at(1, 1, "other")
 	in.expectOK(in.postV2(v2(other, at(1, 1, "x"))))
 	in.expectOK(in.postV2(v2(at(2, 2, "other"), scraped{labels: []string{"__name__", "x"}, histograms: []prompb.Histogram{ih(2, buckets(1, 1))}}, at(3, 3, "other"))))
-	in.expectOK(in.postV2(v2(at(3, stale, "x")))) // vmagent and others know floats only
+	in.expect(in.postV2(v2(at(3, stale, "x"))), 204, "", 1, 0, 0) // vmagent and others know floats only
 	in.stored(map[string][]string{`{__name__="other"}`: {"1@1", "2@2", "3@3"}, `{__name__="x"}`: {"1@1", "histogram(1/7/1)@2", "histogram(0/stale/0)@3"}})
 	in.expect(in.postV2(v2(at(4, 1, "x"))), 400, `series changed between floats and histograms less than a minute ago for series {__name__="x"}`, 0, 0, 0)
 	in.pass(time.Minute)
@@ -639,4 +639,33 @@ func TestReceiverForgetsWhatWasNotStored(t *testing.T) {
 		in.expectOK(post(in, at(2, 3, "old"), at(1, 1, "new")))
 		in.stored(map[string][]string{`{__name__="old"}`: {"1@1", "3@2"}, `{__name__="new"}`: {"1@1"}})
 	}
+}
+
+// Whatever comes, rows are rows, and answers are answers.
+func FuzzReceiver(f *testing.F) {
+	for _, list := range [][]scraped{
+		{at(1, 1, "up", "job", "a"), at(2, 2, "up", "job", "a"), at(1, 1, "down")},
+		{{labels: []string{"__name__", "h"}, histograms: []prompb.Histogram{ih(1, buckets(1, 1, 2)), fh(2, buckets(3, 4).ToFloat(nil))}, exemplars: []prompb.Exemplar{exemplar(1, 1, "a", "b")}}},
+	} {
+		one, err := v1(list...).Marshal()
+		if err != nil {
+			f.Fatal(err)
+		}
+		two, err := v2(list...).Marshal()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(one, two)
+	}
+	f.Fuzz(func(t *testing.T, one, two []byte) {
+		in := newInbox(t, nil)
+		for range 2 {
+			for contentType, body := range map[string][]byte{"application/x-protobuf": one, typeV2: two} {
+				w := in.post(http.Header{"Content-Type": {contentType}}, s2.EncodeSnappy(nil, body))
+				if w.Code != 204 && w.Code != 400 {
+					t.Errorf("%d %s", w.Code, w.Body)
+				}
+			}
+		}
+	})
 }
