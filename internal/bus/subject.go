@@ -86,9 +86,6 @@ func (r Root) LanesOfPart(part int, lane Lane) string {
 	return r.under("lane") + strconv.Itoa(part) + ".*." + string(lane)
 }
 
-// LanesOf is the wildcard over the live or backfill lanes of all sites.
-func (r Root) LanesOf(lane Lane) string { return r.under("lane") + "*.*." + string(lane) }
-
 // ParseLane is the inverse of Lane. A subject whose part is not its site's is an error: only a client with more
 // rights than a site has can have made it.
 func (r Root) ParseLane(subject string) (site string, lane Lane, err error) {

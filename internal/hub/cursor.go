@@ -19,7 +19,8 @@ import (
 )
 
 const (
-	// compactAfter is how many bytes a journal grows before it is written anew.
+	// compactAfter is how many bytes a journal grows at least, and by as much as its snapshot has, before it is written
+	// anew.
 	compactAfter = 4 << 20
 	// restartEvery is how often the place to begin again goes into the journal, which is synced then.
 	restartEvery = 2 * time.Second
@@ -34,7 +35,8 @@ const (
 type cursor struct {
 	path   string
 	file   *os.File
-	size   int64 // of the file
+	grown  int // bytes behind the snapshot
+	whole  int // bytes of the snapshot
 	synced time.Time
 	damage error // why lines were left out at open, other than one that was cut short
 
@@ -245,7 +247,7 @@ func openCursor(dir, name string, since int64) (*cursor, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open cursor: %w", err)
 	}
-	c := &cursor{path: filepath.Join(dir, name+".cursor"), progress: progress{since: since, ledgers: map[string]*lane.Ledger{}}}
+	c := &cursor{path: filepath.Join(dir, token(name)+".cursor"), progress: progress{since: since, ledgers: map[string]*lane.Ledger{}}}
 	if err := c.load(); err != nil {
 		return nil, fmt.Errorf("open cursor %q: %w", c.path, err)
 	}
@@ -336,12 +338,11 @@ func (c *cursor) enter(number uint64, instance string) []byte {
 	return b.Bytes()
 }
 
-// adopt takes over what a shared journal says.
-func (c *cursor) adopt(p progress) error {
+// adopt takes over what a shared journal says, until it is written with compact.
+func (c *cursor) adopt(p progress) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.progress = p
-	c.mu.Unlock()
-	return c.compact()
 }
 
 // restartOf is where a feed begins.
@@ -376,7 +377,7 @@ func (c *cursor) snapshot() []byte {
 // write appends lines, syncs now and then, and writes the journal anew when it has grown.
 func (c *cursor) write(lines []byte) error {
 	n, err := c.file.Write(lines)
-	c.size += int64(n)
+	c.grown += n
 	if err != nil {
 		return fmt.Errorf("write cursor %q: %w", c.path, err)
 	}
@@ -386,7 +387,7 @@ func (c *cursor) write(lines []byte) error {
 			return fmt.Errorf("sync cursor %q: %w", c.path, err)
 		}
 	}
-	if c.size < compactAfter {
+	if c.grown < max(compactAfter, c.whole) {
 		return nil
 	}
 	return c.compact()
@@ -402,7 +403,7 @@ func (c *cursor) compact() error {
 	if err != nil {
 		return err
 	}
-	n, err := f.Write(lines)
+	_, err = f.Write(lines)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -418,7 +419,7 @@ func (c *cursor) compact() error {
 	if c.file != nil {
 		_ = c.file.Close() // it has been replaced
 	}
-	c.file, c.size = f, int64(n)
+	c.file, c.grown, c.whole = f, 0, len(lines)
 	return nil
 }
 

@@ -95,7 +95,7 @@ func TestCursorKilledAtEachWrite(t *testing.T) {
 		appended(fmt.Sprintf("frame %d", n), before, after, old, known())
 
 		if n == 8 {
-			c.size = compactAfter
+			c.grown = compactAfter
 		}
 		if err := c.write(c.note(nil, n%2 == 0, restart(n))); err != nil {
 			t.Fatal(err)
@@ -238,7 +238,7 @@ func TestCursorCompaction(t *testing.T) {
 			ledger.RefuseByOutput(&h, 2, x.stored)
 		}
 		if n == 30 {
-			c.size = compactAfter
+			c.grown = compactAfter
 		}
 		lines := append(c.note([]delivered{x, {site: "ams-2", header: h}}, false, restart), c.note(nil, true, late)...)
 		if err := c.write(lines); err != nil {

@@ -370,10 +370,11 @@ func (c *Config) subjects(root bus.Root) []string {
 	return subjects
 }
 
-// subjectsOf are those of the live or the backfill lanes alone.
+// subjectsOf are those of the live or the backfill lanes alone, unless this hub reads all parts: to pick messages costs
+// the server more, by far, the more sites there are, than to send all of them.
 func (c *Config) subjectsOf(root bus.Root, l bus.Lane) []string {
 	if c.Parts == AllParts {
-		return []string{root.LanesOf(l)}
+		return []string{root.AllLanes()}
 	}
 	var subjects []string
 	for _, part := range c.Parts.List() {

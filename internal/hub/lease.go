@@ -59,12 +59,15 @@ type lease struct {
 	log      *slog.Logger
 	repeats  *telemetry.Repeats
 	times    leaseTimes
+	// report says which hub holds the output, and what keeps this one from holding it or finding that out.
+	report func(holder string, trouble error)
 
 	// What is guarded by Output.noting.
 	number  uint64 // of the last entry
 	last    uint64 // its sequence in the stream
-	entries int    // since the snapshot, and their bytes
+	entries int    // behind the snapshot, and their bytes
 	bytes   int
+	whole   int // bytes of the snapshot
 
 	mu      sync.Mutex
 	renewed time.Time // when the last entry was about to be appended
@@ -88,7 +91,7 @@ type leaseEntry struct {
 func newLease(conn *bus.Conn, parts Parts, output, hub string, log *slog.Logger) *lease {
 	return &lease{
 		conn: conn, subject: conn.JournalSubject("output." + token(parts.String()) + "." + token(output)), hub: hub, instance: rand.Text(),
-		log: log, repeats: telemetry.NewRepeats(log, repeatEvery), times: defaultLeaseTimes(), flushes: map[int]context.CancelCauseFunc{},
+		report: func(string, error) {}, log: log, repeats: telemetry.NewRepeats(log, repeatEvery), times: defaultLeaseTimes(), flushes: map[int]context.CancelCauseFunc{},
 	}
 }
 
@@ -112,7 +115,7 @@ func (o *Output) acquire(ctx context.Context) error {
 	defer o.noting.Unlock()
 	l := o.lease
 	for {
-		last, err := l.await(ctx, o.cursor.instance, func(holder, problem string) { o.record.standby(holder, problem, o.hub.now()) })
+		last, err := l.await(ctx, o.cursor.instance)
 		if err != nil {
 			return err
 		}
@@ -137,9 +140,7 @@ func (o *Output) acquire(ctx context.Context) error {
 func (o *Output) takeOver(ctx context.Context, known *replay) error {
 	switch {
 	case known.whole && known.number >= o.cursor.number:
-		if err := o.cursor.adopt(known.progress); err != nil {
-			return err
-		}
+		o.cursor.adopt(known.progress)
 	case known.number > 0:
 		o.log.Warn("what hubs share about this output is older than what this one knows, which holds now")
 	}
@@ -158,7 +159,7 @@ func (o *Output) tell(ctx context.Context, lines []byte) error {
 	_, err := l.append(ctx, lines, false)
 	if errors.Is(err, errJournalLost) {
 		o.log.Warn("what hubs share about this output was lost, or an older copy restored; this hub writes it anew")
-	} else if err != nil || l.entries < snapshotEvery && l.bytes < compactAfter {
+	} else if err != nil || l.entries < snapshotEvery && l.bytes < max(compactAfter, l.whole) {
 		return err
 	}
 	return o.tellAll(ctx)
@@ -237,7 +238,7 @@ func (o *Output) leave() {
 
 // await returns when nobody holds the output: it was never held, was let go, was held by an instance that is no more, or
 // its holder is silent. It returns the last entry; one without a sequence if there is none.
-func (l *lease) await(ctx context.Context, gone string, standby func(holder, problem string)) (bus.Message, error) {
+func (l *lease) await(ctx context.Context, gone string) (bus.Message, error) {
 	var last bus.Message
 	var heard time.Time // zero: not yet
 	for {
@@ -249,14 +250,14 @@ func (l *lease) await(ctx context.Context, gone string, standby func(holder, pro
 		case errors.Is(err, bus.ErrNoMessage): // deleted; a holder that lives writes it anew
 		case err != nil:
 			heard = now // what others say is not heard
-			standby("", err.Error())
+			l.report("", err)
 		case m.Sequence > last.Sequence || heard.IsZero():
 			last, heard = m, now
 			e, _, _ := splitEntry(m.Payload)
 			if e.Free || gone != "" && e.Instance == gone {
 				return last, nil
 			}
-			standby(e.Hub, "")
+			l.report(e.Hub, nil)
 		}
 		if now.Sub(heard) >= l.times.silence {
 			return m, nil
@@ -323,14 +324,19 @@ func (l *lease) take(ctx context.Context, last bus.Message, number uint64) error
 
 // write begins the journal anew behind the last entry. It returns the sequence of the first one that is needed.
 func (l *lease) write(ctx context.Context, snapshot []byte) (first uint64, err error) {
-	l.entries, l.bytes = 0, 0
-	return l.append(ctx, snapshot, false)
+	first, err = l.append(ctx, snapshot, false)
+	l.entries, l.bytes, l.whole = 0, 0, len(snapshot)
+	return first, err
 }
 
 // append appends lines, which may be none, in as many entries as it takes, and returns the sequence of the first one.
 func (l *lease) append(ctx context.Context, lines []byte, free bool) (first uint64, err error) {
+	most := entryBytes
+	if n := int(l.conn.MaxPayload()); n > 0 {
+		most = min(most, n/2) // the rest is for the first line
+	}
 	for {
-		part := lines[:min(len(lines), entryBytes)]
+		part := lines[:min(len(lines), most)]
 		head, err := json.Marshal(leaseEntry{Number: l.number + 1, Hub: l.hub, Instance: l.instance, Free: free})
 		if err != nil {
 			panic("BUG: hub: encode entry: " + err.Error())
@@ -375,6 +381,7 @@ func (l *lease) publish(ctx context.Context, entry []byte) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		}
+		l.report(l.hub, err)
 		l.repeats.Log(slog.LevelWarn, "append", "other hubs cannot be told what the output has delivered", slog.Any("err", err))
 		if err := wait(ctx, leasePause); err != nil {
 			return err
@@ -441,6 +448,9 @@ func (l *lease) cancel(cause error) {
 func (l *lease) onEnd(cancel context.CancelCauseFunc) (forget func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.ended != nil {
+		cancel(l.ended)
+	}
 	l.flush++
 	id := l.flush
 	l.flushes[id] = cancel

@@ -66,6 +66,8 @@ const (
 	stopGrace = 2 * time.Second
 	// maxPending bounds the frames that are taken and not delivered. At the bound reading waits.
 	maxPending = 100_000
+	// framesKept is for how many frames a feed keeps the room.
+	framesKept = 10_000
 )
 
 // Output delivers every row of all sites to one destination, once. Only the batches that were in flight at a crash are
@@ -125,10 +127,11 @@ func NewOutput(o OutputOptions) (*Output, error) {
 	if err := out.cursor.damage; err != nil {
 		log.Warn("cursor is damaged; what it does not say is delivered again", "file", out.cursor.path, "err", err)
 	}
+	out.record = o.Hub.outputs.open(out, o.Kind)
 	if o.Shared != nil {
 		out.lease = newLease(o.Shared, config.Parts, o.Name, o.Hub.name, log)
+		out.lease.report = func(holder string, trouble error) { out.record.standby(holder, trouble, o.Hub.now()) }
 	}
-	out.record = o.Hub.outputs.open(out, o.Kind)
 	return out, nil
 }
 

@@ -155,9 +155,11 @@ func (f *feed) loop(ctx context.Context) error {
 // take hands the rows of a message to the destination.
 func (f *feed) take(e *feedEvent) {
 	o := f.output
-	site, _, err := o.hub.conn.Root().ParseLane(e.Subject)
-	if err != nil {
-		return // the tail reader counts and logs it
+	f.at = e.Time
+	site, l, err := o.hub.conn.Root().ParseLane(e.Subject)
+	if err != nil || l != f.lane { // the tail reader counts and logs what is wrong
+		f.status.took(e, false, f.rows)
+		return
 	}
 	if len(f.frames) == 0 {
 		f.begun = time.Now()
@@ -201,7 +203,6 @@ func (f *feed) take(e *feedEvent) {
 	} else {
 		o.receiver.TurnAway(message, errBytes, handler)
 	}
-	f.at = e.Time
 	f.places.note(site, e.Time, e.before, o.receiver.Site(site), f.backfill)
 	f.status.took(e, len(f.frames) > 0, f.rows)
 }
@@ -280,6 +281,9 @@ func (f *feed) flush(ctx context.Context) error {
 	}
 	f.status.delivered(f.frames, f.rows)
 	clear(f.frames)
+	if cap(f.frames) > framesKept {
+		f.frames = nil
+	}
 	f.frames, f.rows, f.markers, f.later = f.frames[:0], 0, f.markers[:0], false
 	clear(f.refused)
 	return nil

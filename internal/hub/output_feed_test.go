@@ -92,6 +92,7 @@ func TestFeedsDoNotWait(t *testing.T) {
 			dir := t.TempDir()
 			stop := startOutput(t, c, dir, d, true)
 			d.wait(t, 1)
+			bustest.WaitFor(t, "the batch to be noted", func() bool { return c.output().Live.Rows == 1 })
 			release := d.hold(backfill)
 			held, free := bus.Live, bus.Backfill
 			if backfill {
@@ -118,9 +119,10 @@ func TestFeedsDoNotWait(t *testing.T) {
 			release()
 			d.delivered(t, w, heldTick)
 			d.wait(t, 6)
-			if s := c.output(); s.Live.Rows+s.Backfill.Rows != 6 || s.Live.Lag+s.Backfill.Lag != 0 || !s.Holder || !s.Running {
-				t.Errorf("status is %+v", s)
-			}
+			bustest.WaitFor(t, "the status", func() bool {
+				s := c.output()
+				return s.Live.Rows+s.Backfill.Rows == 6 && s.Live.Lag+s.Backfill.Lag == 0 && s.Holder && s.Running
+			})
 			if err := stop(); err != nil {
 				t.Fatal(err)
 			}
@@ -142,6 +144,7 @@ func TestOutputKilledInFlight(t *testing.T) {
 	o, _ := openOutput(t, c, dir, d, true)
 	w.live(3)
 	d.wait(t, 3)
+	bustest.WaitFor(t, "the batch to be noted", func() bool { return c.output().Live.Rows == 3 })
 	d.hold(false)
 	w.live(2)
 	w.encoder.RequestKeyframe()

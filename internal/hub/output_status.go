@@ -20,7 +20,8 @@ type OutputStatus struct {
 	// Holder: this hub delivers it. HeldBy names the hub that does; "" if nobody knows.
 	Holder bool
 	HeldBy string
-	// LastError ended it last, or keeps it from finding out who holds it, and LastErrorAt is when that was; zero if never.
+	// LastError is what ended it last, or kept it from telling the other hubs or hearing of them, and LastErrorAt when that
+	// was; zero if never.
 	LastError   string
 	LastErrorAt time.Time
 	// Errors counts the times that it ended, Takeovers those that it began to deliver.
@@ -215,13 +216,13 @@ func (r *outputRecord) hold(hub string) {
 	r.takeovers++
 }
 
-// standby notes which hub delivers, or why that is not known.
-func (r *outputRecord) standby(holder, problem string, now time.Time) {
+// standby notes which hub delivers, or what keeps this one from it.
+func (r *outputRecord) standby(holder string, trouble error, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.holder = holder
-	if problem != "" {
-		r.lastError, r.failed = problem, now
+	if trouble != nil {
+		r.lastError, r.failed = trouble.Error(), now
 	}
 }
 
