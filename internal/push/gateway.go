@@ -274,5 +274,6 @@ func (g *Gateway) restore(r record) error {
 	}
 	group := g.site(r.site).acquire(r.grouping)
 	defer group.release()
-	return group.site.replace(group, next, g.settings.Load().TTL, true)
+	group.site.put(group, next, g.settings.Load().TTL)
+	return nil
 }

@@ -2,6 +2,7 @@ package push
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,16 +41,8 @@ func (g *Gateway) wipe(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	site := g.siteOf(r)
-	var err error
-	for _, c := range site.contents() {
-		group := site.acquire(c.grouping)
-		err = g.end(r.Context(), group)
-		group.release()
-		if err != nil {
-			break
-		}
-	}
+	ender := runner{Gateway: g}
+	err := ender.endAll(context.WithoutCancel(r.Context()), g.siteOf(r))
 	if err == nil {
 		w.WriteHeader(http.StatusAccepted)
 	}

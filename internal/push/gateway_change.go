@@ -233,8 +233,8 @@ func (g *Gateway) end(ctx context.Context, group *group) error {
 	}
 	err := g.change(ctx, group, nil)
 	if no, refused := errors.AsType[*Refusal](err); refused && no.RetryAfter == 0 {
-		err = group.site.replace(group, nil, 0, true)
-		return errors.Join(err, g.journal.append(appendRecord(nil, group.site.name, group.grouping, nil)))
+		group.site.put(group, nil, 0)
+		return g.journal.append(appendRecord(nil, group.site.name, group.grouping, nil))
 	}
 	return err
 }
@@ -246,7 +246,7 @@ func (g *Gateway) change(ctx context.Context, group *group, next *state) error {
 	ttl := g.settings.Load().TTL
 	row := g.rowOf(group, next)
 	// First in memory and then on disk, or a rewrite of the journal in between could undo the change.
-	if err := site.replace(group, next, ttl, false); err != nil {
+	if err := site.replace(group, next, ttl); err != nil {
 		return err
 	}
 	// A client that goes away now learns nothing, but what it pushed is no worse for that.
@@ -261,8 +261,8 @@ func (g *Gateway) change(ctx context.Context, group *group, next *state) error {
 		}
 		return nil
 	}
-	undo := site.replace(group, before, ttl, true)
-	return &storeError{errors.Join(err, undo, g.journal.append(appendRecord(nil, site.name, group.grouping, before)))}
+	site.put(group, before, ttl)
+	return &storeError{errors.Join(err, g.journal.append(appendRecord(nil, site.name, group.grouping, before)))}
 }
 
 // rowOf makes the next row of a locked group: what a state says, or the end for none.

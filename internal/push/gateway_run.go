@@ -188,28 +188,22 @@ func (r *runner) take(site *site, to int, t int64) {
 
 // commit hands over the rows that were taken, and unlocks their groups.
 func (r *runner) commit(ctx context.Context, site *site) {
-	defer func() {
-		for i, g := range r.groups {
-			g.release()
-			r.groups[i] = nil
-		}
-		clear(r.rows)
-	}()
+	defer r.release()
 	if len(r.refs) == 0 {
 		return
 	}
-	if err := r.hand(ctx, site); err != nil {
+	if err := r.hand(ctx, site, r.options.Sample); err != nil {
 		r.metrics.sampleErrors.Add(float64(len(r.refs)))
 		return
 	}
 	r.metrics.sampled.Add(float64(len(r.refs)))
 }
 
-// hand gives rows to Sample. A refusal of rows that are worth nothing elsewhere is logged as well.
-func (r *runner) hand(ctx context.Context, site *site) error {
+// hand gives rows to Sample or Commit.
+func (r *runner) hand(ctx context.Context, site *site, to Commit) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	err := r.options.Sample(ctx, site.name, r.refs)
+	err := to(ctx, site.name, r.refs)
 	if err != nil && ctx.Err() == nil {
 		r.repeats.Log(slog.LevelError, "sample "+site.name, "rows of pushed groups are not taken", slog.String("site", site.name),
 			slog.Int("rows", len(r.refs)), slog.Any("err", err))
@@ -226,10 +220,12 @@ func (r *runner) expire(ctx context.Context, site *site) time.Time {
 	for {
 		next, more := r.takeExpired(site, now)
 		if len(r.groups) > 0 {
-			if err := r.endGroups(ctx, site); err != nil {
+			n := len(r.groups)
+			if err := r.endGroups(ctx, site, r.options.Sample); err != nil {
 				site.cycle.retry = now.Add(retryAfter)
 				return site.cycle.retry
 			}
+			r.metrics.expired.Add(float64(n))
 		}
 		if !more {
 			return next
@@ -263,22 +259,29 @@ func (r *runner) takeExpired(site *site, now time.Time) (next time.Time, more bo
 }
 
 // endGroups ends locked groups, and unlocks them. After an error they are what they were.
-func (r *runner) endGroups(ctx context.Context, site *site) (err error) {
+func (r *runner) endGroups(ctx context.Context, site *site, to Commit) (err error) {
 	ttl := r.settings.Load().TTL
 	states := make([]*state, len(r.groups))
 	r.rows, r.refs = r.rows[:0], r.refs[:0]
 	var records []byte
 	for i, g := range r.groups {
+		if g.state == nil {
+			continue
+		}
 		r.rows = append(r.rows, *r.rowOf(g, nil))
 		states[i] = g.state
-		_ = site.replace(g, nil, 0, true) // force never fails
+		site.put(g, nil, 0)
 		records = appendRecord(records, site.name, g.grouping, nil)
+	}
+	if len(r.rows) == 0 {
+		r.release()
+		return nil
 	}
 	for i := range r.rows {
 		r.refs = append(r.refs, &r.rows[i])
 	}
 	if err = r.journal.append(records); err == nil {
-		if err = r.hand(ctx, site); err != nil {
+		if err = r.hand(ctx, site, to); err != nil {
 			if no, refused := errors.AsType[*Refusal](err); refused && no.RetryAfter == 0 {
 				err = nil // nobody has their rows
 			}
@@ -287,19 +290,54 @@ func (r *runner) endGroups(ctx context.Context, site *site) (err error) {
 	if err != nil {
 		records = records[:0]
 		for i, g := range r.groups {
-			_ = site.replace(g, states[i], ttl, true)
+			if states[i] == nil {
+				continue
+			}
+			site.put(g, states[i], ttl)
 			records = appendRecord(records, site.name, g.grouping, states[i])
 		}
 		if again := r.journal.append(records); again != nil {
-			r.repeats.Log(slog.LevelError, "expire", "groups that expire cannot be written to disk", slog.Any("err", again))
+			r.repeats.Log(slog.LevelError, "undo", "groups that did not end cannot be written to disk", slog.Any("err", again))
 		}
-	} else {
-		r.metrics.expired.Add(float64(len(r.groups)))
 	}
-	for i, g := range r.groups {
-		g.release()
-		r.groups[i] = nil
-	}
-	clear(r.rows)
+	r.release()
 	return err
+}
+
+// release unlocks the groups.
+func (r *runner) release() {
+	for _, g := range r.groups {
+		g.release()
+	}
+	clear(r.groups)
+	clear(r.rows)
+	r.groups = r.groups[:0]
+}
+
+// endAll ends all groups of a site, and waits until that is durable.
+func (r *runner) endAll(ctx context.Context, site *site) error {
+	for contents := site.contents(); len(contents) > 0; {
+		n := min(burst, len(contents))
+		var busy []grouping
+		for _, c := range contents[:n] {
+			if g := site.tryAcquire(c.grouping); g != nil {
+				r.groups = append(r.groups, g)
+			} else {
+				busy = append(busy, c.grouping)
+			}
+		}
+		if err := r.endGroups(ctx, site, r.options.Commit); err != nil {
+			return err
+		}
+		for _, by := range busy { // one by one: who waits for a group holds no other
+			g := site.acquire(by)
+			err := r.end(ctx, g)
+			g.release()
+			if err != nil {
+				return err
+			}
+		}
+		contents = contents[n:]
+	}
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -77,7 +78,7 @@ func TestManyGroupsAreSpread(t *testing.T) {
 				t.Fatal(err)
 			}
 			g := site.acquire(by)
-			if err := site.replace(g, s, 0, false); err != nil {
+			if err := site.replace(g, s, 0); err != nil {
 				t.Fatal(err)
 			}
 			g.release()
@@ -276,6 +277,45 @@ func TestLimits(t *testing.T) {
 	site := r.site("ams-1")
 	if len(site.groups)+len(site.index.families)+len(site.index.metrics)+len(site.deadlines) != 0 {
 		t.Errorf("something is left of deleted groups: %+v", site)
+	}
+}
+
+// TestWipe: many groups are deleted together, and those that somebody is changing, too.
+func TestWipe(t *testing.T) {
+	dir := t.TempDir()
+	r := newRig(t, dir, func(o *Options) { o.Settings.Admin = true })
+	r.want(t, 405, "POST", "/api/v1/admin/wipe", "")
+	site := r.site("ams-1")
+	for i := range 2*burst + 5 {
+		by := grouping{{Name: "job", Value: fmt.Sprint(i)}}
+		s, err := by.pushed(nil, &push{at: time.Now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := site.acquire(by)
+		site.put(g, s, 0)
+		g.release()
+	}
+	busy := site.acquire(grouping{{Name: "job", Value: "3"}})
+	release := sync.OnceFunc(busy.release)
+	t.Cleanup(release)
+	wiped := make(chan struct{})
+	go func() {
+		defer close(wiped)
+		r.want(t, 202, "PUT", "/api/v1/admin/wipe", "")
+	}()
+	r.until(t, "the end of others", func() bool { return r.Stats().Groups < 2*burst })
+	release()
+	<-wiped
+	if s := r.Stats(); s != (Stats{}) {
+		t.Errorf("there is %+v", s)
+	}
+	if got := len(r.times()); got != 2*burst+5 {
+		t.Errorf("%d groups ended", got)
+	}
+	r.close()
+	if r = newRig(t, dir, nil); r.Stats().Groups != 0 {
+		t.Errorf("after a restart there are %d groups", r.Stats().Groups)
 	}
 }
 

@@ -113,6 +113,16 @@ func (s *site) acquire(by grouping) *group {
 	}
 }
 
+// tryAcquire returns the group of a grouping, locked, or nil if there is none or somebody has locked it.
+func (s *site) tryAcquire(by grouping) *group {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g := s.groups[by.key()]; g != nil && g.changing.TryLock() {
+		return g
+	}
+	return nil
+}
+
 // release unlocks a group, and forgets it if there is nothing in it.
 func (g *group) release() {
 	if g.state == nil {
@@ -133,24 +143,42 @@ type limitError struct {
 func (e *limitError) Error() string { return fmt.Sprintf("more than %d %s", e.limit, e.what) }
 
 // replace puts a state in the place of that of a locked group, nil for none. It is refused if it contradicts other groups
-// or if there is no room for it; the error is a *limitError then. force does without: what was there is put back.
-func (s *site) replace(g *group, next *state, ttl time.Duration, force bool) error {
+// or, with a *limitError, if there is no room for it.
+func (s *site) replace(g *group, next *state, ttl time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before := g.state
-	s.remove(before)
-	if next != nil && !force {
+	if next != nil {
+		s.count(g.state, -1)
 		err := s.index.check(next)
 		if err == nil {
 			err = s.room(next)
 		}
+		s.count(g.state, 1)
 		if err != nil {
-			s.add(before)
 			return err
 		}
 	}
-	s.add(next)
+	s.swap(g, next, ttl)
+	return nil
+}
+
+// put does so without asking, to begin with or to put back what was there.
+func (s *site) put(g *group, next *state, ttl time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.swap(g, next, ttl)
+}
+
+func (s *site) swap(g *group, next *state, ttl time.Duration) {
+	before := g.state
+	s.count(before, -1)
+	s.count(next, 1)
 	g.state = next
+	var deadline time.Time
+	if next != nil {
+		deadline = next.deadline(ttl)
+	}
+	s.deadlines.set(g, deadline)
 	switch {
 	case before == nil && next != nil:
 		g.place = len(s.order)
@@ -158,17 +186,7 @@ func (s *site) replace(g *group, next *state, ttl time.Duration, force bool) err
 	case before != nil && next == nil:
 		s.order[g.place], g.place = nil, -1
 	}
-	var deadline time.Time
-	if next != nil {
-		deadline = next.deadline(ttl)
-	}
-	s.deadlines.set(g, deadline)
-	return nil
 }
-
-func (s *site) add(st *state) { s.count(st, 1) }
-
-func (s *site) remove(st *state) { s.count(st, -1) }
 
 // count adds a state to the sums and the index, or takes it out of them.
 func (s *site) count(st *state, n int) {

@@ -2,6 +2,7 @@ package push
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	dto "github.com/prometheus/client_model/go"
@@ -51,12 +52,7 @@ func (x *index) has(name string, of ...dto.MetricType) bool {
 	if t == nil || len(of) == 0 {
 		return t != nil
 	}
-	for _, typ := range of {
-		if t[typ] > 0 {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(of, func(typ dto.MetricType) bool { return t[typ] > 0 })
 }
 
 // check says why a state, which is not in the index, cannot stand beside what is.
@@ -68,17 +64,8 @@ func (x *index) check(s *state) error {
 		}
 	}
 	is := func(name string, of ...dto.MetricType) bool {
-		if typ, ok := own[name]; ok {
-			for _, t := range of {
-				if t == typ {
-					return true
-				}
-			}
-			if len(of) == 0 {
-				return true
-			}
-		}
-		return x.has(name, of...)
+		typ, ok := own[name]
+		return ok && (len(of) == 0 || slices.Contains(of, typ)) || x.has(name, of...)
 	}
 	for name, typ := range own {
 		if t := x.families[name]; t != nil {
