@@ -34,7 +34,14 @@ type templateMaker struct {
 	metadata []metadata // by family
 	glyphs   []glyph
 	table    [1 << 12]int32 // places, plus one, by hash of the glyphs there
+	parts    []part         // since the last value
 	buf      []byte
+}
+
+// part is glyphs that are new, or a copy.
+type part struct {
+	from, to int
+	copy     copyOp
 }
 
 // makeTemplate makes the template for columns from a column on, for times of so many bytes.
@@ -50,7 +57,7 @@ func (m *templateMaker) makeTemplate(x *template, s *source, p pattern, from, ti
 			}
 		}
 	}
-	*x = template{pattern: p, ops: x.ops[:0], cuts: x.cuts[:0], refs: x.refs[:0], size: len(m.glyphs), time: timeAt{n: timeLen}}
+	*x = template{pattern: p, ops: x.ops[:0], cuts: x.cuts[:0], spots: x.spots[:0], size: len(m.glyphs), timeLen: timeLen}
 	m.compress(x)
 }
 
@@ -137,34 +144,32 @@ func hashGlyphs(g []glyph) uint32 {
 	return uint32((uint64(g[0]) | uint64(g[1])<<16 | uint64(g[2])<<32 | uint64(g[3])<<48) * 0x9e3779b97f4a7c15 >> 52)
 }
 
-// compress writes the operations of a template.
+// compress finds what repeats, and writes the operations of a template.
 func (m *templateMaker) compress(x *template) {
 	clear(m.table[:])
+	m.parts = m.parts[:0]
 	g := m.glyphs
-	done, distance := 0, 0 // what is written, and how far back the last copy went
-	value := -1            // where the last value is
-	for i := 0; i < len(g); {
+	done, back := 0, 0 // what is written, and how far back the last copy went
+	value := -1        // where the last value is
+	for i := 0; i+leastMatch <= len(g); {
 		if g[i] == valueGlyph {
-			m.literal(x, done, i)
-			c := cut{at: uint32(len(x.ops))}
+			m.literal(done, i)
+			distance := 0
 			if value >= 0 {
-				c.distance = uint32(i - value)
+				distance = i - value
 			}
-			x.cuts = append(x.cuts, c)
+			m.cut(x, distance)
 			value, done, i = i, i+8, i+8
 			continue
-		}
-		if i+leastMatch > len(g) {
-			break
 		}
 		slot := &m.table[hashGlyphs(g[i:])]
 		from, n := int(*slot)-1, 0
 		if from >= 0 {
 			n = m.common(from, i)
 		}
-		if distance > 0 {
-			if k := m.common(i-distance, i); k >= n {
-				from, n = i-distance, k
+		if back > 0 {
+			if k := m.common(i-back, i); k >= n {
+				from, n = i-back, k
 			}
 		}
 		*slot = int32(i) + 1
@@ -175,16 +180,44 @@ func (m *templateMaker) compress(x *template) {
 		for i > done && from > 0 && g[i-1] == g[from-1] {
 			i, from, n = i-1, from-1, n+1
 		}
-		m.literal(x, done, i)
-		distance = i - from
-		x.ops = appendCopy(x.ops, distance, n)
+		m.literal(done, i)
+		back = i - from
+		m.parts = append(m.parts, part{copy: copyOp{uint32(back), uint32(n)}})
 		for k := i + 1; k < i+n && k+leastMatch <= len(g); k++ {
 			m.table[hashGlyphs(g[k:])] = int32(k) + 1
 		}
 		i += n
 		done = i
 	}
-	m.literal(x, done, len(g))
+	m.literal(done, len(g))
+	m.cut(x, 0)
+}
+
+func (m *templateMaker) literal(from, to int) {
+	if from < to {
+		m.parts = append(m.parts, part{from: from, to: to})
+	}
+}
+
+// cut writes what is before a value, or at the end. Copies beside values are not written: they may become longer.
+func (m *templateMaker) cut(x *template, distance int) {
+	c, parts := cut{distance: uint32(distance)}, m.parts
+	if len(parts) > 0 && parts[0].copy.n > 0 {
+		c.lead, parts = parts[0].copy, parts[1:]
+	}
+	if n := len(parts); n > 0 && parts[n-1].copy.n > 0 {
+		c.trail, parts = parts[n-1].copy, parts[:n-1]
+	}
+	for _, p := range parts {
+		if p.copy.n > 0 {
+			x.ops = appendCopy(x.ops, int(p.copy.distance), int(p.copy.n))
+		} else {
+			m.writeLiteral(x, p.from, p.to)
+		}
+	}
+	c.at = uint32(len(x.ops))
+	x.cuts = append(x.cuts, c)
+	m.parts = m.parts[:0]
 }
 
 // common is how many glyphs at two places are the same and known.
@@ -195,32 +228,32 @@ func (m *templateMaker) common(a, b int) (n int) {
 	return n
 }
 
-// literal writes glyphs that are not a copy. What they stand for is filled in when the template is used: the time, which
+// writeLiteral writes glyphs that are new. What they stand for is filled in when the template is used: the time, which
 // only the first record does not copy, and symbols.
-func (m *templateMaker) literal(x *template, from, to int) {
-	if from == to {
-		return
-	}
-	n := to - from
-	switch {
-	case n <= 60:
-		x.ops = append(x.ops, byte(n-1)<<2|opLiteral)
-	case n <= 1<<8:
-		x.ops = append(x.ops, 60<<2|opLiteral, byte(n-1))
-	case n <= 1<<16:
-		x.ops = append(x.ops, 61<<2|opLiteral, byte(n-1), byte((n-1)>>8))
-	default:
-		x.ops = binary.LittleEndian.AppendUint32(append(x.ops, 63<<2|opLiteral), uint32(n-1))
-	}
+func (m *templateMaker) writeLiteral(x *template, from, to int) {
+	x.ops = appendLiteralHead(x.ops, to-from)
 	for _, b := range m.glyphs[from:to] {
 		switch {
 		case b == timeGlyph:
-			x.time.at = len(x.ops)
+			x.spots = append(x.spots, spot{uint32(len(x.ops)), timeSpot})
 		case b >= symbolGlyph && (b-symbolGlyph)%refBytes == 0:
-			x.refs = append(x.refs, refAt{uint32(len(x.ops)), uint32(b-symbolGlyph) / refBytes})
+			x.spots = append(x.spots, spot{uint32(len(x.ops)), uint32(b-symbolGlyph) / refBytes})
 		}
 		x.ops = append(x.ops, byte(b))
 	}
+}
+
+// appendLiteralHead appends what stands before n new bytes.
+func appendLiteralHead(dst []byte, n int) []byte {
+	switch {
+	case n <= 60:
+		return append(dst, byte(n-1)<<2|opLiteral)
+	case n <= 1<<8:
+		return append(dst, 60<<2|opLiteral, byte(n-1))
+	case n <= 1<<16:
+		return append(dst, 61<<2|opLiteral, byte(n-1), byte((n-1)>>8))
+	}
+	return binary.LittleEndian.AppendUint32(append(dst, 63<<2|opLiteral), uint32(n-1))
 }
 
 // appendCopy appends the operations for n bytes that stand so far back.

@@ -20,24 +20,30 @@ type template struct {
 	pattern pattern // the columns that it has
 	next    pattern // those that came last instead; it is made anew when they come again
 
-	ops  []byte  // without the values
-	time timeAt  // where the time of the row is written
-	size int     // before compression
-	cuts []cut   // one for each value
-	refs []refAt // of 2.0
+	ops     []byte // without the values, and the copies beside them
+	cuts    []cut  // one for each value, and one for the end
+	spots   []spot
+	size    int // before compression
+	timeLen int // of the time of a row
 }
 
 // pattern has the columns of a template that are there, as bits.
 type pattern [templateColumns / 64]uint64
 
-// cut is where in ops a value comes, and how far back, before compression, the last one is.
-type cut struct{ at, distance uint32 }
+// cut is what comes before a value: a copy, ops up to at, and another copy. The copies may be empty.
+type cut struct {
+	at          uint32
+	distance    uint32 // from the last value, before compression; 0: there is none
+	lead, trail copyOp
+}
 
-// refAt is where in ops the place of a symbol is written.
-type refAt struct{ at, id uint32 }
+// copyOp is n bytes that stand so far back.
+type copyOp struct{ distance, n uint32 }
 
-// timeAt is where in ops the time stands, and how many bytes it has.
-type timeAt struct{ at, n int }
+// spot is where in ops the place of a symbol is written, or the time.
+type spot struct{ at, id uint32 }
+
+const timeSpot = math.MaxUint32
 
 // addTemplates adds a row of floats, by templates as far as they are there.
 func (e *Encoder) addTemplates(s *source, row *series.Row) {
@@ -54,12 +60,12 @@ func (e *Encoder) addTemplates(s *source, row *series.Row) {
 		p := patternOf(s, row, from, i, end)
 		x := &s.templates[from/templateColumns]
 		count := p.count()
-		if count < leastTemplate || count > e.options.MaxSamples || !e.prepare(s, x, p, from) || len(x.refs) > maxTemplateRef/2 {
+		if count < leastTemplate || count > e.options.MaxSamples || !e.prepare(s, x, p, from) || len(x.spots) > maxTemplateRef/2 {
 			e.addRange(s, row, i, end)
 			continue
 		}
 		if e.request.Samples+e.request.Histograms+e.request.Exemplars+count > e.options.MaxSamples ||
-			e.size+len(e.raw)+len(e.cache.symbols.section)+x.size > e.options.MaxBytes || e.cache.symbols.n+uint32(len(x.refs)) > maxTemplateRef {
+			e.size+len(e.raw)+len(e.cache.symbols.section)+x.size > e.options.MaxBytes || e.cache.symbols.n+uint32(len(x.spots)) > maxTemplateRef {
 			e.close()
 		}
 		e.packRaw()
@@ -117,7 +123,7 @@ func (p *pattern) count() (n int) {
 
 // prepare sees to it that a template is there. It is made when columns come for the second time.
 func (e *Encoder) prepare(s *source, x *template, p pattern, from int) bool {
-	if x.pattern == p && x.time.n == len(e.time) {
+	if x.pattern == p && x.timeLen == len(e.time) {
 		return true
 	}
 	if x.next != p {
@@ -132,16 +138,29 @@ func (e *Encoder) prepare(s *source, x *template, p pattern, from int) bool {
 }
 
 // bytes is what is counted for a template.
-func (x *template) bytes() int { return len(x.ops) + 8*len(x.cuts) + 8*len(x.refs) }
+func (x *template) bytes() int { return len(x.ops) + 24*len(x.cuts) + 8*len(x.spots) }
 
 // useTemplate adds the values of a row from i on.
 func (e *Encoder) useTemplate(x *template, row *series.Row, p pattern, from, i int) {
-	ops, start := e.ops, len(e.ops)
-	done, cuts, refs := 0, x.cuts, x.refs
-	var values valueWriter
-	for word, w := range p {
-		for ; w != 0; w &= w - 1 {
-			c := from + word*64 + bits.TrailingZeros64(w)
+	w := templateWriter{ops: e.ops}
+	done, cuts, spots := 0, x.cuts, x.spots
+	part := func() {
+		c := &cuts[0]
+		w.copy(c.lead)
+		if to := int(c.at); to > done {
+			w.endCopy()
+			w.ops = append(w.ops, x.ops[done:to]...)
+			for ; len(spots) > 0 && int(spots[0].at) < to; spots = spots[1:] {
+				e.fill(w.ops[len(w.ops)-to+int(spots[0].at):], spots[0].id)
+			}
+			done = to
+		}
+		w.copy(c.trail)
+		cuts = cuts[1:]
+	}
+	for word, bit := range p {
+		for ; bit != 0; bit &= bit - 1 {
+			c := from + word*64 + bits.TrailingZeros64(bit)
 			if row.Columns == nil {
 				i = c
 			} else {
@@ -149,64 +168,88 @@ func (e *Encoder) useTemplate(x *template, row *series.Row, p pattern, from, i i
 					i++
 				}
 			}
-			to := int(cuts[0].at)
-			ops = append(ops, x.ops[done:to]...)
-			for len(refs) > 0 && int(refs[0].at) < to {
-				putRef(ops[len(ops)-to+int(refs[0].at):], e.cache.symbols.ref(refs[0].id))
-				refs = refs[1:]
-			}
-			ops = values.append(ops, math.Float64bits(row.Values[i]), int(cuts[0].distance))
-			done, cuts = to, cuts[1:]
+			distance := int(cuts[0].distance)
+			part()
+			w.value(math.Float64bits(row.Values[i]), distance, cuts[0].lead)
 		}
 	}
-	ops = append(ops, x.ops[done:]...)
-	for _, r := range refs {
-		putRef(ops[len(ops)-len(x.ops)+int(r.at):], e.cache.symbols.ref(r.id))
-	}
-	copy(ops[start+x.time.at+literalValue:], e.time) // it stands behind the first value
-	e.ops, e.size = ops, e.size+x.size
+	part()
+	w.endCopy()
+	e.ops, e.size = w.ops, e.size+x.size
 }
 
-// putRef writes the place of a symbol, with a byte more than it needs if it is small.
-func putRef(b []byte, ref uint32) { b[0], b[1] = byte(ref)|0x80, byte(ref>>7) }
+// fill writes what stands at a spot.
+func (e *Encoder) fill(b []byte, id uint32) {
+	if id == timeSpot {
+		copy(b, e.time)
+		return
+	}
+	ref := e.cache.symbols.ref(id)
+	b[0], b[1] = byte(ref)|0x80, byte(ref>>7) // a byte more than it needs, if it is small
+}
 
-// literalValue is how long the operation is for a value that has nothing in common with another one, as the first.
-const literalValue = 1 + 8
-
-// valueWriter writes values with what they have in common with those before in the template.
-type valueWriter struct {
+// templateWriter writes values with what they have in common with others of the template.
+type templateWriter struct {
+	ops  []byte
+	back copyOp // the copy under construction, which is not in ops yet
 	last uint64
 	at   int // of the last value, before compression
-	// The last value with zeros in front, and how many: whole numbers have many.
+	// The last value with zeros in front, how many, and where: whole numbers have many.
 	zeros, zerosAt int
 }
 
-// append appends the operations for a value so far behind the last one.
-func (w *valueWriter) append(dst []byte, v uint64, distance int) []byte {
-	w.at += distance
-	common, back := bits.TrailingZeros64(v^w.last)/8, distance
-	zeros := bits.TrailingZeros64(v) / 8
-	if n := min(zeros, w.zeros); n > common {
-		common, back = n, w.at-w.zerosAt
+// copy appends a copy. It is one with that before if it goes as far back.
+func (w *templateWriter) copy(c copyOp) {
+	switch {
+	case c.n == 0:
+	case w.back.n > 0 && w.back.distance == c.distance:
+		w.back.n += c.n
+	default:
+		w.endCopy()
+		w.back = c
 	}
-	if distance == 0 {
-		common = 0
+}
+
+func (w *templateWriter) endCopy() {
+	if w.back.n > 0 {
+		w.ops = appendCopy(w.ops, int(w.back.distance), int(w.back.n))
+		w.back.n = 0
+	}
+}
+
+// value appends a value so far behind the last one, before a copy.
+func (w *templateWriter) value(v uint64, distance int, next copyOp) {
+	w.at += distance
+	low, high := 0, 0
+	if distance > 0 {
+		x := v ^ w.last
+		low, high = bits.TrailingZeros64(x)/8, bits.LeadingZeros64(x)/8
 	}
 	w.last = v
-	if zeros >= leastMatch && (zeros >= w.zeros || w.at-w.zerosAt >= 1<<11) {
+	like := func(n int) copyOp { return copyOp{uint32(distance), uint32(n)} }
+	if low < leastMatch && (w.back.n == 0 || int(w.back.distance) != distance) {
+		low = 0 // it would be a copy of its own
+	}
+	zeros, back := bits.TrailingZeros64(v)/8, w.at-w.zerosAt
+	if n := min(zeros, w.zeros); n-2 > low && back < 1<<11 {
+		low = n
+		w.copy(copyOp{uint32(back), uint32(n)})
+	} else {
+		w.copy(like(low))
+	}
+	if zeros >= leastMatch && (zeros >= w.zeros || back >= 1<<11) {
 		w.zeros, w.zerosAt = zeros, w.at
 	}
-	switch {
-	case common < leastMatch || back >= 1<<16:
-		return binary.LittleEndian.AppendUint64(append(dst, 7<<2|opLiteral), v)
-	case back >= 1<<11:
-		dst = append(dst, byte(common-1)<<2|opCopy2, byte(back), byte(back>>8))
-	default:
-		dst = append(dst, byte(back>>8)<<5|byte(common-4)<<2|opCopy1, byte(back))
+	if low == 8 {
+		return
 	}
-	if common == 8 {
-		return dst
+	w.endCopy()
+	if high = min(high, 8-low); next.n == 0 || int(next.distance) != distance {
+		high = 0
 	}
-	dst = append(dst, byte(7-common)<<2|opLiteral)
-	return binary.LittleEndian.AppendUint64(dst, v>>(8*common))[:len(dst)+8-common]
+	if n := 8 - low - high; n > 0 {
+		w.ops = append(w.ops, byte(n-1)<<2|opLiteral)
+		w.ops = binary.LittleEndian.AppendUint64(w.ops, v>>(8*low))[:len(w.ops)+n]
+	}
+	w.copy(like(high))
 }
