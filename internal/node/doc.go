@@ -1,19 +1,24 @@
 // Package node puts the parts together: from a configuration to a running process. It is the only place where inputs,
 // lanes and outputs meet, and it owns the order in which they start and stop.
 //
-//	scrape   self                        the embedded NATS server
-//	    \    /                                    |
-//	    pipeline                                  |
-//	    /      \                                  |
-//	 edge    store (of an edge alone)             |
-//	   |        \                                 |
-//	  bus        federate, web                   bus
-//	   |                                          |
-//	   +------------- the stream ---------------- hub -> store -> federate, web
+//	scrape   self   receivers of an edge     receivers of a hub    the embedded NATS server
+//	     \     |     /                              |                       |
+//	       pipeline                                 |                       |
+//	       /      \                                 |                       |
+//	    edge    store (of an edge alone)         deposits                  bus
+//	      |        \                                |                       |
+//	     bus        federate, web                  bus                      |
+//	      |                                         |                       |
+//	      +---------------- the stream -------------+-----------------------+
+//	                         /      \
+//	                      hub        outputs -> remote write, Push Gateway
+//	                       |
+//	                     store -> federate, web
 //
-// Start: server, connections, hub, edge, inputs, web. Stop: inputs first, so that nothing new is accepted; then the
-// edge flushes and drains, while the hub and the server still work; then the hub, the web listener, the connections,
-// the server; the outbox is closed last.
+// Start: server, connections, hub, outputs, edge, receivers, inputs, web. Stop: inputs and the listeners of receivers
+// first, so that nothing new is accepted; then the edge flushes and drains, while the hub and the server still work; then
+// outputs, which finish what is under way, the hub, the web listener, the connections, the server; pushed groups and the
+// outbox are closed last.
 //
 //	n, err := node.New(node.Options{Config: cfg, Log: log, Version: version, ListenAddress: "127.0.0.1:9797"})
 //	err = n.Run(ctx)

@@ -55,7 +55,7 @@ func (n *Node) newOutputs(h *hub.Hub, c *config.Config) (*outputs, error) {
 // prepare reads what a changed configuration needs, and returns what puts it in force: outputs begin, end, or go on with
 // other settings.
 func (o *outputs) prepare(c *config.Config) (use func(), err error) {
-	next, fresh := map[string]destination{}, []destination(nil)
+	kept, fresh := map[string]destination{}, map[string]destination{}
 	defer func() {
 		if err != nil {
 			for _, d := range fresh {
@@ -63,38 +63,52 @@ func (o *outputs) prepare(c *config.Config) (use func(), err error) {
 			}
 		}
 	}()
-	for name, make := range o.destinations(c) {
-		if d := o.destination(name); d != nil {
-			next[name] = d
+	for name, create := range o.destinations(c) {
+		var d destination
+		if d = o.destination(name); d != nil {
+			kept[name] = d
 			err = d.check(c)
-		} else if next[name], err = make(); err == nil {
-			fresh = append(fresh, next[name])
+		} else if d, err = create(); err == nil {
+			fresh[name] = d
 		}
 		if err != nil {
 			return nil, err
 		}
 	}
-	if len(next) > 0 && o.shared == nil {
-		client := c.HubClient()
-		client.Stream.Manage = true // whoever made the stream of frames
-		if o.shared, err = o.node.dial(bus.Options{Config: client, Name: "outputs", Journals: client.Stream.Name + journalsStream}); err != nil {
+	if len(fresh) > 0 {
+		if err = o.share(c); err != nil {
 			return nil, err
 		}
 	}
 	return func() {
-		for name, d := range next {
+		for name, d := range kept {
 			if err := d.apply(c); err != nil { // although check found nothing
 				o.log.Error("settings of an output are not changed", "output", name, "err", err)
 			}
 		}
+		maps.Copy(fresh, kept)
 		o.mu.Lock()
 		defer o.mu.Unlock()
-		o.wanted = next
+		o.wanted = fresh
 		select {
 		case o.changed <- struct{}{}:
 		default: // run has been told already
 		}
 	}, nil
+}
+
+// share connects to the journals that hubs share, once there is an output.
+func (o *outputs) share(c *config.Config) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.shared != nil {
+		return nil
+	}
+	client := c.HubClient()
+	client.Stream.Manage = true // whoever made the stream of frames
+	conn, err := o.node.dial(bus.Options{Config: client, Name: "outputs", Journals: client.Stream.Name + journalsStream})
+	o.shared = conn
+	return err
 }
 
 func (o *outputs) destination(name string) destination {
