@@ -4,7 +4,8 @@
 // Ledgers say of every site which rows exist and which reached this hub, and why others did not; they outlive the process,
 // and what the tail reader leaves out is read for them behind it (docs/adr/006-the-ledgers-of-a-hub-are-kept.md). An
 // Output delivers every row to one destination, once and in the order of lanes: it reads the stream itself, at its own
-// pace, and keeps a cursor on disk.
+// pace, live rows and backfill apart, and keeps a cursor on disk. Of several hubs one delivers an output, and the others know
+// from a journal what it delivered.
 //
 //	h, err := hub.New(hub.Options{Config: cfg, Conn: conn, Store: store, Catalog: catalog, Logger: logger, ...})
 //	go h.Run(ctx)
