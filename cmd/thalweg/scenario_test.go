@@ -77,6 +77,14 @@ func TestMain(m *testing.M) {
 //	authorize [-code=N] NAME URL ID TOKEN  set $NAME to the token that a client gets for its own
 //	upload [-code=N] URL TOKEN FILE   push an exposition; standard output is Retry-After and the answer
 //
+// Clients of a Pushgateway
+//
+//	group [-code=N] [-ttl=DURATION] [-token=TOKEN] METHOD URL [FILE]   one request; standard output is the answer
+//	pushers NAME ADDRESS N            N clients push, each a number that grows, to a group of its own, whoever answers
+//	pushed NAME N                     until each of them has had N answers more
+//	push-no-more NAME                 end them
+//	every-push NAME URL               check that it has of each client what was answered, or something later
+//
 // NATS
 //
 //	delete-stream ADDRESS             as somebody with the rights of a hub
@@ -99,6 +107,7 @@ func TestScenarios(t *testing.T) {
 			s := &scenario{
 				t: env.T().(testing.TB), ports: free,
 				processes: map[string]*process{}, targets: map[string]*scrapeTarget{}, links: map[string]*bustest.Proxy{},
+				pushers: map[string]*pushers{},
 			}
 			env.Values[scenarioKey{}] = s
 			env.Defer(s.close)
@@ -113,6 +122,7 @@ func TestScenarios(t *testing.T) {
 			"promquery": cmdPromQuery, "same-samples": cmdSameSamples, "complete": cmdComplete,
 			"target": cmdTarget, "scraped": cmdScraped, "every-scrape": cmdEveryScrape,
 			"authorize": cmdAuthorize, "upload": cmdUpload,
+			"group": cmdGroup, "pushers": cmdPushers, "pushed": cmdPushed, "push-no-more": cmdPushNoMore, "every-push": cmdEveryPush,
 			"delete-stream": cmdDeleteStream, "create-stream": cmdCreateStream, "send-frame": cmdSendFrame,
 			"copy-stream": cmdCopyStream, "link": cmdLink,
 		},
@@ -126,6 +136,7 @@ type scenario struct {
 	processes map[string]*process
 	targets   map[string]*scrapeTarget
 	links     map[string]*bustest.Proxy
+	pushers   map[string]*pushers
 }
 
 type scenarioKey struct{}
@@ -138,6 +149,9 @@ func (s *scenario) close() {
 	}
 	for _, t := range s.targets {
 		t.refuse()
+	}
+	for _, p := range s.pushers {
+		p.end()
 	}
 }
 
