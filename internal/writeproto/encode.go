@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/klauspost/compress/s2"
-	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/thalweg/thalweg/internal/series"
@@ -30,6 +29,8 @@ type EncoderOptions struct {
 	// CacheBytes bounds what is remembered of series. Beyond it the sources that were not seen for longest are forgotten,
 	// which costs time when they come again. Default 256 MiB.
 	CacheBytes int
+	// SilentRows is after how many rows of others a source is forgotten that did not end. Default 400,000.
+	SilentRows int
 	// Labels makes the final labels of a series in b, which it resets: the site label, external labels, relabelling. It is
 	// called once per series, and again when the series was forgotten. False drops the series, and so do no labels at all.
 	// Names and values are sent as they are, whichever characters they have, as Prometheus does.
@@ -71,6 +72,7 @@ func NewEncoder(o EncoderOptions) *Encoder {
 	setDefault(&o.MaxSamples, 2000)
 	setDefault(&o.MaxBytes, 8<<20)
 	setDefault(&o.CacheBytes, 256<<20)
+	setDefault(&o.SilentRows, 400_000)
 	e := &Encoder{options: o}
 	e.cache = newCache(&e.options)
 	e.begin()
@@ -144,36 +146,27 @@ func (e *Encoder) Add(site string, number int, row *series.Row) {
 	}
 	e.row, e.t = RowPart{Row: number}, row.T
 	e.time = appendUint(e.time[:0], fieldSampleTime, uint64(row.T))
-	if row.Schema.FloatsOnly() && len(row.Exemplars) == 0 && len(row.Starts) == 0 {
-		e.addTemplates(s, row)
-	} else {
-		e.addAll(s, row)
-	}
+	e.addRow(s, row)
 	e.endRow()
 	s.t, s.request = row.T, e.serial
 }
 
-// addAll adds the samples of a row, each with what belongs to it.
-func (e *Encoder) addAll(s *source, row *series.Row) {
-	columns, left := row.Schema.Columns(), *row
-	for i, v := range row.Values {
+// addRange adds the values of a row from i up to end one by one, each with what belongs to it.
+func (e *Encoder) addRange(s *source, row *series.Row, left *extras, i, end int) {
+	columns := row.Schema.Columns()
+	for ; i < end; i++ {
+		at := i
 		if row.Columns != nil {
-			i = int(row.Columns[i])
+			at = int(row.Columns[i])
 		} else if !row.Has(i) {
 			continue
 		}
-		c := &s.columns[i]
+		c := &s.columns[at]
 		if c.n == 0 {
 			continue
 		}
-		h, exemplars, start := takeExtras(&left, uint32(i))
-		if e.options.Message == V1 {
-			start = 0
-			if !e.options.Exemplars {
-				exemplars = nil
-			}
-		}
-		isFloat := columns[i].Kind == series.Float
+		v, isFloat := row.Values[i], columns[at].Kind == series.Float
+		h, exemplars, start := left.take(uint32(at))
 		switch {
 		case isFloat && len(exemplars) == 0 && start == 0:
 			e.putFloat(s, c, v)
@@ -187,47 +180,86 @@ func (e *Encoder) addAll(s *source, row *series.Row) {
 	}
 }
 
-// takeExtras returns what a row has for a column beside its value, and drops that and what is before.
-func takeExtras(left *series.Row, column uint32) (h *series.HistogramAt, exemplars []series.ExemplarAt, start int64) {
-	for len(left.Histograms) > 0 && left.Histograms[0].Column <= column {
-		if left.Histograms[0].Column == column {
-			h = &left.Histograms[0]
-		}
-		left.Histograms = left.Histograms[1:]
+// extras is what a row has beside values, as far as it was not taken yet, in ascending order of columns.
+type extras struct {
+	histograms []series.HistogramAt
+	exemplars  []series.ExemplarAt
+	starts     []series.StartAt
+}
+
+// extras returns what of it is sent.
+func (e *Encoder) extras(s *source, row *series.Row) extras {
+	x := extras{row.Histograms, row.Exemplars, row.Starts}
+	if e.options.Message == V2 {
+		return x
 	}
-	for len(left.Exemplars) > 0 && left.Exemplars[0].Column < column {
-		left.Exemplars = left.Exemplars[1:]
+	x.starts = nil
+	if !e.options.Exemplars {
+		x.exemplars = nil
+	}
+	if !e.options.NativeHistograms {
+		for _, h := range x.histograms {
+			if s.columns[h.Column].n > 0 {
+				e.stats.Histograms++
+			}
+		}
+		x.histograms = nil
+	}
+	return x
+}
+
+// take returns what there is for a column, and drops that and what is before.
+func (x *extras) take(column uint32) (h *series.HistogramAt, exemplars []series.ExemplarAt, start int64) {
+	x.skip(column)
+	if len(x.histograms) > 0 && x.histograms[0].Column == column {
+		h = &x.histograms[0]
 	}
 	n := 0
-	for n < len(left.Exemplars) && left.Exemplars[n].Column == column {
+	for n < len(x.exemplars) && x.exemplars[n].Column == column {
 		n++
 	}
-	exemplars, left.Exemplars = left.Exemplars[:n], left.Exemplars[n:]
-	for len(left.Starts) > 0 && left.Starts[0].Column <= column {
-		if left.Starts[0].Column == column {
-			start = left.Starts[0].Ms
-		}
-		left.Starts = left.Starts[1:]
+	if len(x.starts) > 0 && x.starts[0].Column == column {
+		start = x.starts[0].Ms
 	}
-	return h, exemplars, start
+	return h, x.exemplars[:n], start
+}
+
+// skip drops what is before a column.
+func (x *extras) skip(column uint32) {
+	for len(x.histograms) > 0 && x.histograms[0].Column < column {
+		x.histograms = x.histograms[1:]
+	}
+	for len(x.exemplars) > 0 && x.exemplars[0].Column < column {
+		x.exemplars = x.exemplars[1:]
+	}
+	for len(x.starts) > 0 && x.starts[0].Column < column {
+		x.starts = x.starts[1:]
+	}
+}
+
+// within reports whether there is something for the columns from one on, up to another one.
+func (x *extras) within(from, end uint32) bool {
+	x.skip(from)
+	return len(x.histograms) > 0 && x.histograms[0].Column < end || len(x.exemplars) > 0 && x.exemplars[0].Column < end ||
+		len(x.starts) > 0 && x.starts[0].Column < end
 }
 
 // takes reports whether a histogram can be sent, or counts it.
 func (e *Encoder) takes(h *series.HistogramAt) bool {
-	if e.options.Message == V2 {
+	custom := h.H != nil && h.H.UsesCustomBuckets() || h.FH != nil && h.FH.UsesCustomBuckets()
+	if e.options.Message == V2 || !custom {
 		return true
 	}
-	custom := h.H != nil && h.H.Schema == histogram.CustomBucketsSchema || h.FH != nil && h.FH.Schema == histogram.CustomBucketsSchema
-	switch {
-	case !e.options.NativeHistograms:
-		e.stats.Histograms++
-		return false
-	case custom:
-		e.stats.CustomBuckets++
-		return false
-	}
-	return true
+	e.stats.CustomBuckets++
+	return false
 }
+
+// samples is how full the request under construction is, bytes how long it is before compression.
+func (e *Encoder) samples() int {
+	return e.request.Samples + e.request.Histograms + e.request.Exemplars
+}
+
+func (e *Encoder) bytes() int { return e.size + len(e.raw) + len(e.cache.symbols.section) }
 
 // endRow notes what the request under construction has of the row at hand.
 func (e *Encoder) endRow() {

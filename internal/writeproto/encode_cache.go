@@ -49,9 +49,9 @@ type source struct {
 	schema  *series.Schema
 	columns []column
 	// text has the labels of all columns as fields of a TimeSeries of 1.0, ids as symbols of 2.0.
-	text []byte
-	ids  []uint32
-	kept []uint64 // the columns that are not dropped, as bits
+	text   []byte
+	ids    []uint32
+	floats []uint64 // the columns of floats that are not dropped, as bits
 	// templates of 1.0, each of templateColumns columns.
 	templates []template
 
@@ -90,7 +90,7 @@ func newCache(o *EncoderOptions) cache {
 // find returns what is known of the source of a row, with all columns of the row.
 func (c *cache) find(site string, row *series.Row) *source {
 	c.clock++
-	if c.clock-c.swept > silentRows/8 {
+	if c.clock-c.swept > uint64(c.options.SilentRows)/8 {
 		c.sweep()
 	}
 	key := sourceKey{site, row.Source}
@@ -121,7 +121,7 @@ func (c *cache) learn(s *source, schema *series.Schema) {
 	before := len(s.text) + 4*len(s.ids)
 	from := len(s.columns)
 	s.columns = slices.Grow(s.columns, schema.Len()-from)
-	s.kept = append(s.kept, make([]uint64, (schema.Len()+63)/64-len(s.kept))...)
+	s.floats = append(s.floats, make([]uint64, (schema.Len()+63)/64-len(s.floats))...)
 	s.templates = append(s.templates, make([]template, (schema.Len()+templateColumns-1)/templateColumns-len(s.templates))...)
 	for i := from; i < schema.Len(); i++ {
 		col := schema.Column(i)
@@ -130,9 +130,11 @@ func (c *cache) learn(s *source, schema *series.Schema) {
 			x = c.render(s, c.builder.Labels(), &col.Family)
 		}
 		if x.n > 0 {
-			series.SetBit(s.kept, i)
 			s.series++
 			c.series++
+			if col.Kind == series.Float {
+				series.SetBit(s.floats, i)
+			}
 		}
 		s.columns = append(s.columns, x)
 	}
@@ -207,14 +209,11 @@ func (c *cache) end(s *source) {
 	delete(c.sources, s.key)
 }
 
-// silentRows is after how many rows of other sources one is forgotten that nobody ended.
-const silentRows = 400_000
-
 // sweep forgets silent sources.
 func (c *cache) sweep() {
 	c.swept = c.clock
 	for _, s := range c.sources {
-		if s.seen+silentRows < c.clock {
+		if s.seen+uint64(c.options.SilentRows) < c.clock {
 			c.end(s)
 		}
 	}

@@ -72,8 +72,7 @@ func (e *Encoder) put(s *source, c *column, field func([]byte) []byte, exemplars
 
 // makeRoom closes the request under construction if it is full.
 func (e *Encoder) makeRoom() {
-	r := &e.request
-	if r.Samples+r.Histograms+r.Exemplars >= e.options.MaxSamples || e.size+len(e.raw)+len(e.cache.symbols.section) >= e.options.MaxBytes {
+	if e.samples() >= e.options.MaxSamples || e.bytes() >= e.options.MaxBytes {
 		e.close()
 	}
 }

@@ -45,12 +45,14 @@ type spot struct{ at, id uint32 }
 
 const timeSpot = math.MaxUint32
 
-// addTemplates adds a row of floats, by templates as far as they are there.
-func (e *Encoder) addTemplates(s *source, row *series.Row) {
+// addRow adds the samples of a row, by templates as far as they are there.
+func (e *Encoder) addRow(s *source, row *series.Row) {
+	left := e.extras(s, row)
 	n := row.Schema.Len()
 	for i, from := 0, 0; from < n; from += templateColumns {
 		// The values from i on, up to end, are those of the columns from from on.
 		end := min(from+templateColumns, n)
+		special := left.within(uint32(from), uint32(end))
 		if i = from; row.Columns != nil {
 			i, end = row.Place(uint32(from)), row.Place(uint32(end))
 		}
@@ -58,14 +60,13 @@ func (e *Encoder) addTemplates(s *source, row *series.Row) {
 			continue
 		}
 		p := patternOf(s, row, from, i, end)
-		x := &s.templates[from/templateColumns]
-		count := p.count()
-		if count < leastTemplate || count > e.options.MaxSamples || !e.prepare(s, x, p, from) || len(x.spots) > maxTemplateRef/2 {
-			e.addRange(s, row, i, end)
+		x, count := &s.templates[from/templateColumns], p.count()
+		if special || count < leastTemplate || count > e.options.MaxSamples || !e.prepare(s, x, p, from) {
+			e.addRange(s, row, &left, i, end)
 			continue
 		}
-		if e.request.Samples+e.request.Histograms+e.request.Exemplars+count > e.options.MaxSamples ||
-			e.size+len(e.raw)+len(e.cache.symbols.section)+x.size > e.options.MaxBytes || e.cache.symbols.n+uint32(len(x.spots)) > maxTemplateRef {
+		if e.samples()+count > e.options.MaxSamples || e.bytes()+x.size > e.options.MaxBytes ||
+			e.cache.symbols.n+uint32(len(x.spots)) > maxTemplateRef {
 			e.close()
 		}
 		e.packRaw()
@@ -75,22 +76,7 @@ func (e *Encoder) addTemplates(s *source, row *series.Row) {
 	}
 }
 
-// addRange adds the values from i up to end one by one.
-func (e *Encoder) addRange(s *source, row *series.Row, i, end int) {
-	for ; i < end; i++ {
-		c := i
-		if row.Columns != nil {
-			c = int(row.Columns[i])
-		} else if !row.Has(i) {
-			continue
-		}
-		if s.columns[c].n > 0 {
-			e.putFloat(s, &s.columns[c], row.Values[i])
-		}
-	}
-}
-
-// patternOf returns which columns of a template a row has, of those that are not dropped.
+// patternOf returns which columns of a template a row has, of the floats that are not dropped.
 func patternOf(s *source, row *series.Row, from, i, end int) (p pattern) {
 	if row.Columns != nil {
 		for _, c := range row.Columns[i:end] {
@@ -107,8 +93,8 @@ func patternOf(s *source, row *series.Row, from, i, end int) (p pattern) {
 		}
 	}
 	for k := range p {
-		if at := from/64 + k; at < len(s.kept) {
-			p[k] &= s.kept[at]
+		if at := from/64 + k; at < len(s.floats) {
+			p[k] &= s.floats[at]
 		}
 	}
 	return p
@@ -124,7 +110,7 @@ func (p *pattern) count() (n int) {
 // prepare sees to it that a template is there. It is made when columns come for the second time.
 func (e *Encoder) prepare(s *source, x *template, p pattern, from int) bool {
 	if x.pattern == p && x.timeLen == len(e.time) {
-		return true
+		return len(x.spots) <= maxTemplateRef/2
 	}
 	if x.next != p {
 		x.next = p
@@ -134,7 +120,7 @@ func (e *Encoder) prepare(s *source, x *template, p pattern, from int) bool {
 	e.maker.message, e.maker.metadata = e.options.Message, e.cache.metadata
 	e.maker.makeTemplate(x, s, p, from, len(e.time))
 	e.cache.charge(s, x.bytes()-before)
-	return true
+	return len(x.spots) <= maxTemplateRef/2
 }
 
 // bytes is what is counted for a template.
@@ -164,7 +150,7 @@ func (e *Encoder) useTemplate(x *template, row *series.Row, p pattern, from, i i
 			if row.Columns == nil {
 				i = c
 			} else {
-				for int(row.Columns[i]) != c { // what is between is dropped
+				for int(row.Columns[i]) != c { // what is between is no float, or dropped
 					i++
 				}
 			}
