@@ -35,6 +35,8 @@ const (
 	snapshotEvery = 2000
 	// leasePause is how long it is waited after a failure to write or read the journal.
 	leasePause = 100 * time.Millisecond
+	// readTime is how long reading the journal may take.
+	readTime = 30 * time.Second
 )
 
 var (
@@ -283,7 +285,7 @@ func (l *lease) read(ctx context.Context, last bus.Message) (*replay, error) {
 	if last.Sequence == 0 {
 		return known, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, l.times.silence)
+	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
 	var writer string
 	var cut []byte // a line that goes on in the next entry
@@ -315,6 +317,9 @@ func (l *lease) read(ctx context.Context, last bus.Message) (*replay, error) {
 // take begins to hold the output, behind the last entry there is.
 func (l *lease) take(ctx context.Context, last bus.Message, number uint64) error {
 	l.last, l.number = last.Sequence, number
+	l.mu.Lock()
+	l.ended = nil // of an attempt in which another hub was faster
+	l.mu.Unlock()
 	_, err := l.append(ctx, nil, false)
 	if errors.Is(err, errJournalLost) {
 		err = errors.New("the journal was lost meanwhile")

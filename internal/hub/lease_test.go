@@ -125,6 +125,39 @@ func TestLeaseOfKilledHub(t *testing.T) {
 	}
 }
 
+// Several hubs wait, one takes over, and the others go on waiting: as often as it takes.
+func TestLeaseThatSeveralWant(t *testing.T) {
+	r := newReplicas(t)
+	hubs := map[string]*replica{}
+	for _, name := range []string{"a", "b", "c", "d"} {
+		hubs[name] = r.start(name, t.TempDir(), "", quick)
+	}
+	before := 0
+	for len(hubs) > 0 {
+		var holder *replica
+		bustest.WaitFor(t, "one of them to deliver, and the others to know it", func() bool {
+			holders, waiting := 0, 0
+			for _, x := range hubs {
+				switch s := x.c.output(); {
+				case s.Holder:
+					holders++
+					holder = x
+				case holder != nil && s.HeldBy == holder.c.name:
+					waiting++
+				}
+			}
+			return holders == 1 && waiting >= len(hubs)-1
+		})
+		r.w.encoder.RequestKeyframe()
+		r.w.live(2)
+		before += 2
+		r.d.wait(t, before)
+		holder.noted(t, 2)
+		holder.kill(t)
+		delete(hubs, holder.c.name)
+	}
+}
+
 // What was in flight when a hub was killed comes again, from the other one.
 func TestLeaseOfHubKilledInFlight(t *testing.T) {
 	r := newReplicas(t)

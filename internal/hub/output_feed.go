@@ -21,6 +21,7 @@ type feed struct {
 	backfill    bool
 	destination Destination
 	events      chan feedEvent
+	most        int // maxPending
 	reader      *bus.Reader
 	at          time.Time // of the last message, by the server's clock
 	restarted   time.Time // when the place to begin again was noted
@@ -62,7 +63,7 @@ type delivered struct {
 
 func newFeed(o *Output, l bus.Lane, d Destination) *feed {
 	return &feed{
-		output: o, lane: l, backfill: l == bus.Backfill, destination: d, events: make(chan feedEvent),
+		output: o, lane: l, backfill: l == bus.Backfill, destination: d, events: make(chan feedEvent), most: maxPending,
 		places: keyPlaces{}, meter: newMeter(), refused: map[int]struct{}{},
 	}
 }
@@ -110,7 +111,7 @@ func (f *feed) loop(ctx context.Context) error {
 	defer flush.Stop()
 	for {
 		events := f.events
-		if len(f.frames) >= maxPending {
+		if len(f.frames) >= f.most {
 			events = nil
 		}
 		var due time.Duration
@@ -129,7 +130,7 @@ func (f *feed) loop(ctx context.Context) error {
 					return err
 				}
 				continue
-			case !f.destination.Full() && len(f.frames) < maxPending:
+			case !f.destination.Full() && len(f.frames) < f.most:
 				due = batchTime - time.Since(f.begun)
 				if e.Pending == 0 {
 					due = min(due, idleFlush)

@@ -203,6 +203,41 @@ func TestFlushThatIsNotDone(t *testing.T) {
 	d.wait(t, 6)
 }
 
+// Reading waits when too much does, and goes on with the destination.
+func TestPendingFramesAreBounded(t *testing.T) {
+	server := bustest.NewServer(t)
+	c := newHub(t, bustest.Hub(t, server))
+	w := newWriter(t, server.URL(), "ams-1", 1, 5)
+	d := newCollector()
+	down := true
+	d.flush = func(context.Context, *taker, func(int, int, string)) (bool, error) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return !down, nil
+	}
+	w.live(20)
+	o, err := NewOutput(OutputOptions{Name: "out", Dir: t.TempDir(), Hub: c.Hub, Live: d.live(), Backfill: d.later(), Oldest: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.feeds[0].most = 8
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- o.Run(ctx) }()
+	bustest.WaitFor(t, "two flushes that were not done", func() bool { return c.output().Live.Postponed >= 2 })
+	if s := c.output().Live; s.Waiting != 8 || s.Behind == 0 || s.Lag == 0 {
+		t.Errorf("status is %+v, want 8 rows that wait", s)
+	}
+	d.mu.Lock()
+	down = false
+	d.mu.Unlock()
+	d.wait(t, 20)
+	stop()
+	if err := errors.Join(<-done, o.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // What a destination refuses is a gap of this output, over its restarts.
 func TestRefusedRows(t *testing.T) {
 	server := bustest.NewServer(t)
