@@ -86,7 +86,7 @@ func (o OpenMetrics) AppendSample(dst []byte, family, suffix string, ls []labels
 // AppendTime appends a time in ms.
 func (o OpenMetrics) AppendTime(dst []byte, ms int64) []byte { return appendSeconds(dst, ms) }
 
-// AppendSampleEnd appends what stands behind name and labels in a line. The time is one of AppendTime.
+// AppendSampleEnd appends what stands behind name and labels in a line. The time is one of AppendTime, or nothing.
 func (o OpenMetrics) AppendSampleEnd(dst []byte, family, suffix string, v float64, time []byte, e *exemplar.Exemplar) []byte {
 	dst = append(dst, ' ')
 	if count := suffix == "_bucket" || suffix == "_count" || suffix == "_gcount"; count && IsCount(v) {
@@ -94,8 +94,10 @@ func (o OpenMetrics) AppendSampleEnd(dst []byte, family, suffix string, v float6
 	} else {
 		dst = appendOpenMetricsFloat(dst, v)
 	}
-	dst = append(dst, ' ')
-	dst = append(dst, time...)
+	if len(time) > 0 {
+		dst = append(dst, ' ')
+		dst = append(dst, time...)
+	}
 	if e != nil && mayHaveExemplar(family, suffix) {
 		dst = o.appendExemplar(dst, e)
 	}
