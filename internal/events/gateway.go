@@ -1,0 +1,416 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/thalweg/thalweg/internal/series"
+	"github.com/thalweg/thalweg/internal/telemetry"
+)
+
+// Options of Open. Config, Dir, Site and Logger are required.
+type Options struct {
+	// Config is valid: its Validate has been called.
+	Config Config
+	// Dir holds the state on disk. It is made if it is not there, and belongs to one Gateway at a time.
+	Dir  string
+	Site string
+	// Sink takes the aggregate as a whole row every Interval. Nil: nobody wants it.
+	Sink     series.Sink
+	Interval time.Duration
+	Catalog  *series.Catalog
+	// Condition says whether events are taken. Nil: nobody wants to know.
+	Condition *telemetry.Condition
+	Logger    *slog.Logger
+	Now       func() time.Time // nil: time.Now
+}
+
+const (
+	// checkpointEvery is how often what has changed is written to disk, commitEvery how often when somebody waits for it.
+	checkpointEvery = 500 * time.Millisecond
+	commitEvery     = 20 * time.Millisecond
+	// repeatEvery bounds how often the same trouble is logged.
+	repeatEvery = time.Minute
+	// maxShown is how much of an event stands in the log.
+	maxShown = 300
+)
+
+// Gateway aggregates events. It is safe for concurrent use.
+type Gateway struct {
+	options     Options
+	metrics     *metrics
+	repeats     *telemetry.Repeats
+	checkpoints *checkpoints
+	wake        chan struct{}
+	damaged     bool
+
+	// replaying is set as long as events may not count that counted before a crash.
+	replaying atomic.Bool
+
+	mu      sync.Mutex
+	state   *state
+	memo    memo
+	parser  Parser
+	rows    *rows // used by Run alone, with mu
+	meta    meta
+	changed bool // since the last record
+	pending *commit
+	durable position // what the last record on disk says
+	failing error    // why the last record is not on disk
+}
+
+// commit is what waits for the next record.
+type commit struct {
+	waited bool // somebody waits
+	done   chan struct{}
+	err    error
+}
+
+func newCommit() *commit { return &commit{done: make(chan struct{})} }
+
+// Open reads the state that is on disk. If it is damaged, it is put aside, and the gateway begins with nothing; an error
+// is about the directory itself.
+func Open(o Options) (*Gateway, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	g := &Gateway{
+		options: o, metrics: newMetrics(), repeats: telemetry.NewRepeats(o.Logger, repeatEvery), wake: make(chan struct{}, 1),
+		pending: newCommit(), meta: newMeta(&o.Config),
+	}
+	g.begin()
+	var err error
+	g.checkpoints, err = openCheckpoints(o.Dir, o.Logger, func(content []byte) error {
+		if content == nil {
+			g.begin()
+			return nil
+		}
+		return g.state.restore(content)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open event gateway: %w", err)
+	}
+	g.damaged = g.checkpoints.damaged
+	g.state.restored()
+	g.durable = g.state.position.clone()
+	g.replaying.Store(!g.state.clean && g.state.position.seq > 0 && o.Config.Redis != nil)
+	g.state.clean, g.changed = false, true
+	if o.Sink != nil {
+		source := &series.Source{
+			Key: "events", Labels: labels.FromStrings(model.InstanceLabel, o.Site, model.JobLabel, "events"), Interval: o.Interval,
+		}
+		g.rows = newRows(o.Catalog, source)
+	}
+	return g, nil
+}
+
+// begin makes the state one in which nothing is known.
+func (g *Gateway) begin() {
+	g.state = &state{
+		aggregate: newAggregate(&g.options.Config, g.meta.names(), g.options.Now().UnixMilli()), clean: true,
+		position: position{streams: map[string]uint64{}},
+	}
+}
+
+// Reload puts limits, rules and the TTL of another configuration in force, which is valid.
+func (g *Gateway) Reload(c Config) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.state.configure(&c)
+	g.memo.clear()
+}
+
+// Run takes events from Redis, makes rows and writes checkpoints, until ctx ends. Then everything is on disk.
+func (g *Gateway) Run(ctx context.Context) error {
+	if err := g.checkpoint(); err != nil {
+		g.options.Logger.Error("state of the event gateway cannot be written", "err", err)
+	}
+	var tasks sync.WaitGroup
+	if redis := g.options.Config.Redis; redis != nil {
+		source, err := newRedisSource(g, redis)
+		if err != nil {
+			return err
+		}
+		tasks.Go(func() { source.run(ctx) })
+	} else {
+		g.ready()
+	}
+	tasks.Go(func() { g.tick(ctx) })
+	g.write(ctx)
+	tasks.Wait()
+	g.mu.Lock()
+	g.state.clean, g.changed = !g.replaying.Load(), true
+	g.mu.Unlock()
+	if err := g.checkpoint(); err != nil {
+		return fmt.Errorf("stop event gateway: %w", err)
+	}
+	return nil
+}
+
+// Close lets go of the directory, behind Run.
+func (g *Gateway) Close() error { return g.checkpoints.close() }
+
+// tick makes rows and ends series whose time is over.
+func (g *Gateway) tick(ctx context.Context) {
+	every := time.NewTicker(time.Second)
+	defer every.Stop()
+	var next time.Time
+	for {
+		select {
+		case <-every.C:
+		case <-ctx.Done():
+			return
+		}
+		now := g.options.Now()
+		g.mu.Lock()
+		if n := g.state.expire(now.UnixMilli()); n > 0 {
+			g.metrics.expired.Add(float64(n))
+			g.changed = true
+		}
+		g.mu.Unlock()
+		if g.rows == nil || now.Before(next) || g.replaying.Load() {
+			continue
+		}
+		at := now.Truncate(g.options.Interval)
+		next = at.Add(g.options.Interval)
+		g.sample(at)
+	}
+}
+
+// sample hands over the aggregate.
+func (g *Gateway) sample(at time.Time) {
+	g.mu.Lock()
+	row := g.rows.make(g.state.aggregate, at.UnixMilli())
+	g.mu.Unlock()
+	if err := g.options.Sink(row); err != nil {
+		g.metrics.rowErrors.Inc()
+		g.repeats.Log(slog.LevelError, "row", "row of the event gateway is not accepted", slog.Any("err", err))
+	}
+}
+
+// write writes checkpoints: soon if somebody waits, else every now and then.
+func (g *Gateway) write(ctx context.Context) {
+	for {
+		wait := time.NewTimer(checkpointEvery)
+		select {
+		case <-wait.C:
+		case <-g.wake:
+		case <-ctx.Done():
+			wait.Stop()
+			return
+		}
+		wait.Stop()
+		if err := g.checkpoint(); err != nil {
+			g.repeats.Log(slog.LevelError, "checkpoint", "state of the event gateway cannot be written; a crash would cost it", slog.Any("err", err))
+		}
+		select {
+		case <-time.After(commitEvery):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// checkpoint makes everything durable that has been taken, and tells those who wait for it.
+func (g *Gateway) checkpoint() error {
+	g.mu.Lock()
+	if !g.changed && !g.pending.waited && g.failing == nil {
+		g.mu.Unlock()
+		return nil
+	}
+	whole := g.checkpoints.whole()
+	record := g.state.appendRecord(nil, whole)
+	at := g.state.position.clone()
+	waiting := g.pending
+	g.pending, g.changed = newCommit(), false
+	g.mu.Unlock()
+
+	err := g.checkpoints.write(record, whole)
+	g.mu.Lock()
+	if g.failing = err; err == nil {
+		g.durable = at
+	}
+	g.mu.Unlock()
+	waiting.err = err
+	close(waiting.done)
+	return err
+}
+
+// await returns when everything taken so far is durable.
+func (g *Gateway) await(ctx context.Context) error {
+	g.mu.Lock()
+	c := g.pending
+	c.waited = true
+	g.mu.Unlock()
+	select {
+	case g.wake <- struct{}{}:
+	default:
+	}
+	select {
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// errNotDurable is the answer to events as long as nothing can be written.
+var errNotDurable = errors.New("events cannot be made durable")
+
+// Outcome is what became of a payload.
+type Outcome struct {
+	Taken   int
+	Dropped map[Reason]int // nil if there is nothing to say
+}
+
+// Take applies a payload of a sender that waits, and returns when it is durable. With an error nobody knows: the sender
+// may send it again, if its events have ids.
+func (g *Gateway) Take(ctx context.Context, payload []byte) (Outcome, error) {
+	g.mu.Lock()
+	if g.failing != nil { // before it counts
+		err := g.failing
+		g.mu.Unlock()
+		return Outcome{}, fmt.Errorf("%w: %w", errNotDurable, err)
+	}
+	o := Outcome{}
+	o.Taken = g.apply(payload, maxBody, g.options.Now().UnixMilli(), &o)
+	g.account(o.Taken, &o)
+	g.mu.Unlock()
+	if o.Taken == 0 && o.Dropped[Duplicate] == 0 {
+		return o, nil
+	}
+	return o, g.await(ctx)
+}
+
+// Deliver applies message number n of a stream, unless it has been. Messages come in the order of their numbers, which are
+// not 0. It does not wait until they are durable: see Delivered.
+func (g *Gateway) Deliver(stream string, n uint64, payload []byte) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if n <= g.state.position.streams[stream] {
+		return
+	}
+	var o Outcome
+	taken := g.apply(payload, int(g.state.limits.EventBytes), g.options.Now().UnixMilli(), &o)
+	g.account(taken, &o)
+	g.state.position.streams[stream] = n
+	g.changed = true
+}
+
+// Delivered returns the last message of a stream that will count whatever happens: it and those before it can be
+// acknowledged, and reading goes on behind it after a restart.
+func (g *Gateway) Delivered(stream string) uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.durable.streams[stream]
+}
+
+// account counts events.
+func (g *Gateway) account(taken int, o *Outcome) {
+	g.metrics.taken.Add(float64(taken))
+	g.meta.count(taken, o.dropped())
+}
+
+// apply applies a payload of at most limit bytes. It returns how many events of it were taken, and tells the outcome what
+// was dropped.
+func (g *Gateway) apply(payload []byte, limit int, now int64, o *Outcome) (taken int) {
+	g.changed = true
+	slot, hash, hit := g.memo.get(payload)
+	if hit {
+		g.state.repeat(slot.member, slot.value, now)
+		return 1
+	}
+	if len(payload) > limit {
+		g.drop(TooLarge, payload, o)
+		return 0
+	}
+	events, ok := g.parser.Parse(payload)
+	if !ok {
+		g.drop(Malformed, payload, o)
+		return 0
+	}
+	for i := range events {
+		e := &events[i]
+		m, reason := g.event(e, now)
+		if reason != Taken {
+			g.drop(reason, payload, o)
+			continue
+		}
+		taken++
+		if slot != nil && len(events) == 1 {
+			slot.put(hash, payload, m, e)
+		}
+	}
+	return taken
+}
+
+func (g *Gateway) event(e *Event, now int64) (*member, Reason) {
+	if e.ID != "" && e.Reason == Taken && g.state.ids.has(e.ID) {
+		return nil, Duplicate
+	}
+	m, reason := g.state.find(e, now)
+	if reason == Taken {
+		reason = g.state.update(m, e, now)
+	}
+	if reason == Taken && e.ID != "" {
+		g.state.ids.add(strings.Clone(e.ID))
+	}
+	return m, reason
+}
+
+// drop notes that an event is not taken.
+func (g *Gateway) drop(r Reason, payload []byte, o *Outcome) {
+	g.metrics.dropped[r].Inc()
+	if o.Dropped == nil {
+		o.Dropped = map[Reason]int{}
+	}
+	o.Dropped[r]++
+	if r == Duplicate || r == Stale || r == Relabelled { // as it should be
+		return
+	}
+	shown := payload[:min(len(payload), maxShown)]
+	g.repeats.Log(slog.LevelWarn, "drop "+string(r), "event is not taken", slog.String("reason", string(r)), slog.String("event", string(shown)))
+}
+
+func (o *Outcome) dropped() (n int) {
+	for _, k := range o.Dropped {
+		n += k
+	}
+	return n
+}
+
+func (p *position) clone() position {
+	c := *p
+	c.streams = make(map[string]uint64, len(p.streams))
+	for name, n := range p.streams {
+		c.streams[name] = n
+	}
+	return c
+}
+
+// ready says that events are taken.
+func (g *Gateway) ready() {
+	if g.options.Condition == nil {
+		return
+	}
+	if g.damaged {
+		g.options.Condition.Degraded("the state was damaged and is put aside; all series began with nothing")
+		return
+	}
+	g.options.Condition.Ready()
+}
+
+func (g *Gateway) notReady(reason string) {
+	if g.options.Condition != nil {
+		g.options.Condition.NotReady(reason)
+	}
+}

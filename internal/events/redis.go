@@ -1,0 +1,507 @@
+package events
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// pageElements is how many elements are read at a time, if pop_count is not more.
+	pageElements = 1000
+	// pagesAhead are read while one is applied.
+	pagesAhead = 2
+	// idleWait is how long the server waits for an event before it says that there is none; firstWait what it is as long as
+	// claims are to be deleted when they are in a checkpoint.
+	idleWait  = 5 * time.Second
+	firstWait = time.Second
+	// claimEvery bounds how often lists of a few events are claimed, so that they become fewer.
+	claimEvery = 10 * time.Millisecond
+	fewEvents  = 200
+	// pendingEvery is how often it is looked how many events wait.
+	pendingEvery = time.Second
+
+	retryAtLeast = 100 * time.Millisecond
+	retryAtMost  = 5 * time.Second
+	// maxPageBytes bounds the memory that pages keep.
+	maxPageBytes = 4 << 20
+	// deadLetters are kept.
+	deadLetters = 1000
+)
+
+// redisSource takes events from a list of a Redis server, each once, whatever happens to this process or to answers.
+//
+// The list is claimed as a whole, by renaming it to a key with a number that only this gateway uses; while there is none,
+// the server moves the first event into such a key. A claim does not change any more: its elements are read from the right,
+// and how many of which claim have been applied is written with what they came to. What stands in a claim and not in that
+// checkpoint is read again after a crash. A claim is deleted when a checkpoint says that it is done.
+type redisSource struct {
+	*Gateway
+	config  *RedisConfig
+	prefix  string   // of the keys of claims
+	adopt   bool     // the state does not know which claims there are
+	adopted []uint64 // numbers of those that were found, ascending
+	next    int      // endpoint to try
+	claimed time.Time
+	counted time.Time
+
+	conn  *redisConn
+	pages chan *page
+	dead  []string // to be pushed to dead_letter_key
+}
+
+// newRedisSource knows its claims by an id that is made once for a directory.
+func newRedisSource(g *Gateway, c *RedisConfig) (*redisSource, error) {
+	id, err := readID(filepath.Join(g.options.Dir, "id"))
+	if err != nil {
+		return nil, fmt.Errorf("open event gateway: %w", err)
+	}
+	s := &redisSource{Gateway: g, config: c, pages: make(chan *page, pagesAhead+1)}
+	for range cap(s.pages) {
+		s.pages <- &page{}
+	}
+	// A cluster keeps keys together that have the same text in braces.
+	queue := c.Key
+	if !strings.Contains(queue, "{") {
+		queue = "{" + queue + "}"
+	}
+	s.prefix = queue + ":claim:" + id + ":"
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.state.position.seq == 0 {
+		g.state.position.low, g.state.position.seq = 1, 1
+		s.adopt = true
+	}
+	return s, nil
+}
+
+// readID returns what a file says, which is made if it is not there.
+func readID(name string) (string, error) {
+	data, err := os.ReadFile(name)
+	if id := strings.TrimSpace(string(data)); err == nil && id != "" {
+		return id, nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	id := make([]byte, 8)
+	rand.Read(id)
+	text := hex.EncodeToString(id)
+	if err := os.WriteFile(name+newSuffix, []byte(text+"\n"), 0o600); err != nil {
+		return "", err
+	}
+	if err := os.Rename(name+newSuffix, name); err != nil {
+		return "", err
+	}
+	return text, syncDir(filepath.Dir(name))
+}
+
+func (s *redisSource) claim(seq uint64) string { return s.prefix + strconv.FormatUint(seq, 10) }
+
+// run connects again and again until ctx ends.
+func (s *redisSource) run(ctx context.Context) {
+	s.notReady("connecting to Redis")
+	for wait := retryAtLeast; ; wait = min(2*wait, retryAtMost) {
+		worked, err := s.session(ctx)
+		s.metrics.redisUp.Set(0)
+		if ctx.Err() != nil {
+			return
+		}
+		if worked {
+			wait = retryAtLeast
+		}
+		s.metrics.redisFails.Inc()
+		s.notReady("no events can be taken from Redis: " + err.Error())
+		s.repeats.Log(slog.LevelError, "redis", "no events can be taken from redis; trying again", slog.String("address", s.endpointInUse()), slog.Any("err", err))
+		select {
+		case <-time.After(wait/2 + mathrand.N(wait/2)):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *redisSource) endpointInUse() string {
+	o, err := parseConnection(s.config.Address)
+	if err != nil {
+		return ""
+	}
+	return o.endpoints[s.next%len(o.endpoints)]
+}
+
+// session takes events over one connection. It reports whether that worked for a while.
+func (s *redisSource) session(ctx context.Context) (worked bool, err error) {
+	o, err := s.config.connect()
+	if err != nil {
+		return false, err
+	}
+	endpoint := o.endpoints[s.next%len(o.endpoints)]
+	conn, err := dialRedis(ctx, o, endpoint, s.config.TLSConfig)
+	if err != nil {
+		s.next++
+		return false, fmt.Errorf("connect to %s: %w", endpoint, err)
+	}
+	s.conn = conn
+	stop := context.AfterFunc(ctx, func() { _ = conn.close() }) // ends whatever waits for an answer
+	defer func() {
+		if stop() {
+			err = errors.Join(err, conn.close())
+		}
+	}()
+	if err := s.inspect(); err != nil {
+		return false, err
+	}
+	if err := s.adoptClaims(); err != nil {
+		return false, err
+	}
+	for ctx.Err() == nil {
+		if err = s.turn(ctx, &worked); err != nil {
+			if isRedisError(err) {
+				s.next++ // a replica, or one that is loading
+			}
+			return worked, err
+		}
+	}
+	return worked, ctx.Err()
+}
+
+// inspect sees to it that nothing but a list is claimed.
+func (s *redisSource) inspect() error {
+	a, err := s.conn.do("TYPE", s.config.Key)
+	if err == nil && string(a.text) != "list" && string(a.text) != "none" {
+		err = fmt.Errorf("key %q is a %s, not a list", s.config.Key, a.text)
+	}
+	return err
+}
+
+// working says that the server does what it should.
+func (s *redisSource) working(worked *bool) {
+	if !*worked {
+		*worked = true
+		s.metrics.redisUp.Set(1)
+		s.repeats.Forget("redis")
+		s.ready()
+	}
+}
+
+// at is the position of the events that have been applied.
+func (s *redisSource) at() position {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.position
+}
+
+// turn takes the next claim, if there is one.
+func (s *redisSource) turn(ctx context.Context, worked *bool) error {
+	if err := errors.Join(s.bury(), s.forget()); err != nil {
+		return err
+	}
+	at := s.at()
+	n, err := s.conn.do("LLEN", s.claim(at.seq))
+	if err != nil {
+		return err
+	}
+	switch {
+	case n.n > 0:
+		s.working(worked)
+		return s.take(ctx, at, uint64(n.n))
+	case at.offset > 0:
+		s.vanished(at)
+		return nil
+	}
+	if s.skipTo(at) {
+		return nil
+	}
+	s.replaying.Store(false) // there is no claim from before
+	s.pace(ctx)
+	_, err = s.conn.do("RENAMENX", s.config.Key, s.claim(at.seq))
+	switch {
+	case err == nil:
+		s.claimed = time.Now()
+		s.metrics.claims.Inc()
+		s.working(worked)
+		return nil
+	case isRedisError(err) && strings.Contains(err.Error(), "no such key"):
+		s.working(worked)
+		return s.idle(ctx, at)
+	}
+	return err
+}
+
+// pace waits if a few events were claimed a moment ago.
+func (s *redisSource) pace(ctx context.Context) {
+	if wait := time.Until(s.claimed.Add(claimEvery)); wait > 0 {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// idle waits until there is an event, which the server moves into the claim.
+func (s *redisSource) idle(ctx context.Context, at position) error {
+	s.setPending(0)
+	wait := idleWait
+	if at.low < at.seq {
+		wait = firstWait
+	}
+	s.conn.send("BLMOVE", s.config.Key, s.claim(at.seq), "RIGHT", "LEFT", strconv.FormatFloat(wait.Seconds(), 'f', 3, 64))
+	if err := s.conn.flush(wait); err != nil {
+		return err
+	}
+	a, err := s.conn.receive()
+	if err != nil {
+		return err
+	}
+	if a.null {
+		s.mu.Lock()
+		s.meta.next().emptyPops++
+		s.mu.Unlock()
+		return nil
+	}
+	s.claimed = time.Now()
+	s.metrics.claims.Inc()
+	p := page{data: a.text, ends: []int{len(a.text)}}
+	s.applyPage(&p, at, 1)
+	return nil
+}
+
+// take reads a claim of n elements from where it has been read to.
+func (s *redisSource) take(ctx context.Context, at position, n uint64) error {
+	if n-at.offset >= fewEvents {
+		s.claimed = time.Time{} // there may be more at once
+	}
+	size := uint64(max(pageElements, s.config.PopCount))
+	key := s.claim(at.seq)
+	// The requests for pages go ahead of the pages that are applied; a goroutine reads the answers.
+	type read struct {
+		page *page
+		err  error
+	}
+	full := make(chan read, pagesAhead)
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer close(full)
+		for o := at.offset; o < n; o += size {
+			var p *page
+			select {
+			case p = <-s.pages:
+			case <-ctx.Done():
+				return
+			}
+			err := s.readPage(key, o, min(size, n-o), p)
+			select {
+			case full <- read{p, err}:
+			case <-ctx.Done():
+				s.pages <- p
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	var err error
+	for r := range full {
+		if err == nil {
+			if err = r.err; err == nil {
+				err = s.takePage(r.page, &at, n, size)
+			}
+			if err != nil {
+				cancel()
+			}
+		}
+		s.pages <- r.page
+	}
+	cancel()
+	<-done
+	if err == nil && at.offset < n {
+		err = ctx.Err() // canceled
+	}
+	return err
+}
+
+// readPage reads elements of a claim: those behind the first o, from the right.
+func (s *redisSource) readPage(key string, o, size uint64, p *page) error {
+	s.conn.send("LRANGE", key, "-"+strconv.FormatUint(o+size, 10), "-"+strconv.FormatUint(o+1, 10))
+	if err := s.conn.flush(0); err != nil {
+		return err
+	}
+	return s.conn.receivePage(p)
+}
+
+// takePage applies a page of a claim of n elements.
+func (s *redisSource) takePage(p *page, at *position, n, size uint64) error {
+	if uint64(p.len()) != min(size, n-at.offset) {
+		s.vanished(*at)
+		return errors.New("a claimed list has changed")
+	}
+	s.applyPage(p, *at, n)
+	at.offset += uint64(p.len())
+	return nil
+}
+
+// applyPage applies a page at a position, whose claim has n elements, and advances the position.
+func (s *redisSource) applyPage(p *page, at position, n uint64) {
+	now := s.options.Now().UnixMilli()
+	var o Outcome
+	taken := 0
+	s.mu.Lock()
+	limit := int(s.state.limits.EventBytes)
+	for i := p.len() - 1; i >= 0; i-- {
+		payload := p.at(i)
+		before := o.lost()
+		taken += s.apply(payload, limit, now, &o)
+		if s.config.DeadLetterKey != "" && o.lost() > before && len(s.dead) < deadLetters {
+			s.dead = append(s.dead, string(payload))
+		}
+	}
+	s.account(taken, &o)
+	position := &s.state.position
+	if position.offset = at.offset + uint64(p.len()); position.offset >= n {
+		position.seq, position.offset = at.seq+1, 0
+	}
+	s.mu.Unlock()
+	if cap(p.data) > maxPageBytes {
+		p.data = nil
+	}
+}
+
+// bury pushes what could not be taken to the list of dead letters. What a crash leaves out is not there.
+func (s *redisSource) bury() error {
+	if len(s.dead) == 0 {
+		return nil
+	}
+	args := append([]string{"LPUSH", s.config.DeadLetterKey}, s.dead...)
+	s.dead = nil
+	if _, err := s.conn.do(args...); err != nil {
+		return err
+	}
+	_, err := s.conn.do("LTRIM", s.config.DeadLetterKey, "0", strconv.Itoa(deadLetters-1))
+	return err
+}
+
+// lost counts what was dropped because something is wrong with it.
+func (o *Outcome) lost() int {
+	if o.Dropped == nil {
+		return 0
+	}
+	return o.dropped() - o.Dropped[Duplicate] - o.Dropped[Stale] - o.Dropped[Relabelled]
+}
+
+// vanished goes on behind a claim of which the server has lost the rest.
+func (s *redisSource) vanished(at position) {
+	s.metrics.dropped[ClaimVanished].Inc()
+	s.repeats.Log(slog.LevelError, "vanished", "redis has lost events that had been claimed", slog.String("key", s.claim(at.seq)), slog.Uint64("taken", at.offset))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.position.seq, s.state.position.offset = at.seq+1, 0
+	s.changed = true
+}
+
+// forget deletes the claims that are done in the checkpoint.
+func (s *redisSource) forget() error {
+	s.mu.Lock()
+	low, seq := s.state.position.low, s.durable.seq
+	s.mu.Unlock()
+	if low >= seq {
+		return s.count()
+	}
+	const atOnce = 100
+	seq = min(seq, low+atOnce)
+	args := []string{"UNLINK"}
+	for n := low; n < seq; n++ {
+		args = append(args, s.claim(n))
+	}
+	if _, err := s.conn.do(args...); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.state.position.low = seq
+	s.mu.Unlock()
+	return s.count()
+}
+
+// count looks every now and then how many events wait.
+func (s *redisSource) count() error {
+	if time.Since(s.counted) < pendingEvery {
+		return nil
+	}
+	a, err := s.conn.do("LLEN", s.config.Key)
+	if err == nil {
+		s.counted = time.Now()
+		s.setPending(float64(a.n))
+	}
+	return err
+}
+
+func (s *redisSource) setPending(n float64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.meta.pending = n
+}
+
+// adoptClaims finds the claims of a gateway whose state is lost, which count from their beginning.
+func (s *redisSource) adoptClaims() error {
+	if !s.adopt {
+		return nil
+	}
+	for cursor := "0"; ; {
+		a, err := s.conn.do("SCAN", cursor, "MATCH", escapeGlob(s.prefix)+"*", "COUNT", "1000")
+		if err != nil {
+			return err
+		}
+		if len(a.list) != 2 {
+			return errRESP
+		}
+		for _, key := range a.list[1].list {
+			if n, err := strconv.ParseUint(strings.TrimPrefix(string(key.text), s.prefix), 10, 64); err == nil {
+				s.adopted = append(s.adopted, n)
+			}
+		}
+		if cursor = string(a.list[0].text); cursor == "0" {
+			break
+		}
+	}
+	s.adopt = false
+	if len(s.adopted) > 0 {
+		slices.Sort(s.adopted)
+		s.options.Logger.Warn("claims of this gateway are there of which its state knows nothing; they count from their beginning",
+			"claims", len(s.adopted), "first", s.adopted[0], "last", s.adopted[len(s.adopted)-1])
+	}
+	return nil
+}
+
+// skipTo goes on with the next claim that was found, if there is one behind a position at which there is none.
+func (s *redisSource) skipTo(at position) bool {
+	for len(s.adopted) > 0 && s.adopted[0] <= at.seq {
+		s.adopted = s.adopted[1:]
+	}
+	if len(s.adopted) == 0 {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.position.seq = s.adopted[0]
+	if at.seq == 1 {
+		s.state.position.low = s.adopted[0] // there never were others
+	}
+	s.changed = true
+	return true
+}
+
+func escapeGlob(s string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`).Replace(s)
+}

@@ -1,0 +1,268 @@
+package events
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/common/config"
+)
+
+// redisConn speaks RESP 2 with a Redis server. It never repeats a command: what a lost answer leaves open, only its user
+// can find out. After an error it is of no use.
+type redisConn struct {
+	conn    net.Conn
+	in      *bufio.Reader
+	out     []byte
+	timeout time.Duration
+}
+
+// redisError is what a server answers to a command that it does not carry out.
+type redisError string
+
+func (e redisError) Error() string { return string(e) }
+
+// errRESP is an answer that is no answer.
+var errRESP = errors.New("the answer is not of the Redis protocol")
+
+// dialRedis connects to an endpoint, logs in and selects the database.
+func dialRedis(ctx context.Context, o *connection, endpoint string, tlsConfig *config.TLSConfig) (_ *redisConn, err error) {
+	dialer := net.Dialer{Timeout: o.connectTimeout, KeepAlive: 15 * time.Second}
+	conn, err := dialer.DialContext(ctx, "tcp", endpoint)
+	if err != nil {
+		return nil, err
+	}
+	if o.tls || tlsConfig != nil {
+		if conn, err = startTLS(ctx, conn, o, endpoint, tlsConfig); err != nil {
+			return nil, err
+		}
+	}
+	c := newRedisConn(conn, o.timeout)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.close())
+		}
+	}()
+	if o.password != "" {
+		args := []string{"AUTH", o.password}
+		if o.user != "" {
+			args = []string{"AUTH", o.user, o.password}
+		}
+		if _, err := c.do(args...); err != nil {
+			return nil, fmt.Errorf("log in: %w", err)
+		}
+	}
+	if _, err := c.do("SELECT", strconv.Itoa(o.database)); err != nil {
+		return nil, fmt.Errorf("select database %d: %w", o.database, err)
+	}
+	if _, err := c.do("CLIENT", "SETNAME", o.clientName); err != nil && !isRedisError(err) {
+		return nil, err
+	}
+	return c, nil
+}
+
+func newRedisConn(conn net.Conn, timeout time.Duration) *redisConn {
+	return &redisConn{conn: conn, in: bufio.NewReaderSize(conn, 256<<10), timeout: timeout}
+}
+
+func startTLS(ctx context.Context, conn net.Conn, o *connection, endpoint string, c *config.TLSConfig) (net.Conn, error) {
+	if c == nil {
+		c = &config.TLSConfig{}
+	}
+	settings, err := config.NewTLSConfig(c)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("tls: %w", err), conn.Close())
+	}
+	if settings.ServerName == "" {
+		settings.ServerName, _, _ = net.SplitHostPort(endpoint)
+		if o.tlsHost != "" {
+			settings.ServerName = o.tlsHost
+		}
+	}
+	secure := tls.Client(conn, settings)
+	ctx, cancel := context.WithTimeout(ctx, o.connectTimeout)
+	defer cancel()
+	if err := secure.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("tls: %w", err), conn.Close())
+	}
+	return secure, nil
+}
+
+func isRedisError(err error) bool {
+	_, is := errors.AsType[redisError](err)
+	return is
+}
+
+func (c *redisConn) close() error { return c.conn.Close() }
+
+// send puts a command behind those that will be sent by flush.
+func (c *redisConn) send(args ...string) {
+	c.out = append(strconv.AppendInt(append(c.out, '*'), int64(len(args)), 10), "\r\n"...)
+	for _, a := range args {
+		c.out = append(strconv.AppendInt(append(c.out, '$'), int64(len(a)), 10), "\r\n"...)
+		c.out = append(append(c.out, a...), "\r\n"...)
+	}
+}
+
+// flush sends commands. Their answers have to come within the timeout, and what the server may wait in addition.
+func (c *redisConn) flush(wait time.Duration) error {
+	if err := c.conn.SetDeadline(time.Now().Add(c.timeout + wait)); err != nil {
+		return err
+	}
+	_, err := c.conn.Write(c.out)
+	c.out = c.out[:0]
+	return err
+}
+
+// do sends a command and waits for its answer.
+func (c *redisConn) do(args ...string) (answer, error) {
+	c.send(args...)
+	if err := c.flush(0); err != nil {
+		return answer{}, err
+	}
+	return c.receive()
+}
+
+// answer is a number, a string, a list, or nil.
+type answer struct {
+	n    int64
+	text []byte
+	list []answer
+	null bool
+}
+
+// receive reads an answer, which may be a redisError.
+func (c *redisConn) receive() (answer, error) {
+	kind, line, err := c.line()
+	if err != nil {
+		return answer{}, err
+	}
+	switch kind {
+	case '+':
+		return answer{text: append([]byte(nil), line...)}, nil
+	case '-':
+		return answer{}, redisError(line)
+	}
+	n, err := strconv.ParseInt(string(line), 10, 64)
+	if err != nil {
+		return answer{}, errRESP
+	}
+	switch {
+	case kind == ':':
+		return answer{n: n}, nil
+	case n < 0:
+		return answer{null: true}, nil
+	case kind == '$':
+		text, err := c.bulk(nil, n)
+		return answer{text: text}, err
+	case kind == '*':
+		var a answer
+		for range n {
+			element, err := c.receive()
+			if err != nil {
+				return answer{}, err
+			}
+			a.list = append(a.list, element)
+		}
+		return a, nil
+	}
+	return answer{}, errRESP
+}
+
+// line reads the first line of an answer: a byte that says what it is, and more.
+func (c *redisConn) line() (kind byte, rest []byte, err error) {
+	line, err := c.in.ReadSlice('\n')
+	if err != nil {
+		return 0, nil, err
+	}
+	if len(line) < 3 || line[len(line)-2] != '\r' {
+		return 0, nil, errRESP
+	}
+	return line[0], line[1 : len(line)-2], nil
+}
+
+// maxBulk bounds an element: Redis has none beyond.
+const maxBulk = 512 << 20
+
+// bulk appends a string of n bytes.
+func (c *redisConn) bulk(dst []byte, n int64) ([]byte, error) {
+	if n > maxBulk {
+		return dst, errRESP
+	}
+	first, size := len(dst), int(n)+2
+	for cap(dst)-len(dst) < size {
+		dst = append(dst[:cap(dst)], 0)[:len(dst)]
+	}
+	dst = dst[:first+size]
+	if _, err := io.ReadFull(c.in, dst[first:]); err != nil {
+		return dst[:first], err
+	}
+	if dst[len(dst)-2] != '\r' {
+		return dst[:first], errRESP
+	}
+	return dst[:len(dst)-2], nil
+}
+
+// page is elements of a list. Its memory is used again.
+type page struct {
+	data []byte
+	ends []int
+}
+
+func (p *page) len() int { return len(p.ends) }
+
+func (p *page) at(i int) []byte {
+	first := 0
+	if i > 0 {
+		first = p.ends[i-1]
+	}
+	return p.data[first:p.ends[i]:p.ends[i]]
+}
+
+// receivePage reads a list of strings, which is what LRANGE answers.
+func (c *redisConn) receivePage(p *page) error {
+	p.data, p.ends = p.data[:0], p.ends[:0]
+	kind, line, err := c.line()
+	if err != nil {
+		return err
+	}
+	if kind == '-' {
+		return redisError(line)
+	}
+	n, ok := decimal(line)
+	if !ok || kind != '*' {
+		return errRESP
+	}
+	for range n {
+		kind, line, err := c.line()
+		if err != nil {
+			return err
+		}
+		size, ok := decimal(line)
+		if !ok || kind != '$' {
+			return errRESP
+		}
+		if p.data, err = c.bulk(p.data, size); err != nil {
+			return err
+		}
+		p.ends = append(p.ends, len(p.data))
+	}
+	return nil
+}
+
+// decimal reads a number that is not negative.
+func decimal(line []byte) (n int64, ok bool) {
+	for _, c := range line {
+		if c < '0' || c > '9' || n > maxBulk {
+			return 0, false
+		}
+		n = n*10 + int64(c-'0')
+	}
+	return n, len(line) > 0
+}
