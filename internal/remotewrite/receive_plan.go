@@ -223,7 +223,7 @@ func (p *plan) learn(s *writeproto.Series, hash uint64) (*intakeSeries, error) {
 		if !writeproto.IsRefError(err) {
 			return nil, malformed(err)
 		}
-		p.refused.add(badSymbols, weight(s), err.Error)
+		p.refused.add(badSymbols, s.Len(), err.Error)
 		return nil, nil
 	}
 	p.raw = p.batch.AppendRawKey(p.raw[:0], s, list)
@@ -240,10 +240,10 @@ func (p *plan) learn(s *writeproto.Series, hash uint64) (*intakeSeries, error) {
 	m := p.in.findKey(keyHash, p.key)
 	if m == nil {
 		if !p.in.makeRoom(p.now) {
-			p.refused.add(overSeries, weight(s), func() string { return "there are too many series, " + show(list) + " is one more" })
+			p.refused.add(overSeries, s.Len(), func() string { return "there are too many series, " + show(list) + " is one more" })
 			return nil, nil
 		}
-		m = p.in.add(p.key, keyHash, toLabels(list), kindOf(s), p.now)
+		m = p.in.add(p.key, keyHash, toLabels(list), kindOf(p.batch, s), p.now)
 	}
 	if v2 := p.message == writeproto.V2; v2 || string(p.raw) != m.key {
 		p.in.spell(m, hash, v2, p.raw)
@@ -254,10 +254,10 @@ func (p *plan) learn(s *writeproto.Series, hash uint64) (*intakeSeries, error) {
 // refuseLabels refuses a series for its labels. Prometheus answers 204 to such requests of 1.0, and so does everybody.
 func (p *plan) refuseLabels(s *writeproto.Series, list []writeproto.Label, wrong string) {
 	if p.message == writeproto.V1 {
-		p.refused.addQuietly(badLabels, weight(s), func() string { return wrong + " in " + show(list) })
+		p.refused.addQuietly(badLabels, s.Len(), func() string { return wrong + " in " + show(list) })
 		return
 	}
-	p.refused.add(badLabels, weight(s), func() string { return "invalid metric name or labels: " + wrong + " in " + show(list) })
+	p.refused.add(badLabels, s.Len(), func() string { return "invalid metric name or labels: " + wrong + " in " + show(list) })
 }
 
 // noSamplesFor is what Prometheus says.
@@ -265,29 +265,30 @@ const noSamplesFor = "TimeSeries must contain at least one sample or histogram f
 
 // takeable reports whether a series that is new has something that can be taken. What it has not is refused here.
 func (p *plan) takeable(s *writeproto.Series, list []writeproto.Label) bool {
-	if weight(s) == 0 {
+	if s.Len() == 0 {
 		if p.message == writeproto.V2 {
 			p.refused.add(noSamples, 0, func() string { return noSamplesFor + show(list) })
-		} else if len(s.Exemplars) > 0 {
+		} else if len(p.batch.Exemplars(s)) > 0 {
 			p.refused.addQuietly(noSamples, 0, func() string { return "exemplars of a series that never had a sample: " + show(list) })
 		}
 		return false
 	}
-	for i := range s.Samples {
-		if !p.ahead(s.Samples[i].T) {
+	samples, histograms := p.batch.Samples(s), p.batch.Histograms(s)
+	for i := range samples {
+		if !p.ahead(samples[i].T) {
 			return true
 		}
 	}
-	for i := range s.Histograms {
-		if h := &s.Histograms[i]; !p.ahead(h.T) && checkHistogram(h) == nil {
+	for i := range histograms {
+		if h := &histograms[i]; !p.ahead(h.T) && checkHistogram(h) == nil {
 			return true
 		}
 	}
-	for range s.Samples {
+	for range samples {
 		p.refuseSample(outOfBounds, func() string { return show(list) })
 	}
-	for i := range s.Histograms {
-		if h := &s.Histograms[i]; p.ahead(h.T) {
+	for i := range histograms {
+		if h := &histograms[i]; p.ahead(h.T) {
 			p.refuseSample(outOfBounds, func() string { return show(list) })
 		} else {
 			p.refuseHistogram(checkHistogram(h), func() string { return show(list) })
@@ -296,14 +297,11 @@ func (p *plan) takeable(s *writeproto.Series, list []writeproto.Label) bool {
 	return false
 }
 
-// weight is how many samples a series has.
-func weight(s *writeproto.Series) int { return len(s.Samples) + len(s.Histograms) }
-
-func kindOf(s *writeproto.Series) series.Kind {
-	if len(s.Samples) > 0 {
+func kindOf(b *writeproto.Batch, s *writeproto.Series) series.Kind {
+	if len(b.Samples(s)) > 0 {
 		return series.Float
 	}
-	return kindOfHistogram(&s.Histograms[0])
+	return kindOfHistogram(&b.Histograms(s)[0])
 }
 
 func kindOfHistogram(h *writeproto.Histogram) series.Kind {
@@ -334,17 +332,18 @@ func (p *plan) addPortion(s *intakeSource) {
 // takeSeries takes the samples of a series.
 func (p *plan) takeSeries(s *writeproto.Series, m *intakeSeries) {
 	p.open(m.source)
-	if p.message == writeproto.V2 && weight(s) == 0 && len(s.Exemplars) == 0 {
+	if p.message == writeproto.V2 && s.Len() == 0 && len(p.batch.Exemplars(s)) == 0 {
 		p.refused.add(noSamples, 0, func() string { return noSamplesFor + p.show(m) })
 	}
-	for i := range s.Samples {
-		p.takeSample(&s.Samples[i], m, &p.written.samples)
+	samples, histograms, exemplars := p.batch.Samples(s), p.batch.Histograms(s), p.batch.Exemplars(s)
+	for i := range samples {
+		p.takeSample(&samples[i], m, &p.written.samples)
 	}
-	for i := range s.Histograms {
-		p.takeHistogram(&s.Histograms[i], m, &p.written.histograms)
+	for i := range histograms {
+		p.takeHistogram(&histograms[i], m, &p.written.histograms)
 	}
-	if len(s.Exemplars) > 0 {
-		p.takeExemplars(s.Exemplars, m)
+	if len(exemplars) > 0 {
+		p.takeExemplars(exemplars, m)
 	}
 }
 
@@ -361,7 +360,7 @@ func (p *plan) takeMetadata(s *writeproto.Series, m *intakeSeries) {
 		var unit []byte
 		if unit, err = p.batch.Unit(s); err == nil && len(help)+len(unit) <= maxMetadata {
 			m.metadata = hash
-			p.in.tell(m, s.Type, string(help), string(unit))
+			p.in.tell(m, p.batch.Type(s), string(help), string(unit))
 			return
 		}
 	}

@@ -29,6 +29,7 @@ type Batch struct {
 
 	message Message
 	seed    maphash.Seed
+	body    []byte
 	symbols [][]byte
 	hashes  []uint64 // of symbols, 0 where nobody has asked yet
 
@@ -41,21 +42,39 @@ type Batch struct {
 	numbers    numbers
 }
 
-// Series is one series of a request with its samples, in the order of the body.
+// Series is one series of a request: where in the batch is what it has.
 type Series struct {
-	Samples    []Sample
-	Histograms []Histogram
-	Exemplars  []Exemplar
-	// Type, help and unit belong to requests of 2.0. The latter two are symbols, to be read by Batch.Help and Batch.Unit.
-	Type       model.MetricType
-	help, unit uint32
-	labels     labelSet
+	samples, histograms, exemplars span
+	// labels are fields of the body in 1.0, or of loose; in 2.0 they are references.
+	labels     span
+	loose      bool
+	typ        uint8
+	help, unit uint32 // symbols of 2.0
 }
 
-// labelSet is how labels stand in a body: as fields of 1.0, or as references to symbols of 2.0.
-type labelSet struct {
-	fields []byte
-	refs   []uint32
+// span is a part of something.
+type span struct{ first, end uint32 }
+
+func (s span) len() int { return int(s.end - s.first) }
+
+func of[T any](list []T, s span) []T { return list[s.first:s.end:s.end] }
+
+// Samples, Histograms and Exemplars return those of a series, in the order of the body.
+func (b *Batch) Samples(s *Series) []Sample { return of(b.samples, s.samples) }
+
+func (b *Batch) Histograms(s *Series) []Histogram { return of(b.histograms, s.histograms) }
+
+func (b *Batch) Exemplars(s *Series) []Exemplar { return of(b.exemplars, s.exemplars) }
+
+// Len is how many samples and histograms a series has.
+func (s *Series) Len() int { return s.samples.len() + s.histograms.len() }
+
+// fields are the labels of a series of 1.0 as they stand in the body.
+func (b *Batch) fields(s *Series) []byte {
+	if s.loose {
+		return of(b.loose, s.labels)
+	}
+	return of(b.body, s.labels)
 }
 
 // Label is a label as it stands in a body.
@@ -81,7 +100,8 @@ type Histogram struct {
 type Exemplar struct {
 	T      int64
 	V      float64
-	labels labelSet
+	fields []byte // its labels in 1.0
+	refs   span   // and in 2.0
 }
 
 // Metadata is what is said of one family.
@@ -95,14 +115,13 @@ func NewBatch(seed maphash.Seed) *Batch { return &Batch{seed: seed} }
 
 // Reset forgets the body. What it takes up is kept for the next one.
 func (b *Batch) Reset() {
-	clear(b.Series)
 	clear(b.Metadata)
 	clear(b.symbols)
 	clear(b.histograms)
 	clear(b.exemplars)
 	b.Series, b.Metadata, b.symbols, b.hashes = b.Series[:0], b.Metadata[:0], b.symbols[:0], b.hashes[:0]
 	b.refs, b.samples, b.histograms, b.exemplars = b.refs[:0], b.samples[:0], b.histograms[:0], b.exemplars[:0]
-	b.loose = b.loose[:0]
+	b.body, b.loose = nil, b.loose[:0]
 }
 
 // Cap is how many samples the batch has memory for, for those who decide whether it is worth keeping.
@@ -117,7 +136,10 @@ func (b *Batch) Cap() int {
 // AppendLabels says whether they are any.
 func (b *Batch) Decode(m Message, body []byte) error {
 	b.Reset()
-	b.message = m
+	if uint64(len(body)) > math.MaxUint32 {
+		return ErrTooMany
+	}
+	b.message, b.body = m, body
 	if m == V2 {
 		return b.decodeV2(body)
 	}
@@ -136,10 +158,10 @@ func full(n int) error {
 // order, it is the same. Those of 1.0 are HashKey of the key.
 func (b *Batch) Hash(s *Series) uint64 {
 	if b.message == V1 {
-		return maphash.Bytes(b.seed, s.labels.fields)
+		return maphash.Bytes(b.seed, b.fields(s))
 	}
-	h := uint64(len(s.labels.refs))
-	for _, ref := range s.labels.refs {
+	h := uint64(s.labels.len())
+	for _, ref := range of(b.refs, s.labels) {
 		h = bits.RotateLeft64(h, 7)*0x9e3779b97f4a7c15 + b.hashOf(ref)
 	}
 	return h
@@ -159,9 +181,9 @@ func (b *Batch) hashOf(ref uint32) uint64 {
 // HasKey reports whether AppendKey of the series gave key.
 func (b *Batch) HasKey(s *Series, key string) bool {
 	if b.message == V1 {
-		return key == string(s.labels.fields)
+		return key == string(b.fields(s))
 	}
-	refs := s.labels.refs
+	refs := of(b.refs, s.labels)
 	if len(refs)%2 != 0 {
 		return false
 	}
@@ -242,7 +264,7 @@ func HashKey(seed maphash.Seed, key []byte) uint64 { return maphash.Bytes(seed, 
 // AppendRawKey appends what HasKey compares with.
 func (b *Batch) AppendRawKey(dst []byte, s *Series, labels []Label) []byte {
 	if b.message == V1 {
-		return append(dst, s.labels.fields...)
+		return append(dst, b.fields(s)...)
 	}
 	return AppendKey(dst, labels)
 }
@@ -257,27 +279,31 @@ func refError(format string, args ...any) error { return &RefError{fmt.Sprintf(f
 // AppendLabels appends the labels of a series as they stand in the body, which may be in any order, several of one name,
 // and no valid ones. The error is a *RefError about this series, in requests of 2.0, or the body is not a request.
 func (b *Batch) AppendLabels(dst []Label, s *Series) ([]Label, error) {
-	return b.appendLabels(dst, &s.labels)
+	if b.message == V1 {
+		return appendFields(dst, b.fields(s))
+	}
+	return b.appendRefs(dst, of(b.refs, s.labels))
 }
 
 // AppendExemplarLabels appends the labels of an exemplar, as AppendLabels does.
 func (b *Batch) AppendExemplarLabels(dst []Label, e *Exemplar) ([]Label, error) {
-	return b.appendLabels(dst, &e.labels)
+	if b.message == V1 {
+		return appendFields(dst, e.fields)
+	}
+	return b.appendRefs(dst, of(b.refs, e.refs))
 }
 
-func (b *Batch) appendLabels(dst []Label, l *labelSet) ([]Label, error) {
-	if b.message == V1 {
-		return appendFields(dst, l.fields)
+// appendRefs appends the labels behind references.
+func (b *Batch) appendRefs(dst []Label, refs []uint32) ([]Label, error) {
+	if len(refs)%2 != 0 {
+		return dst, refError("labels are %d references to symbols, which are no pairs", len(refs))
 	}
-	if len(l.refs)%2 != 0 {
-		return dst, refError("a series has %d references to symbols, which are no pairs", len(l.refs))
-	}
-	for i := 0; i < len(l.refs); i += 2 {
-		name, err := b.symbol(l.refs[i])
+	for i := 0; i < len(refs); i += 2 {
+		name, err := b.symbol(refs[i])
 		if err != nil {
 			return dst, err
 		}
-		value, err := b.symbol(l.refs[i+1])
+		value, err := b.symbol(refs[i+1])
 		if err != nil {
 			return dst, err
 		}
@@ -293,6 +319,9 @@ func (b *Batch) symbol(ref uint32) ([]byte, error) {
 	}
 	return b.symbols[ref], nil
 }
+
+// Type returns the type that 2.0 says of a series.
+func (b *Batch) Type(s *Series) model.MetricType { return metricTypes[s.typ] }
 
 // Help returns the help of a series of 2.0; the error is a *RefError.
 func (b *Batch) Help(s *Series) ([]byte, error) { return b.symbolOrNone(s.help) }
@@ -310,11 +339,10 @@ func (b *Batch) symbolOrNone(ref uint32) ([]byte, error) {
 
 // HashMetadata returns a hash of type, help and unit of a series of 2.0; 0 if it says nothing.
 func (b *Batch) HashMetadata(s *Series) uint64 {
-	if s.Type == model.MetricTypeUnknown && s.help == 0 && s.unit == 0 {
+	if s.typ == 0 && s.help == 0 && s.unit == 0 {
 		return 0
 	}
-	h := maphash.String(b.seed, string(s.Type))
-	h = bits.RotateLeft64(h, 7)*0x9e3779b97f4a7c15 + b.hashOf(s.help)
+	h := (uint64(s.typ)+1)*0x9e3779b97f4a7c15 + b.hashOf(s.help)
 	return bits.RotateLeft64(h, 7)*0x9e3779b97f4a7c15 + b.hashOf(s.unit) | 1
 }
 
@@ -324,11 +352,12 @@ var metricTypes = [...]model.MetricType{
 	model.MetricTypeGaugeHistogram, model.MetricTypeSummary, model.MetricTypeInfo, model.MetricTypeStateset,
 }
 
-func metricType(v uint64) model.MetricType {
+// knownType is the place of a type among metricTypes.
+func knownType(v uint64) uint8 {
 	if i := int32(v); i >= 0 && int(i) < len(metricTypes) {
-		return metricTypes[i]
+		return uint8(i)
 	}
-	return model.MetricTypeUnknown
+	return 0
 }
 
 // readSample reads a sample of either version; that of 1.0 has no start.

@@ -60,17 +60,18 @@ func showBatch(t *testing.T, m writeproto.Message, body []byte) ([]string, error
 			if err = errors.Join(err, unitErr); err != nil {
 				line += " bad metadata"
 			} else {
-				line += fmt.Sprintf(" %s %q %q", s.Type, help, unit)
+				line += fmt.Sprintf(" %s %q %q", b.Type(s), help, unit)
 			}
 		}
-		for _, x := range s.Samples {
+		for _, x := range b.Samples(s) {
 			line += fmt.Sprintf(" %016x@%d from %d", math.Float64bits(x.V), x.T, x.Start)
 		}
-		for _, x := range s.Histograms {
+		for _, x := range b.Histograms(s) {
 			line += fmt.Sprintf(" %s@%d from %d", showHistogram(x.H, x.FH), x.T, x.Start)
 		}
-		for i := range s.Exemplars {
-			x := &s.Exemplars[i]
+		exemplars := b.Exemplars(s)
+		for i := range exemplars {
+			x := &exemplars[i]
 			list, err := b.AppendExemplarLabels(nil, x)
 			if err != nil && !writeproto.IsRefError(err) {
 				t.Errorf("labels of an exemplar: %v", err)

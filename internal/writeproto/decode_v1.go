@@ -23,7 +23,7 @@ func (b *Batch) decodeV1(body []byte) error {
 			return err
 		}
 		if field == 1 {
-			err = b.seriesV1(message)
+			err = b.seriesV1(message, w.i-len(message))
 		} else {
 			err = b.metadataV1(message)
 		}
@@ -34,15 +34,15 @@ func (b *Batch) decodeV1(body []byte) error {
 	return nil
 }
 
-// seriesV1 reads a prometheus.TimeSeries.
-func (b *Batch) seriesV1(message []byte) error {
-	samples, histograms, exemplars := len(b.samples), len(b.histograms), len(b.exemplars)
+// seriesV1 reads a prometheus.TimeSeries that begins at a place of the body.
+func (b *Batch) seriesV1(message []byte, at int) error {
+	s := b.beginSeries()
 	w := wire{b: message}
 	end, err := skipLabels(&w)
 	if err != nil {
 		return err
 	}
-	fields := message[:end:end]
+	s.labels = span{uint32(at), uint32(at + end)}
 	for w.more() {
 		start := w.i
 		field, typ, err := w.tag()
@@ -65,8 +65,8 @@ func (b *Batch) seriesV1(message []byte) error {
 		switch field {
 		case 1: // behind something else, which no known sender does
 			n := len(b.loose)
-			b.loose = append(append(b.loose, fields...), message[start:w.i]...)
-			fields = b.loose[n:len(b.loose):len(b.loose)]
+			b.loose = append(append(b.loose, b.fields(&s)...), message[start:w.i]...)
+			s.labels, s.loose = span{uint32(n), uint32(len(b.loose))}, true
 		case 2:
 			s, err := readSample(part, V1)
 			if err != nil {
@@ -87,14 +87,18 @@ func (b *Batch) seriesV1(message []byte) error {
 			b.histograms = append(b.histograms, h)
 		}
 	}
-	return b.addSeries(Series{labels: labelSet{fields: fields}}, samples, histograms, exemplars)
+	return b.endSeries(s)
 }
 
-// addSeries completes a series with what was read since there were so many samples, histograms and exemplars.
-func (b *Batch) addSeries(s Series, samples, histograms, exemplars int) error {
-	s.Samples = b.samples[samples:len(b.samples):len(b.samples)]
-	s.Histograms = b.histograms[histograms:len(b.histograms):len(b.histograms)]
-	s.Exemplars = b.exemplars[exemplars:len(b.exemplars):len(b.exemplars)]
+// beginSeries returns a series that has what is read from now on.
+func (b *Batch) beginSeries() Series {
+	at := func(n int) span { return span{first: uint32(n)} }
+	return Series{samples: at(len(b.samples)), histograms: at(len(b.histograms)), exemplars: at(len(b.exemplars))}
+}
+
+// endSeries adds it to the others.
+func (b *Batch) endSeries(s Series) error {
+	s.samples.end, s.histograms.end, s.exemplars.end = uint32(len(b.samples)), uint32(len(b.histograms)), uint32(len(b.exemplars))
 	b.Series = append(b.Series, s)
 	return full(max(len(b.Series), len(b.samples), len(b.histograms), len(b.exemplars)))
 }
@@ -178,10 +182,10 @@ func readExemplarV1(message []byte) (e Exemplar, err error) {
 			if _, err := readLabel(label); err != nil {
 				return e, err
 			}
-			if e.labels.fields == nil {
-				e.labels.fields = message[start:w.i:w.i]
-			} else { // the capacity ends where the labels do, so that this copies them or finds them in place
-				e.labels.fields = appendBehind(e.labels.fields, message, start, w.i)
+			if e.fields == nil {
+				e.fields = message[start:w.i:w.i]
+			} else {
+				e.fields = appendBehind(e.fields, message, start, w.i)
 			}
 		case 2, 3:
 			if err := e.readValue(&w, field, typ); err != nil {
@@ -196,7 +200,7 @@ func readExemplarV1(message []byte) (e Exemplar, err error) {
 	return e, nil
 }
 
-// appendBehind appends message[start:end] to a part of message. It does so without a copy where that follows directly.
+// appendBehind appends message[start:end] to a part of message, which is a copy then unless one follows the other.
 func appendBehind(part, message []byte, start, end int) []byte {
 	if n := len(part); start >= n && &message[start-n] == &part[0] {
 		return message[start-n : end : end]
@@ -239,7 +243,7 @@ func (b *Batch) metadataV1(message []byte) error {
 			if err != nil {
 				return err
 			}
-			m.Type = metricType(v)
+			m.Type = metricTypes[knownType(v)]
 		case 2, 4, 5:
 			if typ != wireBytes {
 				return wrongType("metadata", typ)

@@ -41,8 +41,8 @@ func (b *Batch) decodeV2(body []byte) error {
 
 // seriesV2 reads an io.prometheus.write.v2.TimeSeries.
 func (b *Batch) seriesV2(message []byte) error {
-	refs, samples, histograms, exemplars := len(b.refs), len(b.samples), len(b.histograms), len(b.exemplars)
-	s := Series{Type: metricTypes[0]}
+	s := b.beginSeries()
+	s.labels.first = uint32(len(b.refs))
 	created := int64(0)
 	for w := (wire{b: message}); w.more(); {
 		field, typ, err := w.tag()
@@ -89,26 +89,26 @@ func (b *Batch) seriesV2(message []byte) error {
 			b.histograms = append(b.histograms, h)
 		case 4:
 			// It is read at last, for it has references, too.
-			b.exemplars = append(b.exemplars, Exemplar{labels: labelSet{fields: part}})
+			b.exemplars = append(b.exemplars, Exemplar{fields: part})
 		case 5:
 			if err := s.readMetadata(part); err != nil {
 				return err
 			}
 		}
 	}
-	s.labels.refs = b.refs[refs:len(b.refs):len(b.refs)]
-	for i := exemplars; i < len(b.exemplars); i++ {
+	s.labels.end = uint32(len(b.refs))
+	for i := int(s.exemplars.first); i < len(b.exemplars); i++ {
 		if err := b.readExemplarV2(&b.exemplars[i]); err != nil {
 			return err
 		}
 	}
 	if created != 0 {
-		setStarts(b.samples[samples:], b.histograms[histograms:], created)
+		setStarts(b.samples[s.samples.first:], b.histograms[s.histograms.first:], created)
 	}
 	if err := full(len(b.refs) / 16); err != nil {
 		return err
 	}
-	return b.addSeries(s, samples, histograms, exemplars)
+	return b.endSeries(s)
 }
 
 // setStarts gives a start to the samples that have none of their own.
@@ -160,8 +160,8 @@ func (b *Batch) readRefs(w *wire, typ int) error {
 
 // readExemplarV2 reads an io.prometheus.write.v2.Exemplar, which stands where its labels belong.
 func (b *Batch) readExemplarV2(e *Exemplar) error {
-	message, refs := e.labels.fields, len(b.refs)
-	e.labels.fields = nil
+	message := e.fields
+	e.fields, e.refs.first = nil, uint32(len(b.refs))
 	for w := (wire{b: message}); w.more(); {
 		field, typ, err := w.tag()
 		if err != nil {
@@ -179,7 +179,7 @@ func (b *Batch) readExemplarV2(e *Exemplar) error {
 			return err
 		}
 	}
-	e.labels.refs = b.refs[refs:len(b.refs):len(b.refs)]
+	e.refs.end = uint32(len(b.refs))
 	return nil
 }
 
@@ -205,7 +205,7 @@ func (s *Series) readMetadata(message []byte) error {
 		}
 		switch field {
 		case 1:
-			s.Type = metricType(v)
+			s.typ = knownType(v)
 		case 3:
 			s.help = uint32(v)
 		case 4:
