@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"math"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"path"
@@ -333,20 +331,6 @@ func FuzzClientPath(f *testing.F) {
 	})
 }
 
-// column is one of a family.
-func column(family string, typ model.MetricType, name string, ls ...string) series.Column {
-	return series.Column{Family: series.Family{Name: family, Type: typ}, Labels: labels.FromStrings(append([]string{"__name__", name}, ls...)...)}
-}
-
-// rowOf makes a row whose values are 1, 2 and so on.
-func rowOf(s *series.Source, columns ...series.Column) *series.Row {
-	row := &series.Row{Source: s, T: 1_700_000_000_000, Schema: catalog.Extend(catalog.Empty(), columns)}
-	for i := range columns {
-		row.Values = append(row.Values, float64(i+1))
-	}
-	return row
-}
-
 // What lacks types, as all that is federated, or has other ones, is pushed under those that the gateway has.
 func TestPushgatewayTypes(t *testing.T) {
 	gateway := pushgateway(t)
@@ -432,61 +416,6 @@ func TestPushgatewayWithoutCheck(t *testing.T) {
 		}
 		if time.Now().After(end) {
 			t.Fatalf("%d series are there", n)
-		}
-	}
-}
-
-func TestReadTypes(t *testing.T) {
-	long := strings.Repeat("x", 5000) + "\n"
-	got, err := readTypes(strings.NewReader("# HELP a " + long + "# TYPE a counter\na 1\n# TYPE b untyped\n# TYPE c\n## TYPE d gauge\n# TYPE e histogram"))
-	want := gatewayTypes{"a": "counter", "b": "unknown", "e": "histogram"}
-	if err != nil || !maps.Equal(got, want) {
-		t.Errorf("types are %v, error %v", got, err)
-	}
-}
-
-// Whatever a source says, and whatever the gateway has, a body can be read, and each series is in it once.
-func TestClientBodyCanBeRead(t *testing.T) {
-	random := rand.New(rand.NewPCG(1, 2))
-	types := []model.MetricType{"", "counter", "gauge", "histogram", "summary", "gaugehistogram", "info"}
-	suffixes := []string{"", "_bucket", "_sum", "_count", "_total"}
-	b := newClientBody()
-	for range 3000 {
-		var columns []series.Column
-		seen := map[string]bool{}
-		has := gatewayTypes{}
-		for range random.IntN(30) {
-			family := string(rune('a' + random.IntN(3)))
-			name := family + suffixes[random.IntN(len(suffixes))]
-			c := column(family, types[random.IntN(len(types))], name)
-			if l := random.IntN(4); l > 0 {
-				c = column(family, c.Family.Type, name, []string{"", "le", "quantile", "code"}[l], []string{"1", "+Inf", "0.5"}[random.IntN(3)])
-			}
-			if text := c.Labels.String(); !seen[text] {
-				seen[text] = true
-				columns = append(columns, c)
-			}
-			if random.IntN(3) == 0 {
-				has[family+suffixes[random.IntN(len(suffixes))]] = types[random.IntN(5)]
-			}
-		}
-		row := rowOf(sourceOf("job", "instance"), columns...)
-		g := &outgoing{}
-		g.memberOf(row.Source, time.UnixMilli(0)).take(row, time.UnixMilli(0))
-		content, _ := b.make(g, []labels.Label{{Name: "job", Value: "job"}, {Name: "instance", Value: "instance"}}, has)
-		parser := expfmt.NewTextParser(model.LegacyValidation)
-		_, err := parser.TextToMetricFamilies(strings.NewReader(string(content)))
-		if err != nil {
-			t.Fatalf("%v\n%s\nof %v\nfor %v", err, content, columns, has)
-		}
-		lines := 0
-		for line := range strings.Lines(string(content)) {
-			if !strings.HasPrefix(line, "#") {
-				lines++
-			}
-		}
-		if lines+b.dropped != len(columns) {
-			t.Fatalf("%d of %d series are in\n%s\nof %v\nfor %v", lines, len(columns), content, columns, has)
 		}
 	}
 }

@@ -387,38 +387,6 @@ func TestClientTriesAgain(t *testing.T) {
 	}
 }
 
-func TestClientLearnsTypes(t *testing.T) {
-	g := newRecorder(t)
-	p := newPushed(t, ClientConfig{URL: g.URL})
-	push := func(done bool) {
-		t.Helper()
-		p.Row("x", wholeRow(sourceOf("node", "a"), p.time, "up", 1.0))
-		p.flush(done)
-	}
-	// It is not there: nothing is pushed blindly.
-	g.exposes = http.StatusServiceUnavailable
-	push(false)
-	expect(t, "requests", g.takeRequests())
-	if err := p.Problem(); err == nil || !strings.Contains(err.Error(), "GET /metrics: 503 Service Unavailable") {
-		t.Error(err)
-	}
-	// It is there.
-	g.exposes, g.exposition = http.StatusOK, "# TYPE up counter\nup 1\n"
-	p.time = p.time.Add(time.Second)
-	push(true)
-	push(true)
-	expect(t, "requests", g.takeRequests(), "PUT /metrics/job/node/instance/a # TYPE up counter\nup 1\n", "PUT /metrics/job/node/instance/a # TYPE up counter\nup 1\n")
-	// It does not say any more: what is known stays so.
-	g.exposes = http.StatusInternalServerError
-	p.time = p.time.Add(learnedFor + time.Second)
-	push(true)
-	push(true)
-	expect(t, "requests", g.takeRequests(), "PUT /metrics/job/node/instance/a # TYPE up counter\nup 1\n", "PUT /metrics/job/node/instance/a # TYPE up counter\nup 1\n")
-	if g.asked != 3 || strings.Count(p.log.String(), "types of what the Push Gateway has are not known") != 1 {
-		t.Errorf("it was asked %d times: %s", g.asked, p.log.String())
-	}
-}
-
 func TestClientMaxAge(t *testing.T) {
 	g := newRecorder(t)
 	p := newPushed(t, ClientConfig{URL: g.URL, MaxAge: model.Duration(20 * time.Second)})
@@ -585,36 +553,4 @@ thalweg_pushgateway_waiting_groups{output="pushgateway"} 1
 	if err := testutil.GatherAndCompare(r, strings.NewReader(want), "thalweg_pushgateway_requests_total", "thalweg_pushgateway_waiting_groups"); err != nil {
 		t.Error(err)
 	}
-}
-
-// BenchmarkClientBody makes the body of a row of 1,000 series in histograms of ten.
-func BenchmarkClientBody(b *testing.B) {
-	row := &series.Row{Source: sourceOf("node", "a", "zone", "1"), T: 1}
-	var columns []series.Column
-	latency := series.Family{Name: "http_request_duration_seconds", Type: model.MetricTypeHistogram, Help: "Latency of requests."}
-	for path := range 100 {
-		for i := range 10 {
-			name, le := "http_request_duration_seconds_bucket", fmt.Sprint(i)
-			switch i {
-			case 7:
-				le = "+Inf"
-			case 8:
-				name, le = "http_request_duration_seconds_sum", ""
-			case 9:
-				name, le = "http_request_duration_seconds_count", ""
-			}
-			columns = append(columns, series.Column{Family: latency, Labels: labels.FromStrings("__name__", name, "le", le, "path", fmt.Sprintf("/api/v1/%d", path))})
-			row.Values = append(row.Values, float64(path*i))
-		}
-	}
-	row.Schema = catalog.Extend(catalog.Empty(), columns)
-	g := &outgoing{}
-	g.memberOf(row.Source, time.UnixMilli(1)).take(row, time.UnixMilli(1))
-	grouping := []labels.Label{{Name: "job", Value: "node"}, {Name: "instance", Value: "a"}}
-	body := newClientBody()
-	b.ReportAllocs()
-	for b.Loop() {
-		body.make(g, grouping, gatewayTypes{})
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(columns)), "ns/sample")
 }
