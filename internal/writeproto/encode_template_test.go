@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -161,6 +162,29 @@ func TestEncoderTemplates(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestDowngradeOfTemplates: what templates write differently is understood.
+func TestDowngradeOfTemplates(t *testing.T) {
+	one := writeproto.NewEncoder(writeproto.EncoderOptions{Message: writeproto.V1, Labels: final})
+	two := writeproto.NewEncoder(writeproto.EncoderOptions{Message: writeproto.V2, Labels: final})
+	f := newFloats(3, 900)
+	for i := range 20 {
+		row := f.row()
+		one.Add("s", i, row)
+		two.Add("s", i, row)
+	}
+	var down []writeproto.Request
+	for _, r := range two.Close() {
+		d, _, err := r.Downgrade(true, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		down = append(down, d)
+	}
+	if got, want := decodeAll(t, down), decodeAll(t, one.Close()); !slices.Equal(got, want) {
+		t.Errorf("%d entries instead of %d, or others", len(got), len(want))
 	}
 }
 
