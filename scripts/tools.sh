@@ -98,26 +98,33 @@ redis_server() {
 	fi
 }
 
+# runs NAME... fails unless the programs do.
+runs() {
+	local tool
+	for tool in "$@"; do
+		"$bin/$tool" --version >/dev/null 2>&1 || {
+			say "$bin/$tool does not run"
+			return 1
+		}
+	done
+}
+
 if [[ ${1-} == --vuln ]]; then
 	go_tool govulncheck golang.org/x/vuln/cmd/govulncheck "$govulncheck_version"
 	exit
 fi
 go_tool staticcheck honnef.co/go/tools/cmd/staticcheck "$staticcheck_version"
+program prometheus-pushgateway
+redis_server
+python_client
+"$bin/python-prometheus-client" -c 'import prometheus_client' || {
+	say "python3 with prometheus_client does not run"
+	exit 1
+}
+runs prometheus-pushgateway redis-server
 if [[ ${1-} == --check ]]; then # all that the fast checks need
 	exit 0
 fi
 go_tool node_exporter github.com/prometheus/node_exporter "$node_exporter_version"
 program prometheus
-program prometheus-pushgateway
-redis_server
-python_client
-for tool in prometheus prometheus-pushgateway redis-server node_exporter; do
-	"$bin/$tool" --version >/dev/null 2>&1 || {
-		say "$bin/$tool does not run"
-		exit 1
-	}
-done
-"$bin/python-prometheus-client" -c 'import prometheus_client' || {
-	say "python3 with prometheus_client does not run"
-	exit 1
-}
+runs prometheus node_exporter
