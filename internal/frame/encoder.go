@@ -32,13 +32,27 @@ type EncoderConfig struct {
 	Facts []Fact
 	// Version of the frames, one of Versions. 0 means the newest.
 	Version int
+	// Compressor to use; nil makes one. Many encoders can share one, which takes more memory than a small encoder.
+	Compressor *Compressor
+}
+
+// Compressor compresses the bodies of frames. It is safe for concurrent use.
+type Compressor struct{ zstd *zstd.Encoder }
+
+// NewCompressor returns a compressor that works for so many encoders at a time; others wait.
+func NewCompressor(atOnce int) *Compressor {
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(atOnce), zstd.WithEncoderLevel(zstd.SpeedDefault),
+		zstd.WithEncoderCRC(false), zstd.WithWindowSize(512<<10), zstd.WithLowerEncoderMem(true), zstd.WithSingleSegment(true))
+	if err != nil {
+		panic("BUG: frame.NewCompressor: " + err.Error())
+	}
+	return &Compressor{z}
 }
 
 // Encoder makes the frames of one epoch. It is not safe for concurrent use. Frames that it returns are new memory and
 // belong to the caller.
 type Encoder struct {
-	cfg  EncoderConfig
-	zstd *zstd.Encoder
+	cfg EncoderConfig
 
 	last         Header // of the last sealed frame; its zero value before the first
 	kind         Kind   // of the frame under construction
@@ -106,12 +120,10 @@ func NewEncoder(cfg EncoderConfig) *Encoder {
 	}
 	cfg.MaxBody = max(cfg.MaxBody, minMaxBody)
 	cfg.Facts = cfg.Facts[:min(len(cfg.Facts), maxFacts)]
-	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault),
-		zstd.WithEncoderCRC(false), zstd.WithWindowSize(512<<10), zstd.WithLowerEncoderMem(true), zstd.WithSingleSegment(true))
-	if err != nil {
-		panic("BUG: frame.NewEncoder: " + err.Error())
+	if cfg.Compressor == nil {
+		cfg.Compressor = NewCompressor(1)
 	}
-	e := &Encoder{cfg: cfg, zstd: z, last: Header{ID: ID{Epoch: cfg.Epoch}}, wantKeyframe: true}
+	e := &Encoder{cfg: cfg, last: Header{ID: ID{Epoch: cfg.Epoch}}, wantKeyframe: true}
 	e.reset()
 	return e
 }

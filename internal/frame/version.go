@@ -16,7 +16,7 @@ func (e *Encoder) sealBody(h *Header) []byte {
 	}
 	blocks := e.body
 	if len(blocks) >= minPacked {
-		if e.compressed = e.zstd.EncodeAll(blocks, e.compressed[:0]); len(e.compressed) < len(blocks) {
+		if e.compressed = e.cfg.Compressor.zstd.EncodeAll(blocks, e.compressed[:0]); len(e.compressed) < len(blocks) {
 			h.Flags |= FlagZstd
 			blocks = e.compressed
 		}

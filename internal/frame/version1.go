@@ -4,7 +4,7 @@ import "fmt"
 
 // sealBody1 makes a body of version 1: blocks, compressed together if that makes them smaller.
 func (e *Encoder) sealBody1(h *Header) []byte {
-	if e.compressed = e.zstd.EncodeAll(e.body, e.compressed[:0]); len(e.compressed) < len(e.body) {
+	if e.compressed = e.cfg.Compressor.zstd.EncodeAll(e.body, e.compressed[:0]); len(e.compressed) < len(e.body) {
 		h.Flags |= FlagZstd
 		return e.compressed
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -19,8 +20,9 @@ import (
 // Deposits stores rows of sites that have no edge: they go behind the last message of the site's live lane, whichever hub
 // wrote that, so that ledgers see one sequence of frames (docs/adr/009-pushes-go-by-the-lane.md). Safe for concurrent use.
 type Deposits struct {
-	hub     *Hub
-	metrics *depositMetrics
+	hub        *Hub
+	metrics    *depositMetrics
+	compressor *frame.Compressor
 
 	mu    sync.Mutex
 	lanes map[string]*depositLane
@@ -31,10 +33,10 @@ const (
 	depositSpacing = 20 * time.Millisecond
 	// depositTimeout bounds a round, after which nobody waits any more.
 	depositTimeout = 30 * time.Second
-	// maxDepositLanes bounds the sites whose encoders are kept, and depositIdle how long after the last row they are. What
-	// comes for a site without one begins with a keyframe.
-	maxDepositLanes = 256
-	depositIdle     = time.Minute
+	// maxDepositLanes bounds the sites whose encoders are kept, and depositIdle how long after the last row they are: that
+	// is longer than senders pause. What comes for a site without one begins with a keyframe.
+	maxDepositLanes = 1000
+	depositIdle     = 5 * time.Minute
 )
 
 // depositLane is a site for which rows come again and again.
@@ -61,8 +63,19 @@ func (w *deposit) end(err error) {
 	close(w.done)
 }
 
+func (w *deposit) ended() bool {
+	select {
+	case <-w.done:
+		return true
+	default:
+		return false
+	}
+}
+
 func newDeposits(h *Hub) *Deposits {
-	return &Deposits{hub: h, metrics: newDepositMetrics(), lanes: map[string]*depositLane{}}
+	return &Deposits{
+		hub: h, metrics: newDepositMetrics(), compressor: frame.NewCompressor(runtime.GOMAXPROCS(0)), lanes: map[string]*depositLane{},
+	}
 }
 
 // Deposits returns what stores rows through this hub.
@@ -90,7 +103,9 @@ func (d *Deposits) Commit(ctx context.Context, site string, rows []*series.Row) 
 	case <-w.done:
 		return w.err
 	case l.turn <- struct{}{}:
-		d.round(ctx, l)
+		if !w.ended() {
+			d.round(ctx, l)
+		}
 		<-l.turn
 	case <-ctx.Done():
 		if d.withdraw(l, w) {

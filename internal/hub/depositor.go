@@ -35,9 +35,10 @@ var errMoved = errors.New("another hub wrote the lane")
 
 // depositor appends rows to the live lane of a site. It is for one goroutine at a time.
 type depositor struct {
-	hub     *Hub
-	metrics *depositMetrics
-	site    string
+	hub        *Hub
+	metrics    *depositMetrics
+	compressor *frame.Compressor
+	site       string
 
 	sender   *lane.Sender      // nil: the end of the lane has to be looked up
 	sequence uint64            // of the message that the sender goes on behind
@@ -48,7 +49,7 @@ type depositor struct {
 }
 
 func (d *Deposits) depositor(site string) depositor {
-	return depositor{hub: d.hub, metrics: d.metrics, site: site}
+	return depositor{hub: d.hub, metrics: d.metrics, compressor: d.compressor, site: site}
 }
 
 // laneEnd is the last message of a lane.
@@ -170,7 +171,7 @@ func (p *depositor) subject() string { return p.hub.conn.Root().Lane(p.site, bus
 func (p *depositor) follow(end *laneEnd) {
 	limits := p.limits()
 	c := frame.EncoderConfig{
-		Epoch: end.newest.Epoch, MaxBody: frame.DefaultMaxBody,
+		Epoch: end.newest.Epoch, MaxBody: frame.DefaultMaxBody, Compressor: p.compressor,
 		Version: slices.Min(frame.Versions()), // hubs of the release before read it, too
 		Facts:   []frame.Fact{{Name: factDeposited, Value: p.hub.name}},
 	}
