@@ -90,6 +90,9 @@ func (t *scrapeTarget) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+	if bytes.HasSuffix(body, []byte("# EOF\n")) {
+		w.Header().Set("Content-Type", "application/openmetrics-text; version=1.0.0; charset=utf-8")
+	}
 	switch mode {
 	case "endless":
 		line := bytes.Repeat([]byte("filler 1\n"), 1000)

@@ -27,8 +27,9 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	testscript.Main(m, map[string]func(){
-		"thalweg":    main,
-		"nats-plain": natsPlain,
+		"thalweg":       main,
+		"nats-plain":    natsPlain,
+		"tsdb-receiver": tsdbReceiver,
 	})
 }
 
@@ -36,7 +37,7 @@ func TestMain(m *testing.M) {
 //
 // Processes: their output is NAME.out (standard output) and NAME.log (standard error)
 //
-//	start NAME PROGRAM ARGUMENTS...   start a program: thalweg, nats-plain, prometheus or node_exporter
+//	start NAME PROGRAM ARGUMENTS...   start a program: thalweg, nats-plain, tsdb-receiver, prometheus or node_exporter
 //	terminate NAME                    SIGTERM; it must exit with 0
 //	signal NAME TERM|INT|HUP          send a signal
 //	exits NAME CODE                   wait until it has exited, with this code
@@ -77,6 +78,12 @@ func TestMain(m *testing.M) {
 //	authorize [-code=N] NAME URL ID TOKEN  set $NAME to the token that a client gets for its own
 //	upload [-code=N] URL TOKEN FILE   push an exposition; standard output is Retry-After and the answer
 //
+// Remote write: PATH is that of a receiver at the recorder
+//
+//	recorder NAME                     begin a receiver that takes everything and keeps it; sets $NAME
+//	every-write [-repeats] NAME PATH TARGET   until it has, once, every value that a counter has served
+//	same-writes N NAME PATH ADDRESS   until a Prometheus has just its samples, N at least, markers and histograms included
+//
 // Clients of a Pushgateway
 //
 //	group [-code=N] [-ttl=DURATION] [-token=TOKEN] METHOD URL [FILE]   one request; standard output is the answer
@@ -107,7 +114,7 @@ func TestScenarios(t *testing.T) {
 			s := &scenario{
 				t: env.T().(testing.TB), ports: free,
 				processes: map[string]*process{}, targets: map[string]*scrapeTarget{}, links: map[string]*bustest.Proxy{},
-				pushers: map[string]*pushers{},
+				recorders: map[string]*recorder{}, pushers: map[string]*pushers{},
 			}
 			env.Values[scenarioKey{}] = s
 			env.Defer(s.close)
@@ -123,6 +130,7 @@ func TestScenarios(t *testing.T) {
 			"target": cmdTarget, "scraped": cmdScraped, "every-scrape": cmdEveryScrape,
 			"authorize": cmdAuthorize, "upload": cmdUpload,
 			"group": cmdGroup, "pushers": cmdPushers, "pushed": cmdPushed, "push-no-more": cmdPushNoMore, "every-push": cmdEveryPush,
+			"recorder": cmdRecorder, "every-write": cmdEveryWrite, "same-writes": cmdSameWrites,
 			"delete-stream": cmdDeleteStream, "create-stream": cmdCreateStream, "send-frame": cmdSendFrame,
 			"copy-stream": cmdCopyStream, "link": cmdLink,
 		},
@@ -136,6 +144,7 @@ type scenario struct {
 	processes map[string]*process
 	targets   map[string]*scrapeTarget
 	links     map[string]*bustest.Proxy
+	recorders map[string]*recorder
 	pushers   map[string]*pushers
 }
 
