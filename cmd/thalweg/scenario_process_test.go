@@ -69,9 +69,11 @@ func processOf(ts *testscript.TestScript, name string) *process {
 }
 
 func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
-	usageOf(ts, !neg && len(args) == 2, "signal NAME TERM|INT|HUP")
-	sig, ok := map[string]os.Signal{"TERM": syscall.SIGTERM, "INT": os.Interrupt, "HUP": syscall.SIGHUP}[args[1]]
-	usageOf(ts, ok, "signal NAME TERM|INT|HUP")
+	usageOf(ts, !neg && len(args) == 2, "signal NAME TERM|INT|HUP|STOP|CONT")
+	sig, ok := map[string]os.Signal{
+		"TERM": syscall.SIGTERM, "INT": os.Interrupt, "HUP": syscall.SIGHUP, "STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT,
+	}[args[1]]
+	usageOf(ts, ok, "signal NAME TERM|INT|HUP|STOP|CONT")
 	ts.Check(processOf(ts, args[0]).cmd.Process.Signal(sig))
 }
 

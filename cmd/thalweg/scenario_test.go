@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 //
 //	start NAME PROGRAM ARGUMENTS...   start a program: thalweg, nats-plain, tsdb-receiver, prometheus or node_exporter
 //	terminate NAME                    SIGTERM; it must exit with 0
-//	signal NAME TERM|INT|HUP          send a signal
+//	signal NAME TERM|INT|HUP|STOP|CONT   send a signal
 //	exits NAME CODE                   wait until it has exited, with this code
 //	kill9 NAME                        SIGKILL, and wait
 //	wait-log NAME REGEXP              wait until a line of NAME.log matches
@@ -83,6 +83,10 @@ func TestMain(m *testing.M) {
 //	recorder NAME                     begin a receiver that takes everything and keeps it; sets $NAME
 //	every-write [-repeats] NAME PATH TARGET   until it has, once, every value that a counter has served
 //	same-writes N NAME PATH ADDRESS   until a Prometheus has just its samples, N at least, markers and histograms included
+//
+// Senders of remote write
+//
+//	write [-code=N] [-token=TOKEN] URL SERIES VALUE   send a sample of now; standard output is the answer
 //
 // Clients of a Pushgateway
 //
@@ -128,7 +132,7 @@ func TestScenarios(t *testing.T) {
 			"get":         cmdGet, "post": cmdPost, "wait-http": cmdWaitHTTP, "shows": cmdShows, "same-values": cmdSameValues,
 			"promquery": cmdPromQuery, "same-samples": cmdSameSamples, "complete": cmdComplete,
 			"target": cmdTarget, "scraped": cmdScraped, "every-scrape": cmdEveryScrape,
-			"authorize": cmdAuthorize, "upload": cmdUpload,
+			"authorize": cmdAuthorize, "upload": cmdUpload, "write": cmdWrite,
 			"group": cmdGroup, "pushers": cmdPushers, "pushed": cmdPushed, "push-no-more": cmdPushNoMore, "every-push": cmdEveryPush,
 			"recorder": cmdRecorder, "every-write": cmdEveryWrite, "same-writes": cmdSameWrites,
 			"delete-stream": cmdDeleteStream, "create-stream": cmdCreateStream, "send-frame": cmdSendFrame,
