@@ -7,8 +7,9 @@
 //		post(request.Body)
 //	}
 //
-// An encoder does what depends on a series once, when the series appears, and knows what repeats from one sample to the
-// next: it writes the compressed block at once, which any snappy decoder takes. Everything arrives bit for bit.
+// An encoder does what depends on a series once, when the series appears, and keeps the compressed form of what repeats
+// from row to row, so that a row costs little more than its values. Any snappy decoder takes the result. Everything
+// arrives bit for bit.
 //
 // There is no I/O here, no clock and no judgement: what a receiver makes of samples, or a sender of answers, is the
 // business of package remotewrite.

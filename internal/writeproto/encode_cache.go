@@ -52,7 +52,7 @@ type source struct {
 	text   []byte
 	ids    []uint32
 	floats []uint64 // the columns of floats that are not dropped, as bits
-	// templates of 1.0, each of templateColumns columns.
+	// templates, each of templateColumns columns.
 	templates []template
 
 	series int    // columns that are not dropped
@@ -232,10 +232,13 @@ func (c *cache) halve(keep *source) {
 	}
 }
 
-// tidy forgets symbols that no series has any more, with all series, when they are most of what there is. Nothing of a
-// request may be under construction.
+// tidy makes room if templates have become too many, and forgets symbols that no series has any more, with all series,
+// when they are most of what there is. Nothing of a request may be under construction.
 func (c *cache) tidy() {
-	if c.options.Message == V2 && (c.gone > c.series+10_000 || c.bytes > c.options.CacheBytes) {
+	if c.bytes > c.options.CacheBytes {
+		c.halve(nil)
+	}
+	if c.options.Message == V2 && c.gone > c.series+10_000 {
 		c.forget()
 	}
 }
