@@ -57,6 +57,16 @@ type spelling struct {
 	series *intakeSeries
 	next   *spelling // of the same hash
 	other  *spelling // of the same series
+	then   *spelling // that stood behind it in the last request
+	gone   bool      // its series was forgotten
+}
+
+// follower returns the spelling that is expected behind another, which may be nil, in a request of the same version.
+func (s *spelling) follower(refs bool) *spelling {
+	if s == nil || s.then == nil || s.then.gone || s.then.refs != refs {
+		return nil
+	}
+	return s.then
 }
 
 // origin is what makes series belong to one source.
@@ -106,11 +116,11 @@ func (in *intake) spellings(refs bool) map[uint64]*spelling {
 	return in.byKey
 }
 
-// find returns the series that is spelled like one of a request; nil if it never was.
-func (in *intake) find(b *writeproto.Batch, message writeproto.Message, hash uint64, s *writeproto.Series) *intakeSeries {
+// find returns how a series of a request is spelled; nil if it never was like that.
+func (in *intake) find(b *writeproto.Batch, message writeproto.Message, hash uint64, s *writeproto.Series) *spelling {
 	for at := in.spellings(message == writeproto.V2)[hash]; at != nil; at = at.next {
 		if b.HasKey(s, at.key) {
-			return at.series
+			return at
 		}
 	}
 	return nil
@@ -133,14 +143,14 @@ func (in *intake) enter(s *spelling) {
 	all[s.hash] = s
 }
 
-// spell adds a spelling to a series, unless it has many.
-func (in *intake) spell(m *intakeSeries, hash uint64, refs bool, raw []byte) {
+// spell makes another spelling of a series known and returns it, or the first one if there are many.
+func (in *intake) spell(m *intakeSeries, hash uint64, refs bool, raw []byte) *spelling {
 	n := 1
 	for at := m.other; at != nil; at = at.other {
 		n++
 	}
 	if n >= maxSpellings {
-		return
+		return &m.spelling
 	}
 	s := &spelling{key: m.key, hash: hash, refs: refs, series: m, other: m.other}
 	if m.key != string(raw) {
@@ -148,6 +158,7 @@ func (in *intake) spell(m *intakeSeries, hash uint64, refs bool, raw []byte) {
 	}
 	m.other = s
 	in.enter(s)
+	return s
 }
 
 // add makes a series known. It has no sample yet.
@@ -193,6 +204,7 @@ func (o origin) source() *series.Source {
 func (in *intake) forget(m *intakeSeries) {
 	in.series--
 	for s := &m.spelling; s != nil; s = s.other {
+		s.then, s.gone = nil, true
 		all := in.spellings(s.refs)
 		if all[s.hash] == s {
 			if s.next == nil {

@@ -25,7 +25,6 @@ type plan struct {
 	flight  *flight
 	hash    uint64 // of the request
 
-	hashes []uint64
 	series []*intakeSeries // of the batch; nil where it cannot be taken
 	undo   []before
 
@@ -89,7 +88,7 @@ func keep[T any](s []T) []T {
 
 func (p *plan) reset() {
 	p.in, p.batch, p.flight = nil, nil, nil
-	p.hashes, p.series, p.undo = p.hashes[:0], keep(p.series), keep(p.undo)
+	p.series, p.undo = keep(p.series), keep(p.undo)
 	p.stamps, p.sorted, p.extras, p.portions = p.stamps[:0], p.sorted[:0], keep(p.extras), keep(p.portions)
 	p.columns, p.values, p.flat, p.rows = p.columns[:0], p.values[:0], keep(p.flat), keep(p.rows)
 	p.written, p.repeated, p.refused, p.metadata = count{}, 0, problems{}, 0
@@ -106,9 +105,6 @@ func (p *plan) capacity() int {
 func (p *plan) prepare(ctx context.Context, in *intake, b *writeproto.Batch, hash uint64, now int64) error {
 	p.in, p.batch, p.message, p.hash, p.now = in, b, b.Message(), hash, now
 	p.flight = &flight{done: make(chan struct{})}
-	for i := range b.Series {
-		p.hashes = append(p.hashes, b.Hash(&b.Series[i]))
-	}
 	p.series = slices.Grow(p.series, len(b.Series))[:len(b.Series)]
 	err := p.take(ctx)
 	p.batch = nil
@@ -196,18 +192,31 @@ func (p *plan) take(ctx context.Context) error {
 // sample in it: only when that has landed is it known what the newest one is.
 func (p *plan) find() (busy *flight, err error) {
 	p.refused = problems{}
+	var last *spelling
 	for i := range p.batch.Series {
 		s := &p.batch.Series[i]
-		m := p.in.find(p.batch, p.message, p.hashes[i], s)
-		if m == nil {
-			if m, err = p.learn(s, p.hashes[i]); err != nil {
-				return nil, err
+		// Senders say the same series in the same order, time and again.
+		if then := last.follower(p.message == writeproto.V2); then != nil && p.batch.HasKey(s, then.key) {
+			last = then
+		} else {
+			hash := p.batch.Hash(s)
+			at := p.in.find(p.batch, p.message, hash, s)
+			if at == nil {
+				if at, err = p.learn(s, hash); err != nil {
+					return nil, err
+				}
 			}
+			if last != nil {
+				last.then = at
+			}
+			last = at
 		}
-		if p.series[i] = m; m == nil {
+		if p.series[i] = nil; last == nil {
 			continue
 		}
-		m.seen = p.now
+		m := last.series
+		p.series[i] = m
+		m.seen, m.source.seen = p.now, p.now
 		if m.busy() {
 			busy = m.flight
 		}
@@ -215,8 +224,8 @@ func (p *plan) find() (busy *flight, err error) {
 	return busy, nil
 }
 
-// learn returns a series that is not known in this spelling; nil if it cannot be taken.
-func (p *plan) learn(s *writeproto.Series, hash uint64) (*intakeSeries, error) {
+// learn makes a spelling known that is not, and its series if need be; nil if it cannot be taken.
+func (p *plan) learn(s *writeproto.Series, hash uint64) (*spelling, error) {
 	list, err := p.batch.AppendLabels(p.labels[:0], s)
 	p.labels = list
 	if err != nil {
@@ -246,9 +255,9 @@ func (p *plan) learn(s *writeproto.Series, hash uint64) (*intakeSeries, error) {
 		m = p.in.add(p.key, keyHash, toLabels(list), kindOf(p.batch, s), p.now)
 	}
 	if v2 := p.message == writeproto.V2; v2 || string(p.raw) != m.key {
-		p.in.spell(m, hash, v2, p.raw)
+		return p.in.spell(m, hash, v2, p.raw), nil
 	}
-	return m, nil
+	return &m.spelling, nil
 }
 
 // refuseLabels refuses a series for its labels. Prometheus answers 204 to such requests of 1.0, and so does everybody.
@@ -320,7 +329,7 @@ func (p *plan) open(s *intakeSource) {
 	}
 	s.grow(p.in.options.Catalog)
 	p.in.tend(s, p.now)
-	s.flight, s.seen = p.flight, p.now
+	s.flight = p.flight
 	p.addPortion(s)
 }
 
