@@ -192,7 +192,8 @@ func TestExpiryWaitsForItsRow(t *testing.T) {
 		defer r.run(t)()
 		r.want(t, 200, "PUT", "/metrics/job/a", "x 1\n")
 		r.setFail(errors.New("the disk is full"))
-		time.Sleep(5 * time.Second)
+		time.Sleep(5500 * time.Millisecond) // between two attempts
+		synctest.Wait()
 		if r.Stats().Groups != 1 {
 			t.Error("the group is gone, and nobody was told")
 		}
