@@ -264,6 +264,16 @@ func (o *Output) missing() (sum lane.Missing) {
 	return sum
 }
 
+// endsStats is what there is to show of the ends of series.
+func (o *Output) endsStats() lane.EndsStats {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.ends == nil {
+		return lane.EndsStats{}
+	}
+	return o.ends.Stats()
+}
+
 // lacks reports whether a cause makes rows missing here: an output of the newest rows lacks nothing that came late, or
 // never, but what came live and could not be delivered.
 func (o *Output) lacks(c lane.Cause) bool {

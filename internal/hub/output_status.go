@@ -28,8 +28,10 @@ type OutputStatus struct {
 	Errors, Takeovers uint64
 	// Live and Backfill are its two feeds. An output of the newest rows has no backfill.
 	Live, Backfill FeedStatus
-	// Missing are rows that it lacks, as far as this hub knows: all zero where it does not deliver.
+	// Missing are rows that it lacks, as far as this hub knows, and Ends what is known of the ends of series: all zero where
+	// it does not deliver.
 	Missing lane.Missing
+	Ends    lane.EndsStats
 }
 
 // FeedStatus is what a hub knows of one of the feeds of an output. Counts are since the hub started.
@@ -186,7 +188,7 @@ func (r *outputRecord) status(now time.Time) OutputStatus {
 	r.mu.Unlock()
 	st.Live, st.Backfill = r.live.status(now, st.Holder), r.backfill.status(now, st.Holder)
 	if o != nil && st.Holder {
-		st.Missing = o.missing()
+		st.Missing, st.Ends = o.missing(), o.endsStats()
 	}
 	return st
 }
@@ -305,6 +307,9 @@ var (
 	outputHolder = prometheus.NewDesc("thalweg_output_holder", "Whether this hub delivers the output. Of the hubs with the same parts one does.", []string{"output"}, nil)
 	outputErrors = prometheus.NewDesc("thalweg_output_errors_total", "Times that the output ended with an error, after which it is started again.", []string{"output"}, nil)
 	outputTakes  = prometheus.NewDesc("thalweg_output_takeovers_total", "Times that this hub began to deliver the output.", []string{"output"}, nil)
+	outputMarks  = prometheus.NewDesc("thalweg_output_stale_markers_total", "Series that the destination was told to have ended, since this hub delivers the output.", []string{"output"}, nil)
+	outputTracks = prometheus.NewDesc("thalweg_output_tracked_sources", "Sources whose series are followed, to tell when they end.", []string{"output"}, nil)
+	outputUntold = prometheus.NewDesc("thalweg_output_untracked_rows_total", "Rows of sources beyond the limit of a site, the ends of whose series are not told, since this hub delivers the output.", []string{"output"}, nil)
 	outputLacks  = prometheus.NewDesc("thalweg_output_missing_rows", "Rows that exist and the output did not deliver, by cause, within the last 7 days. Only where this hub delivers it.", []string{"output", "cause"}, nil)
 
 	feedLag       = feedDesc("lag_seconds", "How long ago the server stored the oldest message that is not delivered; 0 if all are, or another hub delivers.")
@@ -327,7 +332,7 @@ type outputCollector struct{ hub *Hub }
 // Describe implements prometheus.Collector.
 func (outputCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		outputHolder, outputErrors, outputTakes, outputLacks,
+		outputHolder, outputErrors, outputTakes, outputLacks, outputMarks, outputTracks, outputUntold,
 		feedLag, feedBehind, feedWaiting, feedNewest, feedRows, feedSamples, feedRefused, feedPostponed,
 	} {
 		ch <- d
@@ -347,6 +352,9 @@ func (c outputCollector) Collect(ch chan<- prometheus.Metric) {
 		put(outputHolder, prometheus.GaugeValue, holder, s.Name)
 		put(outputErrors, prometheus.CounterValue, float64(s.Errors), s.Name)
 		put(outputTakes, prometheus.CounterValue, float64(s.Takeovers), s.Name)
+		put(outputMarks, prometheus.CounterValue, float64(s.Ends.Markers), s.Name)
+		put(outputTracks, prometheus.GaugeValue, float64(s.Ends.Sources), s.Name)
+		put(outputUntold, prometheus.CounterValue, float64(s.Ends.Untracked), s.Name)
 		for cause, rows := range s.Missing.Rows {
 			put(outputLacks, prometheus.GaugeValue, float64(rows), s.Name, lane.Cause(cause).String())
 		}
