@@ -15,6 +15,9 @@ import (
 // pieceBytes is how much of a family is decoded at a time.
 const pieceBytes = 256 << 10
 
+// openMetrics001 differs from 1.0.0 in its name only.
+const openMetrics001 expfmt.Format = expfmt.OpenMetricsType + "; version=" + expfmt.OpenMetricsVersion_0_0_1 + "; charset=utf-8"
+
 // ServeMetrics serves all groups of a site, without timestamps, in the format that the client likes best; and the
 // gateway's own metrics with Options.Own. What is in memory for it is one pointer for each family of a group, and a piece
 // of a family.
@@ -24,7 +27,8 @@ func (g *Gateway) ServeMetrics(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
 		return
 	}
-	format := expfmt.NegotiateIncludingOpenMetrics(r.Header)
+	format := expfmt.NegotiateAccept(r.Header, expfmt.NewFormat(expfmt.TypeOpenMetrics), openMetrics001, expfmt.NewFormat(expfmt.TypeProtoDelim),
+		expfmt.NewFormat(expfmt.TypeProtoText), expfmt.NewFormat(expfmt.TypeProtoCompact), expfmt.NewFormat(expfmt.TypeTextPlain))
 	w.Header().Set("Content-Type", string(format))
 	x := exposition{out: bufio.NewWriterSize(w, 64<<10), format: format}
 	if err := g.expose(&x, g.siteOf(r)); err != nil {
