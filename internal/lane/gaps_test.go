@@ -340,6 +340,8 @@ func TestLedgerForgets(t *testing.T) {
 	add(3, 2, 12, 1)         // 10 to 12 are corrupt
 	add(4, 2, 12, 3)         // 2 is evicted
 	l.Reject(header(2, 3, 12), 4, 4)
+	l.RefuseByOutput(header(2, 3, 12), 2, 4) // which is another matter
+	l.RefuseByOutput(header(2, 3, 12), 1, 4)
 	for _, x := range []frame.Loss{
 		{Epoch: 1, From: 3, To: 4, Rows: 20, Cause: frame.CauseEvicted}, {Epoch: 1, From: 10, To: 12, Rows: 30, Cause: frame.CauseCorrupt},
 		{Epoch: 2, From: 2, To: 2, Rows: 10, Cause: frame.CauseEvicted},
@@ -361,9 +363,9 @@ func TestLedgerForgets(t *testing.T) {
 			t.Errorf("before %d %v are counted, want %v", before, l.Missing(), fresh.Missing())
 		}
 	}
-	want(1, "1/3-4:20 evicted, 1/7-8:20 not_arrived, 1/10-12:30 corrupt, 2/2-2:10 evicted, 2/3-3:4 rejected, ")
-	want(3, "1/7-8:20 not_arrived, 1/10-12:30 corrupt, 2/2-2:10 evicted, 2/3-3:4 rejected, ")
-	want(4, "1/7-8:20 not_arrived, 2/2-2:10 evicted, 2/3-3:4 rejected, ")
+	want(1, "1/3-4:20 evicted, 1/7-8:20 not_arrived, 1/10-12:30 corrupt, 2/2-2:10 evicted, 2/3-3:4 rejected, 2/3-3:3 refused_by_output, ")
+	want(3, "1/7-8:20 not_arrived, 1/10-12:30 corrupt, 2/2-2:10 evicted, 2/3-3:4 rejected, 2/3-3:3 refused_by_output, ")
+	want(4, "1/7-8:20 not_arrived, 2/2-2:10 evicted, 2/3-3:4 rejected, 2/3-3:3 refused_by_output, ")
 	want(100, "1/7-8:20 not_arrived, ")
 	add(101, 1, 0, 3, 7, 8, 11)
 	want(100, "")

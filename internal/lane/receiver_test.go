@@ -195,6 +195,22 @@ func TestReceiver(t *testing.T) {
 		x.step("s", false, a, b)
 		x.want(2, "mismatch")
 	})
+	t.Run("restart of one kind of lanes", func(t *testing.T) {
+		for _, backfill := range []bool{false, true} {
+			x, m := newTaker(t), newMaker(t, 1, 3)
+			a, b, c := m.frame(), m.frame(), m.frame()
+			x.step("s", backfill, a)
+			x.receiver.RestartLane(!backfill)
+			x.step("s", backfill, b)
+			x.want(2)
+			x.receiver.RestartLane(backfill)
+			x.step("s", backfill, c)
+			x.want(2, "mismatch")
+			if n := x.receiver.Site("s").KeyframeOf(backfill); n != 0 {
+				t.Errorf("a keyframe is still known, in message %d", n)
+			}
+		}
+	})
 	t.Run("adopted ledger", func(t *testing.T) {
 		x, m := newTaker(t), newMaker(t, 1, 3)
 		a, b := m.frame(), m.frame()
