@@ -17,6 +17,8 @@ const (
 	burst = 200
 	// retryAfter is when what could not be ended is tried again.
 	retryAfter = time.Second
+	// rewriteRetry is the least time between two attempts to write the journal anew if the first one failed.
+	rewriteRetry = time.Minute
 )
 
 // cycle is how far the sampling of a site's groups has come in an interval. Run alone uses it.
@@ -47,16 +49,27 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 }
 
+// rewriteJournal writes the journal anew when it has grown, but not again and again while that fails.
 func (g *Gateway) rewriteJournal(ctx context.Context) {
+	pause := time.NewTimer(0)
+	defer pause.Stop()
 	for {
 		select {
-		case <-g.journal.full:
-			if err := g.journal.rewrite(g.records); err != nil {
-				g.repeats.Log(slog.LevelError, "rewrite", "journal of pushed groups cannot be written anew; it grows", slog.Any("err", err))
-			}
+		case <-pause.C:
 		case <-ctx.Done():
 			return
 		}
+		select {
+		case <-g.journal.full:
+		case <-ctx.Done():
+			return
+		}
+		wait := time.Duration(0)
+		if err := g.journal.rewrite(g.records); err != nil {
+			g.options.Logger.Error("journal of pushed groups cannot be written anew; it grows", "err", err)
+			wait = rewriteRetry
+		}
+		pause.Reset(wait)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -123,7 +124,7 @@ func (j *journal) lead(b *batch) {
 
 func newBatch() *batch { return &batch{done: make(chan struct{})} }
 
-// write appends to the file and syncs it. After an error the file is cut to what it had, and not used any more.
+// write appends to the file and syncs it. After an error the file is cut to what it had, and another one begins.
 func (j *journal) write(records []byte) error {
 	if j.closed {
 		return errClosed
@@ -140,9 +141,7 @@ func (j *journal) write(records []byte) error {
 	}
 	if err != nil {
 		j.metrics.errors.Inc()
-		err = fmt.Errorf("write journal: %w", errors.Join(err, j.file.Truncate(j.size), j.file.Close()))
-		j.file = nil
-		return err
+		return fmt.Errorf("write journal: %w", errors.Join(err, j.file.Truncate(j.size), j.leave()))
 	}
 	j.size += int64(len(records))
 	j.grow(int64(len(records)))
@@ -184,13 +183,11 @@ func (j *journal) rewrite(contents func(flush func(records []byte) error) error)
 		j.writing.Unlock()
 		return errClosed
 	}
-	old, number := j.files, j.number+1
-	j.files, j.number = nil, number // the one between stays free
-	err := j.closeFile()
+	err := j.leave()
+	old, number := slices.Clone(j.files), j.number+1
 	if err == nil {
 		err = j.begin(number + 1)
 	}
-	j.files = append(old[:len(old):len(old)], j.files...)
 	j.writing.Unlock()
 	if err == nil {
 		err = j.snapshot(number, contents)
@@ -277,15 +274,20 @@ func (j *journal) close() error {
 		return nil
 	}
 	j.closed = true
-	return errors.Join(j.closeFile(), j.lock.Release())
+	return errors.Join(j.leave(), j.lock.Release())
 }
 
-func (j *journal) closeFile() error {
+// leave closes the file. One in which there is nothing goes, so that a full disk is not filled with names.
+func (j *journal) leave() error {
 	if j.file == nil {
 		return nil
 	}
 	err := j.file.Close()
 	j.file = nil
+	if j.size == 0 {
+		j.files = j.files[:len(j.files)-1]
+		err = errors.Join(err, os.Remove(j.path(j.number)))
+	}
 	return err
 }
 

@@ -275,6 +275,20 @@ func TestJournalWriteFails(t *testing.T) {
 	if r.Stats().Groups != 1 {
 		t.Error("what was not written is there")
 	}
+	for range 5 {
+		r.journal.writing.Lock()
+		if err := r.journal.begin(r.journal.number + 1); err != nil {
+			t.Fatal(err)
+		}
+		r.journal.file.Close()
+		r.journal.writing.Unlock()
+		r.want(t, 503, "PUT", "/metrics/job/b", "only_b 1\n")
+	}
+	for _, name := range journalFiles(t, dir) { // what could not be written left no file behind
+		if info, err := os.Stat(name); err != nil || info.Size() == 0 {
+			t.Errorf("%s is empty, %v", name, err)
+		}
+	}
 	r.want(t, 200, "PUT", "/metrics/job/c", "# TYPE only_b gauge\nonly_b 1\n") // its type was not remembered
 	r.close()
 	r = newRig(t, dir, nil)
