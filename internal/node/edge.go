@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -149,7 +150,15 @@ func (r *edgeRole) commit(ctx context.Context, _ string, rows []*series.Row) err
 	err := r.edge.Commit(ctx, func(sink series.Sink) error {
 		now := time.Now().UnixMilli()
 		for _, row := range rows {
-			err := r.pipeline.Apply(row, now, func(row *series.Row) error { return r.acceptInto(sink, row) })
+			err := r.pipeline.Apply(row, now, func(row *series.Row) error {
+				if err := sink(row); err != nil {
+					return err
+				}
+				if err := r.show(row); err != nil { // which is no reason for the sender to come again
+					r.repeats.Log(slog.LevelWarn, "show", "row that was sent is not on /federate", slog.Any("err", err))
+				}
+				return nil
+			})
 			if _, ok := errors.AsType[*pipeline.RefusedError](err); ok {
 				beyond = err
 				refused++
@@ -175,18 +184,14 @@ func (r *edgeRole) sample(_ context.Context, _ string, rows []*series.Row) error
 }
 
 // accept takes the rows behind the pipeline.
-func (r *edgeRole) accept(row *series.Row) error { return r.acceptInto(r.edge.Sink, row) }
+func (r *edgeRole) accept(row *series.Row) error { return cmp.Or(r.edge.Sink(row), r.show(row)) }
 
-// acceptInto gives a row to a sink of the lane. Beside it, an edge alone keeps the last one to serve it.
-func (r *edgeRole) acceptInto(sink series.Sink, row *series.Row) error {
-	err := sink(row)
-	if r.store != nil {
-		now := time.Now().UnixMilli()
-		if storeErr := r.store.Apply(r.node.options.Config.Site, store.Rank{}, row, now); err == nil {
-			err = storeErr
-		}
+// show keeps the last row of each source at an edge alone, which serves it.
+func (r *edgeRole) show(row *series.Row) error {
+	if r.store == nil {
+		return nil
 	}
-	return err
+	return r.store.Apply(r.node.options.Config.Site, store.Rank{}, row, time.Now().UnixMilli())
 }
 
 // apply puts a changed configuration in force.

@@ -1,13 +1,19 @@
 package node
 
 import (
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/thalweg/thalweg/internal/config"
+	"github.com/thalweg/thalweg/internal/series"
 	"github.com/thalweg/thalweg/internal/telemetry"
 )
 
@@ -50,4 +56,36 @@ func TestWhereSendersMayWrite(t *testing.T) {
 	f("hub", "pushgateway: true, tokens_file: "+tokens, loopback, users, "start hub: receive.listen_address: is empty, and senders with a token cannot log in")
 	f("hub", "pushgateway: true, listen_address: '127.0.0.1:0', tokens_file: "+tokens, loopback, users, "")
 	f("hub", "pushgateway: true, tokens_file: "+tokens+"x", loopback, "", "start hub: read tokens_file")
+}
+
+// An edge answers a sender when its rows are in the outbox, and tells it to come again if its limits leave nothing of them.
+func TestCommitAtAnEdge(t *testing.T) {
+	n := start(t, fmt.Sprintf("site: a\ndata_dir: %q\nnats: {embedded: {listen: '127.0.0.1:0'}}\nedge: {self: false, limits: {samples_per_second: 10}, receive: {remote_write: true}}\n", t.TempDir()))
+	rows := func(width, count int) (list []*series.Row) {
+		var columns []series.Column
+		for i := range width {
+			columns = append(columns, series.Synthetic(fmt.Sprintf("m_%d", i), ""))
+		}
+		schema := n.catalog.Extend(n.catalog.Empty(), columns)
+		for i := range count {
+			list = append(list, &series.Row{
+				Source: &series.Source{Key: fmt.Sprint("write/", width, i), Labels: labels.FromStrings("job", fmt.Sprint(i))}, Schema: schema,
+				T: time.Now().UnixMilli(), Values: make([]float64, width),
+			})
+		}
+		return list
+	}
+	if err := n.edge.commit(t.Context(), "", rows(1, 2)); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(n.edge.store.Sources("a")); n != 2 {
+		t.Errorf("%d sources are served, want 2", n)
+	}
+	if err := n.edge.commit(t.Context(), "", rows(100_000, 1)); err != nil { // the last one for long
+		t.Fatal(err)
+	}
+	err := n.edge.commit(t.Context(), "", rows(1, 2))
+	if r, ok := errors.AsType[*refusal](err); !ok || r.status != http.StatusTooManyRequests || r.wait <= 0 {
+		t.Errorf("beyond the limit: %v", err)
+	}
 }
