@@ -11,7 +11,6 @@ import (
 	"math"
 	"mime"
 	"net/http"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -59,8 +58,8 @@ type ReceiverOptions struct {
 const (
 	defaultMaxBody   = 32 << 20
 	defaultMaxSeries = 1_000_000
-	// maxUnderWay bounds the requests that are served at a time; others are asked to come again.
-	maxUnderWay = 512
+	// maxUnderWay bounds the requests of a site that are served at a time; others are asked to come again.
+	maxUnderWay = 128
 	// commitTimeout bounds how long a sender waits for its samples to be durable.
 	commitTimeout = 30 * time.Second
 	// comeAgain is what senders are told to wait where this side has trouble.
@@ -79,10 +78,8 @@ type Receiver struct {
 	metrics *receiveMetrics
 	repeats *telemetry.Repeats
 
-	underWay chan struct{} // has a token for each request that is served
-	decoding chan struct{} // has a token for each request that is decompressed and taken apart
-	bodies   sync.Pool     // of *requestBody
-	plans    sync.Pool     // of *plan
+	bodies sync.Pool // of *requestBody
+	plans  sync.Pool // of *plan
 
 	mu    sync.Mutex
 	sites map[string]*intake
@@ -108,7 +105,6 @@ func NewReceiver(o ReceiverOptions) *Receiver {
 	}
 	r := &Receiver{
 		options: o, seed: maphash.MakeSeed(), repeats: telemetry.NewRepeats(o.Logger, time.Minute), sites: map[string]*intake{},
-		underWay: make(chan struct{}, maxUnderWay), decoding: make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
 	}
 	r.metrics = newReceiveMetrics(r)
 	r.bodies.New = func() any { return &requestBody{batch: writeproto.NewBatch(r.seed)} }
@@ -164,16 +160,17 @@ func (r *Receiver) serve(w http.ResponseWriter, req *http.Request) (writeproto.M
 	if err != nil {
 		return message, r.explain(req, "", err)
 	}
+	site := r.options.Site(req)
+	in := r.intake(site)
 	select {
-	case r.underWay <- struct{}{}:
-		defer func() { <-r.underWay }()
+	case in.underWay <- struct{}{}:
+		defer func() { <-in.underWay }()
 	default:
 		return message, reply{status: http.StatusServiceUnavailable, retryAfter: comeAgain, text: "too many requests are under way"}
 	}
-	site := r.options.Site(req)
 	p := r.plans.Get().(*plan)
 	defer r.release(p)
-	if err := r.plan(p, w, req, site, message); err != nil {
+	if err := r.plan(p, w, req, in, message); err != nil {
 		return message, r.explain(req, site, err)
 	}
 	if err := r.commit(req.Context(), site, p); err != nil {
@@ -217,7 +214,7 @@ func checkHeader(w http.ResponseWriter, req *http.Request) (writeproto.Message, 
 }
 
 // plan reads a request and makes its rows. Nothing of the request is in memory then but the plan.
-func (r *Receiver) plan(p *plan, w http.ResponseWriter, req *http.Request, site string, message writeproto.Message) error {
+func (r *Receiver) plan(p *plan, w http.ResponseWriter, req *http.Request, in *intake, message writeproto.Message) error {
 	body := r.bodies.Get().(*requestBody)
 	defer func() {
 		if body.compressed.Cap() <= keptBody && cap(body.raw) <= keptBody && body.batch.Cap() <= keptCap {
@@ -229,8 +226,8 @@ func (r *Receiver) plan(p *plan, w http.ResponseWriter, req *http.Request, site 
 		return err
 	}
 	select {
-	case r.decoding <- struct{}{}:
-		defer func() { <-r.decoding }()
+	case in.decoding <- struct{}{}:
+		defer func() { <-in.decoding }()
 	case <-req.Context().Done():
 		return req.Context().Err()
 	}
@@ -240,7 +237,7 @@ func (r *Receiver) plan(p *plan, w http.ResponseWriter, req *http.Request, site 
 	if err := body.batch.Decode(message, body.raw); err != nil {
 		return malformed(err)
 	}
-	return p.prepare(req.Context(), r.intake(site), body.batch, maphash.Bytes(r.seed, body.compressed.Bytes()), r.options.Now().UnixMilli())
+	return p.prepare(req.Context(), in, body.batch, maphash.Bytes(r.seed, body.compressed.Bytes()), r.options.Now().UnixMilli())
 }
 
 func malformed(err error) error {

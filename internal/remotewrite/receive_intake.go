@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"math"
 	"net/url"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -34,8 +35,10 @@ const (
 // intake is what is known of the series of one site. A series is found by its labels as they stand in a request; it is
 // looked at only when they were never spelled like that before.
 type intake struct {
-	options *ReceiverOptions
-	seed    maphash.Seed
+	options  *ReceiverOptions
+	seed     maphash.Seed
+	underWay chan struct{} // has a token for each request that is served
+	decoding chan struct{} // has a token for each of them that is in memory as a whole
 
 	mu       sync.Mutex
 	byKey    map[uint64]*spelling // how series are spelled in 1.0, and their labels in order
@@ -98,7 +101,8 @@ func (s *intakeSeries) busy() bool { return s.flight != nil && !s.flight.landed 
 
 func newIntake(o *ReceiverOptions, seed maphash.Seed) *intake {
 	return &intake{
-		options: o, seed: seed, byKey: map[uint64]*spelling{}, byRefs: map[uint64]*spelling{},
+		options: o, seed: seed, underWay: make(chan struct{}, maxUnderWay), decoding: make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
+		byKey: map[uint64]*spelling{}, byRefs: map[uint64]*spelling{},
 		sources: map[origin]*intakeSource{}, families: newFamilies(), builder: labels.NewBuilder(labels.EmptyLabels()),
 	}
 }

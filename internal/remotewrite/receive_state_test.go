@@ -1,8 +1,11 @@
 package remotewrite_test
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -343,6 +346,71 @@ func TestReceiverKnowsRequestsAgain(t *testing.T) {
 		in.expect(in.postV2(v2(at(i, 1, "c"))), 204, "", 1, 0, 0)
 	}
 	in.expect(in.postV2(r), 400, "out of order", 1, 0, 0)
+}
+
+// A site that sends more at a time than anybody does is asked to come again; others notice nothing.
+func TestReceiverBoundsRequestsOfASite(t *testing.T) {
+	in := newInbox(t, nil)
+	entered, release := make(chan bool), make(chan bool)
+	in.enter = func([]*series.Row) { entered <- true; <-release }
+	answers := make(chan *httptest.ResponseRecorder)
+	post := func(site string, n int) {
+		answers <- in.post(map[string][]string{"Test-Site": {site}}, snappy(t, v1(at(1, 1, "up", "n", fmt.Sprint(n)))))
+	}
+	const most = 128
+	for n := range most {
+		go post("a", n)
+	}
+	for range most {
+		<-entered
+	}
+	go post("a", most)
+	if w := <-answers; w.Code != 503 || w.Header().Get("Retry-After") != "5" {
+		t.Errorf("one more is answered with %d", w.Code)
+	}
+	go post("b", 0)
+	<-entered
+	close(release)
+	for range most + 1 {
+		in.expectOK(<-answers)
+	}
+}
+
+// A request costs no more memory for its samples, once their series are known.
+func TestReceiverAllocates(t *testing.T) {
+	for version := range posts {
+		in := newInbox(t, func(o *remotewrite.ReceiverOptions) {
+			o.Commit = func(context.Context, string, []*series.Row) error { return nil }
+		})
+		measure := func(n int) float64 {
+			time := int64(0)
+			var bodies []*http.Request
+			for range 12 {
+				time++
+				var list []scraped
+				for i := range n {
+					list = append(list, at(time, 1, "metric", "job", fmt.Sprint(i%3), "n", fmt.Sprint(n, i)))
+				}
+				header, body := http.Header{"Content-Type": {"application/x-protobuf"}}, snappy(t, v1(list...))
+				if version == "2.0" {
+					header, body = http.Header{"Content-Type": {typeV2}}, snappy(t, v2(list...))
+				}
+				r := httptest.NewRequest(http.MethodPost, "/api/v1/write", bytes.NewReader(body))
+				r.Header = header
+				bodies = append(bodies, r)
+			}
+			next := 0
+			serve := func() {
+				in.receiver.ServeHTTP(httptest.NewRecorder(), bodies[next])
+				next++
+			}
+			serve()
+			return testing.AllocsPerRun(10, serve)
+		}
+		if few, many := measure(50), measure(2000); many > few+40 {
+			t.Errorf("version %s: %v allocations for 50 samples, %v for 2,000", version, few, many)
+		}
+	}
 }
 
 // Many senders with shards, over a store that fails now and then: what was answered with 204 is stored once, and in
