@@ -91,8 +91,11 @@ func (g *Gateway) explain(r *http.Request, err error) *requestError {
 	}
 	if no, ok := errors.AsType[*Refusal](err); ok {
 		e := &requestError{status: no.Status, result: resultRefused, wait: no.RetryAfter, err: err}
-		if no.Status == http.StatusRequestEntityTooLarge {
+		switch no.Status {
+		case http.StatusRequestEntityTooLarge:
 			e.result = resultTooLarge
+		case http.StatusTooManyRequests:
+			e.result = resultLimited
 		}
 		return e
 	}

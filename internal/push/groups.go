@@ -3,10 +3,10 @@ package push
 import (
 	"container/heap"
 	"fmt"
-	"hash/fnv"
 	"sync"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/thalweg/thalweg/internal/series"
@@ -87,11 +87,9 @@ func newSite(name string, limits Limits) *site {
 	return &site{name: name, limits: limits, groups: map[string]*group{}, index: newIndex()}
 }
 
-// phase spreads sites over the interval.
+// phase spreads sites over the interval, as scrapes of a site do: rows of both stand in one frame.
 func (s *site) phase(interval time.Duration) time.Duration {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(s.name))
-	return time.Duration(h.Sum64() % uint64(interval))
+	return time.Duration(xxhash.Sum64String(s.name) % uint64(interval))
 }
 
 // acquire returns the group of a grouping, locked. It may be empty, and has to be released.

@@ -12,7 +12,7 @@ const (
 	resultMalformed    result = "malformed"    // the path, a header or the body cannot be read
 	resultInconsistent result = "inconsistent" // the metrics contradict themselves or those of other groups
 	resultTooLarge     result = "too_large"    // the body is beyond its limit, or the row beyond what can be sent
-	resultLimited      result = "limited"      // groups, series or bytes are beyond their limit
+	resultLimited      result = "limited"      // groups, series or bytes are beyond their limit, or the row beyond those of the edge
 	resultRefused      result = "refused"      // nothing is taken of the site
 	resultUnavailable  result = "unavailable"  // could not be stored now
 )
