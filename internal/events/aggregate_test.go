@@ -74,7 +74,7 @@ func (d *desk) dump() string {
 			value = fmt.Sprintf("count:%d sum:%g schema:%d zero:%d", h.Count, h.Sum, h.Schema, h.ZeroCount)
 		}
 		name := c.Labels.Get(model.MetricNameLabel)
-		rest := c.Labels.DropMetricName().String()
+		rest := c.Labels.MatchLabels(false, model.MetricNameLabel).String()
 		lines = append(lines, strings.TrimSuffix(name+rest, "{}")+" "+value)
 	}
 	slices.Sort(lines)

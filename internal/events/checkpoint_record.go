@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 )
 
@@ -291,7 +292,7 @@ func (s *state) decodeNew(d *decoder) *member {
 		b.Add(d.string(), d.string())
 	}
 	m := &member{labels: b.Labels(), family: f, created: d.varint(), column: -1}
-	if d.failed || f == nil || m.labels.Get(labels.MetricName) != f.name {
+	if d.failed || f == nil || m.labels.Get(model.MetricNameLabel) != f.name {
 		return nil
 	}
 	hash := m.labels.Hash()

@@ -83,6 +83,9 @@ func (m *member) snapshot(now int64) exposedMetric {
 // pageBytes is how much of a page is written at a time.
 const pageBytes = 64 << 10
 
+// openMetrics001 differs from 1.0.0 in its name only.
+const openMetrics001 expfmt.Format = expfmt.OpenMetricsType + "; version=" + expfmt.OpenMetricsVersion_0_0_1 + "; charset=utf-8"
+
 // ServeMetrics serves the aggregate, and the gateway's own metrics under the names of prom-stream-gateway, without
 // timestamps, in the format that the client likes best. After a crash it answers 503 until everything counts again that
 // counted before, for less would look like counters that began anew.
@@ -96,7 +99,8 @@ func (g *Gateway) ServeMetrics(w http.ResponseWriter, r *http.Request) {
 	if accept := r.URL.Query().Get("accept"); accept != "" {
 		header = http.Header{"Accept": {accept}}
 	}
-	format := expfmt.NegotiateIncludingOpenMetrics(header)
+	format := expfmt.NegotiateAccept(header, expfmt.NewFormat(expfmt.TypeOpenMetrics), openMetrics001,
+		expfmt.NewFormat(expfmt.TypeProtoDelim), expfmt.NewFormat(expfmt.TypeTextPlain))
 	g.mu.Lock()
 	families := append(g.meta.families(), g.state.snapshot(g.options.Now().UnixMilli())...)
 	g.mu.Unlock()
@@ -107,10 +111,7 @@ func (g *Gateway) ServeMetrics(w http.ResponseWriter, r *http.Request) {
 		p.writeProto(families)
 	case expfmt.TypeOpenMetrics:
 		p.writeOpenMetrics(families)
-	case expfmt.TypeTextPlain:
-		p.writeText(families)
-	default: // protobuf as text, which nobody wants
-		w.Header().Set("Content-Type", string(expfmt.NewFormat(expfmt.TypeTextPlain)))
+	default:
 		p.writeText(families)
 	}
 }

@@ -127,11 +127,10 @@ func until(t testing.TB, missing func() string) {
 // running is a gateway that runs.
 type running struct {
 	*Gateway
-	t         testing.TB
-	cancel    context.CancelFunc
-	stopped   chan error
-	condition *telemetry.Condition
-	health    *telemetry.Health
+	t       testing.TB
+	cancel  context.CancelFunc
+	stopped chan error
+	health  *telemetry.Health
 }
 
 func runGateway(t testing.TB, dir, address string, change func(*Config)) *running {
