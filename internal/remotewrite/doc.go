@@ -9,8 +9,8 @@
 //	done, err := live.Flush(ctx, refused)
 //
 // A sender promises that samples of a series go out in the order of their rows, that every row is answered for good when
-// Flush returns (taken, or refused with the receiver's words), and that a receiver that is away costs a goroutine and one
-// batch. What it sends again, after an answer that did not come, is the same to the bit. A series has the labels that it
+// Flush returns (taken, or refused with the receiver's words), and that a receiver that is away costs one batch and a
+// goroutine for each shard. What it sends again, after an answer that did not come, is the same to the bit. A series has the labels that it
 // has at /federate, and then write_relabel_configs.
 //
 // In: a Receiver is the handler of /api/v1/write; it turns requests into rows and answers when those are durable.

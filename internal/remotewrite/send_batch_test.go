@@ -186,6 +186,38 @@ func TestPartialWrites(t *testing.T) {
 	expect(t, "failed", o.value("thalweg_remote_write_failed_samples_total", "lane", "live", "reason", "refused"), 3)
 }
 
+// TestWroteLess believes it also when it comes with a 2xx.
+func TestWroteLess(t *testing.T) {
+	p := newPeer(t, func(_ int, _ *peerRequest, w http.ResponseWriter) {
+		w.Header().Set("X-Prometheus-Remote-Write-Samples-Written", "3")
+		w.WriteHeader(http.StatusNoContent)
+	})
+	o := newOut(t, p.url, v2)
+	s := o.NewSender(false)
+	s.Row("a", o.row("k", sendStart, 1, 2))
+	s.Row("a", o.row("k", sendStart+1, 1, 2))
+	expect(t, "lost", fmt.Sprint(o.flush(s)), "[{0 1 answered 204, and wrote less than it was sent}]")
+	expect(t, "requests", len(p.all()), 1)
+	expect(t, "sent", o.value("thalweg_remote_write_samples_total", "lane", "live"), 3)
+}
+
+// TestTookNone has a receiver of 2.0 that looks at every sample, and takes none: it is not asked about parts.
+func TestTookNone(t *testing.T) {
+	p := newPeer(t, func(_ int, _ *peerRequest, w http.ResponseWriter) {
+		w.Header().Set("X-Prometheus-Remote-Write-Samples-Written", "0")
+		http.Error(w, "out of bounds for series x\nout of bounds for series y", http.StatusBadRequest)
+	})
+	o := newOut(t, p.url, v2)
+	s := o.NewSender(true)
+	for i := range 10 {
+		s.Row("a", o.row("k", sendStart+int64(i), 1, 2))
+	}
+	expect(t, "lost", len(o.flush(s)), 10)
+	expect(t, "requests", len(p.all()), 1)
+	expect(t, "late", o.value("thalweg_remote_write_failed_samples_total", "lane", "backfill", "reason", "late"), 20)
+	expect(t, "refuses", o.value("thalweg_remote_write_refuses_backfill"), 1)
+}
+
 // TestFallback meets receivers that do not know 2.0: one says so, the other takes a request of 2.0 for an empty one.
 // Nothing is lost, and 2.0 is tried again after an hour.
 func TestFallback(t *testing.T) {

@@ -191,9 +191,12 @@ func (sh *shard) partial(r *writeproto.Request, a *answer) {
 	m.exemplars.Add(float64(got.exemplars))
 	sh.sender.newestTaken(r.Newest)
 	lost := r.Samples + r.Histograms - got.samples - got.histograms
-	reason := LossRefused
-	if isLate(a) {
+	reason, why := LossRefused, a.words
+	switch {
+	case isLate(a):
 		reason = LossLate
+	case a.verdict == verdictTaken:
+		why = fmt.Sprintf("answered %d, and wrote less than it was sent", a.code)
 	}
 	// The receiver says how many it did not take, not of which rows: those that come first stand for them.
 	for _, part := range r.Rows {
@@ -201,7 +204,7 @@ func (sh *shard) partial(r *writeproto.Request, a *answer) {
 			break
 		}
 		n := min(lost, part.Samples)
-		sh.refusals = append(sh.refusals, refusal{part.Row, n, reason, a.words})
+		sh.refusals = append(sh.refusals, refusal{part.Row, n, reason, why})
 		lost -= n
 	}
 }
