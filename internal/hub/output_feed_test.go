@@ -238,6 +238,26 @@ func TestPendingFramesAreBounded(t *testing.T) {
 	}
 }
 
+// An output that cannot read says so, and lags behind what it read last.
+func TestOutputThatIsCutOff(t *testing.T) {
+	server := bustest.NewServer(t)
+	c := newHub(t, bustest.Hub(t, server))
+	w := newWriter(t, server.URL(), "ams-1", 1, 5)
+	d := newCollector()
+	startOutput(t, c, t.TempDir(), d, true)
+	w.live(1)
+	d.wait(t, 1)
+	bustest.WaitFor(t, "the batch to be noted", func() bool { return c.output().Live.Rows == 1 })
+	if s := c.output().Live; s.Problem != "" || s.Lag != 0 {
+		t.Errorf("status is %+v", s)
+	}
+	server.Stop()
+	bustest.WaitFor(t, "a problem", func() bool {
+		s := c.output().Live
+		return strings.Contains(s.Problem, "not connected") && s.Lag > 0
+	})
+}
+
 // What a destination refuses is a gap of this output, over its restarts.
 func TestRefusedRows(t *testing.T) {
 	server := bustest.NewServer(t)

@@ -53,10 +53,14 @@ type FeedStatus struct {
 
 // Outputs lists what is known of all outputs, by name.
 func (h *Hub) Outputs() []OutputStatus {
+	problem := ""
+	if state := h.conn.State(); !state.Connected {
+		problem = "not connected: " + state.Reason
+	}
 	records := h.outputs.all()
 	list := make([]OutputStatus, len(records))
 	for i, r := range records {
-		list[i] = r.status(h.now())
+		list[i] = r.status(h.now(), problem)
 	}
 	return list
 }
@@ -178,7 +182,8 @@ func (r *outputRecord) opened() *Output {
 	return r.output
 }
 
-func (r *outputRecord) status(now time.Time) OutputStatus {
+// status is how the output is at a time; problem is what is wrong with all of them.
+func (r *outputRecord) status(now time.Time, problem string) OutputStatus {
 	r.mu.Lock()
 	st := OutputStatus{
 		Name: r.name, Kind: r.kind, Running: r.running, Holder: r.holds, HeldBy: r.holder,
@@ -186,7 +191,9 @@ func (r *outputRecord) status(now time.Time) OutputStatus {
 	}
 	o := r.output
 	r.mu.Unlock()
-	st.Live, st.Backfill = r.live.status(now, st.Holder), r.backfill.status(now, st.Holder)
+	if st.Live = r.live.status(now, st.Holder, problem); o == nil || len(o.feeds) > 1 {
+		st.Backfill = r.backfill.status(now, st.Holder, problem)
+	}
 	if o != nil && st.Holder {
 		st.Missing, st.Ends = o.missing(), o.endsStats()
 	}
@@ -288,10 +295,11 @@ func (f *feedRecord) trouble(err error) {
 	}
 }
 
-func (f *feedRecord) status(now time.Time, holder bool) FeedStatus {
+func (f *feedRecord) status(now time.Time, holder bool, problem string) FeedStatus {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	st := f.totals
+	st.Problem = cmp.Or(problem, st.Problem)
 	switch {
 	case !holder:
 		st.Behind, st.Waiting = 0, 0
