@@ -42,18 +42,14 @@ func (g *Gateway) group(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, u.String(), http.StatusTemporaryRedirect)
 		return
 	}
+	var done result
 	var err error
-	done := resultPushed
 	switch r.Method {
 	case http.MethodPut, http.MethodPost:
-		start := time.Now()
-		if err = g.push(w, r); err == nil {
-			g.metrics.seconds.Observe(time.Since(start).Seconds())
-			w.WriteHeader(http.StatusOK)
-		}
+		done, err = resultPushed, g.limited(func() error { return g.push(w, r) })
 	case http.MethodDelete:
-		done = resultDeleted
-		if err = g.delete(r); err == nil {
+		done, err = resultDeleted, g.limited(func() error { return g.delete(r) })
+		if err == nil {
 			w.WriteHeader(http.StatusAccepted)
 		}
 	default:
@@ -64,6 +60,21 @@ func (g *Gateway) group(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	g.answer(w, r, done, err)
+}
+
+// limited makes a change, unless too many are under way.
+func (g *Gateway) limited(change func() error) error {
+	select {
+	case g.changes <- struct{}{}:
+		defer func() { <-g.changes }()
+		return change()
+	default:
+		return unavailable("too many changes of groups are under way")
+	}
+}
+
+func unavailable(why string) *requestError {
+	return &requestError{status: http.StatusServiceUnavailable, result: resultUnavailable, wait: time.Second, err: errors.New(why)}
 }
 
 // answer counts a request, and says why it failed if it did.
@@ -100,13 +111,12 @@ func (g *Gateway) explain(r *http.Request, err error) *requestError {
 		return e
 	}
 	g.repeats.Log(slog.LevelError, "store", "push cannot be stored", slog.String("path", r.URL.Path), slog.Any("err", err))
-	return &requestError{
-		status: http.StatusServiceUnavailable, result: resultUnavailable, wait: time.Second, err: errors.New("the push cannot be stored now"),
-	}
+	return unavailable("the push cannot be stored now")
 }
 
 // push does what a PUT or POST asks for.
 func (g *Gateway) push(w http.ResponseWriter, r *http.Request) error {
+	start := time.Now()
 	by, err := parseGrouping(r.URL.Path)
 	if err != nil {
 		return malformed(err)
@@ -118,9 +128,11 @@ func (g *Gateway) push(w http.ResponseWriter, r *http.Request) error {
 	if err := g.read(w, r, p); err != nil {
 		return err
 	}
-	site := g.siteOf(r)
-	group := site.acquire(by)
+	group := g.siteOf(r).acquire(by)
 	defer group.release()
+	if r.Context().Err() != nil { // whoever waited for an earlier change has gone, and may have come again
+		return unavailable("the client has gone")
+	}
 	p.at = g.options.Now()
 	next, err := by.pushed(group.state, p)
 	p.families = nil // they are large, and waiting may take long
@@ -138,6 +150,9 @@ func (g *Gateway) push(w http.ResponseWriter, r *http.Request) error {
 			status: http.StatusBadRequest, result: resultInconsistent,
 			err: fmt.Errorf("pushed metrics are invalid or inconsistent with existing metrics: %w", err),
 		}
+	}
+	if err == nil {
+		g.metrics.seconds.Observe(time.Since(start).Seconds())
 	}
 	return err
 }

@@ -1,9 +1,11 @@
 package push
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -251,6 +253,39 @@ func TestRowsThatAreNotTaken(t *testing.T) {
 	r.want(t, 202, "DELETE", "/metrics/job/a", "")
 	if got := r.metricsOf(t); got != "" {
 		t.Errorf("after the deletion there is\n%s", got)
+	}
+}
+
+// TestWaitingChanges: there are not too many, and what nobody waits for any more is not done.
+func TestWaitingChanges(t *testing.T) {
+	r := newRig(t, t.TempDir(), nil)
+	for range maxChanges {
+		r.changes <- struct{}{}
+	}
+	r.want(t, 503, "PUT", "/metrics/job/a", "x 1\n")
+	r.want(t, 503, "DELETE", "/metrics/job/a", "")
+	for range maxChanges {
+		<-r.changes
+	}
+	r.want(t, 200, "PUT", "/metrics/job/a", "x 1\n")
+	r.taken()
+
+	busy := r.site("ams-1").acquire(grouping{{Name: "job", Value: "a"}})
+	ctx, leave := context.WithCancel(t.Context())
+	done := make(chan int)
+	go func() {
+		w := httptest.NewRecorder()
+		r.mux.ServeHTTP(w, httptest.NewRequest("PUT", "/metrics/job/a", strings.NewReader("x 2\n")).WithContext(ctx))
+		done <- w.Code
+	}()
+	r.until(t, "the request", func() bool { return len(r.changes) == 1 })
+	leave()
+	busy.release()
+	if code := <-done; code != 503 {
+		t.Errorf("the answer to nobody is %d", code)
+	}
+	if got := r.taken(); got != nil {
+		t.Errorf("rows are %v", got)
 	}
 }
 
