@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/bus/bustest"
 	"github.com/thalweg/thalweg/internal/series"
 	"github.com/thalweg/thalweg/internal/telemeter"
@@ -210,6 +211,33 @@ func TestCommitBehindAnOldCopy(t *testing.T) {
 	if s := late.site("a"); s.Missing.Total() != 4 {
 		t.Errorf("who begins now misses %d rows, want the 4 that are lost", s.Missing.Total())
 	}
+}
+
+// A connection is lost with the answers: what is committed then is stored once, and its sender knows.
+func TestCommitWhoseAnswerIsLost(t *testing.T) {
+	server := bustest.NewServer(t)
+	observer := startHub(t, bustest.Hub(t, server))
+	proxy := bustest.NewProxy(t, server.Addr())
+	c := newHub(t, bustest.Connected(t, bus.Options{Config: bustest.Config(proxy.URL())}))
+	next := sources(c, 1)
+	if err := c.commit(t, "a", next(0)); err != nil {
+		t.Fatal(err)
+	}
+	proxy.LoseAnswers(true)
+	done := make(chan error, 1)
+	row := next(0)
+	go func() { done <- c.Deposits().Commit(t.Context(), "a", []*series.Row{row}) }()
+	observer.rows(t, "a", 2)
+	proxy.LoseAnswers(false)
+	proxy.Cut()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := c.commit(t, "a", next(0)); err != nil {
+		t.Error(err)
+	}
+	observer.rows(t, "a", 3)
+	observer.whole(t, "a")
 }
 
 // What a reader would turn away because the site sends too much is not acknowledged in the first place.
