@@ -214,9 +214,9 @@ func (r *runner) commit(ctx context.Context, site *site) {
 
 // hand gives rows to Sample or Commit.
 func (r *runner) hand(ctx context.Context, site *site, to Commit) error {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	bounded, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	err := to(ctx, site.name, r.refs)
+	err := to(bounded, site.name, r.refs)
 	if err != nil && ctx.Err() == nil {
 		r.repeats.Log(slog.LevelError, "sample "+site.name, "rows of pushed groups are not taken", slog.String("site", site.name),
 			slog.Int("rows", len(r.refs)), slog.Any("err", err))
