@@ -25,8 +25,9 @@ import (
 )
 
 // Commit takes rows of a site and returns when they are durable: all of them, or an error. Rows are valid until it
-// returns. The rows of a source are in the order of their time, but where its schema changes between them; the samples of
-// a series always are, and calls that have some of the same series come one after the other. An error that is a *Refusal says what to answer; after any other one the sender is asked to come again.
+// returns. The samples of a series are in the order of their time, and so are the rows of a source unless its schema
+// changes between them; calls that have some of the same series come one after the other. An error that is a *Refusal
+// says what to answer; after any other one the sender is asked to come again.
 type Commit func(ctx context.Context, site string, rows []*series.Row) error
 
 // Refusal is an error of Commit that is an answer.

@@ -82,7 +82,7 @@ type extra struct {
 
 // keep resizes a buffer to nothing, without what it refers to.
 func keep[T any](s []T) []T {
-	clear(s)
+	clear(s[:cap(s)])
 	return s[:0]
 }
 
@@ -100,8 +100,8 @@ func (p *plan) capacity() int {
 	return max(cap(p.series), cap(p.undo), cap(p.stamps), cap(p.flat), cap(p.places), cap(p.extras), cap(p.labels), cap(p.key)/64, cap(p.raw)/64)
 }
 
-// prepare makes the plan for a request, of which hash is the hash. The batch is not needed any more then. Until land is called nobody else looks at
-// the series that have new samples.
+// prepare makes the plan for a request, of which hash is the hash. The batch is not needed any more then. Until land is
+// called nobody else looks at the series that have new samples.
 func (p *plan) prepare(ctx context.Context, in *intake, b *writeproto.Batch, hash uint64, now int64) error {
 	p.in, p.batch, p.message, p.hash, p.now = in, b, b.Message(), hash, now
 	p.flight = &flight{done: make(chan struct{})}
