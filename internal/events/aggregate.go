@@ -19,7 +19,7 @@ type aggregate struct {
 	reserved  map[string]bool // names that events cannot have
 	index     map[uint64]*member
 	families  map[string]*family
-	order     []*family // as they came
+	order     []*family // as they came; those that are gone are swept out
 	size      int       // series
 	summaries int       // of them with quantiles
 	started   int64     // when it knew nothing, in ms
@@ -50,7 +50,6 @@ type family struct {
 	members          []*member   // as they came; dead ones are swept out
 	alive            int
 	saved            bool // stands in the checkpoint's file
-	gone             bool
 }
 
 // member is a series, or a histogram or summary with all of its series.
@@ -559,9 +558,11 @@ func (a *aggregate) remove(m *member) {
 	}
 	switch {
 	case f.alive == 0:
-		f.gone = true
+		f.members = nil
 		delete(a.families, f.name)
-		a.order = slices.DeleteFunc(a.order, func(o *family) bool { return o == f })
+		if len(a.families) < len(a.order)/2 {
+			a.order = slices.DeleteFunc(a.order, func(f *family) bool { return f.alive == 0 })
+		}
 	case f.alive < len(f.members)/2:
 		f.members = slices.DeleteFunc(f.members, func(m *member) bool { return m.dead })
 	}

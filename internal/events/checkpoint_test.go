@@ -349,7 +349,9 @@ func FuzzRestore(f *testing.F) {
 		if s.restore(second) == nil {
 			s.restored()
 			s.expire(1 << 42)
-			s.snapshot(1 << 42)
+			for _, f := range s.order {
+				f.snapshot(1 << 42)
+			}
 		}
 	})
 }

@@ -2,8 +2,10 @@ package events
 
 import (
 	"io"
+	"iter"
 	"math"
 	"net/http"
+	"slices"
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
@@ -38,20 +40,39 @@ type exposedMetric struct {
 	count     uint64
 }
 
-// snapshot is everything as it is now. It shares nothing with the aggregate that changes.
-func (a *aggregate) snapshot(now int64) []exposed {
-	list := make([]exposed, 0, len(a.order))
-	for _, f := range a.order {
-		x := exposed{name: f.name, help: f.help, unit: f.unit, typ: f.typ.model(), bounds: f.bounds, objectives: f.objectives}
-		x.metrics = make([]exposedMetric, 0, f.alive)
-		for _, m := range f.members {
-			if !m.dead {
-				x.metrics = append(x.metrics, m.snapshot(now))
+// snapshot is the metric as it is now. It shares nothing with the one that changes.
+func (f *family) snapshot(now int64) *exposed {
+	x := &exposed{name: f.name, help: f.help, unit: f.unit, typ: f.typ.model(), bounds: f.bounds, objectives: f.objectives}
+	x.metrics = make([]exposedMetric, 0, f.alive)
+	for _, m := range f.members {
+		if !m.dead {
+			x.metrics = append(x.metrics, m.snapshot(now))
+		}
+	}
+	return x
+}
+
+// exposed yields the gateway's own metrics, and those of the aggregate one after the other, each as it is when its turn
+// comes: nobody waits for a whole page, and only one metric of it is in memory.
+func (g *Gateway) exposed() iter.Seq[*exposed] {
+	return func(yield func(*exposed) bool) {
+		g.mu.Lock()
+		own, order := g.meta.families(), slices.Clone(g.state.order)
+		g.mu.Unlock()
+		for i := range own {
+			if !yield(&own[i]) {
+				return
 			}
 		}
-		list = append(list, x)
+		for _, f := range order {
+			g.mu.Lock()
+			x := f.snapshot(g.options.Now().UnixMilli())
+			g.mu.Unlock()
+			if len(x.metrics) > 0 && !yield(x) {
+				return
+			}
+		}
 	}
-	return list
 }
 
 func (m *member) snapshot(now int64) exposedMetric {
@@ -101,18 +122,15 @@ func (g *Gateway) ServeMetrics(w http.ResponseWriter, r *http.Request) {
 	}
 	format := expfmt.NegotiateAccept(header, expfmt.NewFormat(expfmt.TypeOpenMetrics), openMetrics001,
 		expfmt.NewFormat(expfmt.TypeProtoDelim), expfmt.NewFormat(expfmt.TypeTextPlain))
-	g.mu.Lock()
-	families := append(g.meta.families(), g.state.snapshot(g.options.Now().UnixMilli())...)
-	g.mu.Unlock()
 	w.Header().Set("Content-Type", string(format))
 	p := exposition{out: w}
 	switch format.FormatType() {
 	case expfmt.TypeProtoDelim:
-		p.writeProto(families)
+		p.writeProto(g.exposed())
 	case expfmt.TypeOpenMetrics:
-		p.writeOpenMetrics(families)
+		p.writeOpenMetrics(g.exposed())
 	default:
-		p.writeText(families)
+		p.writeText(g.exposed())
 	}
 }
 
@@ -175,10 +193,9 @@ func (p *exposition) metric(f *exposed, m *exposedMetric, write line) {
 	}
 }
 
-func (p *exposition) writeText(families []exposed) {
+func (p *exposition) writeText(families iter.Seq[*exposed]) {
 	var t expo.Text
-	for i := range families {
-		f := &families[i]
+	for f := range families {
 		p.buf = t.AppendFamily(p.buf, f.name, f.typ, f.help)
 		write := func(f *exposed, suffix, label string, at, v float64, _ *exemplar.Exemplar) {
 			ls := p.pairs
@@ -193,14 +210,16 @@ func (p *exposition) writeText(families []exposed) {
 			p.metric(f, &f.metrics[j], write)
 			p.flush(pageBytes)
 		}
+		if p.failed {
+			return
+		}
 	}
 	p.flush(1)
 }
 
-func (p *exposition) writeOpenMetrics(families []exposed) {
+func (p *exposition) writeOpenMetrics(families iter.Seq[*exposed]) {
 	var o expo.OpenMetrics
-	for i := range families {
-		f := &families[i]
+	for f := range families {
 		meta := series.Family{Name: f.name, Type: f.typ, Help: f.help, Unit: f.unit}
 		p.buf = o.AppendFamily(p.buf, &meta)
 		write := func(f *exposed, suffix, label string, at, v float64, e *exemplar.Exemplar) {
@@ -220,17 +239,19 @@ func (p *exposition) writeOpenMetrics(families []exposed) {
 			}
 			p.flush(pageBytes)
 		}
+		if p.failed {
+			return
+		}
 	}
 	p.buf = o.AppendEnd(p.buf)
 	p.flush(1)
 }
 
-func (p *exposition) writeProto(families []exposed) {
+func (p *exposition) writeProto(families iter.Seq[*exposed]) {
 	w := expo.Proto{Untimed: true}
 	var metrics []byte
 	var m expo.Metric
-	for i := range families {
-		f := &families[i]
+	for f := range families {
 		meta := series.Family{Name: f.name, Type: f.typ, Help: f.help, Unit: f.unit}
 		metrics = metrics[:0]
 		for j := range f.metrics {
@@ -240,7 +261,9 @@ func (p *exposition) writeProto(families []exposed) {
 			metrics = w.AppendMetric(metrics, f.typ, &m)
 		}
 		p.buf = w.AppendDelimited(p.buf, &meta, metrics)
-		p.flush(pageBytes)
+		if p.flush(pageBytes); p.failed {
+			return
+		}
 	}
 	p.flush(1)
 }

@@ -66,6 +66,7 @@ type Gateway struct {
 	pending *commit
 	durable position // what the last record on disk says
 	failing error    // why the last record is not on disk
+	trouble string   // why no events can be taken from Redis
 }
 
 // commit is what waits for the next record.
@@ -131,6 +132,9 @@ func (g *Gateway) Reload(c Config) {
 
 // Run takes events from Redis, makes rows and writes checkpoints, until ctx ends. Then everything is on disk.
 func (g *Gateway) Run(ctx context.Context) error {
+	if g.options.Config.Redis != nil {
+		g.setSource("connecting to Redis")
+	}
 	if err := g.checkpoint(); err != nil {
 		g.options.Logger.Error("state of the event gateway cannot be written", "err", err)
 	}
@@ -141,8 +145,6 @@ func (g *Gateway) Run(ctx context.Context) error {
 			return err
 		}
 		tasks.Go(func() { source.run(ctx) })
-	} else {
-		g.ready()
 	}
 	tasks.Go(func() { g.tick(ctx) })
 	g.write(ctx)
@@ -239,6 +241,7 @@ func (g *Gateway) checkpoint() error {
 	if g.failing = err; err == nil {
 		g.durable = at
 	}
+	g.report()
 	g.mu.Unlock()
 	waiting.err = err
 	close(waiting.done)
@@ -397,20 +400,26 @@ func (p *position) clone() position {
 	return c
 }
 
-// ready says that events are taken.
-func (g *Gateway) ready() {
-	if g.options.Condition == nil {
-		return
-	}
-	if g.damaged {
-		g.options.Condition.Degraded("the state was damaged and is put aside; all series began with nothing")
-		return
-	}
-	g.options.Condition.Ready()
+// setSource says why no events can be taken from where they come; "" if they can.
+func (g *Gateway) setSource(trouble string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.trouble = trouble
+	g.report()
 }
 
-func (g *Gateway) notReady(reason string) {
-	if g.options.Condition != nil {
-		g.options.Condition.NotReady(reason)
+// report tells the condition how things are. It is called with mu.
+func (g *Gateway) report() {
+	c := g.options.Condition
+	switch {
+	case c == nil:
+	case g.trouble != "":
+		c.NotReady(g.trouble)
+	case g.failing != nil:
+		c.Degraded("the state cannot be written: " + g.failing.Error())
+	case g.damaged:
+		c.Degraded("the state was damaged and is put aside; all series began with nothing")
+	default:
+		c.Ready()
 	}
 }

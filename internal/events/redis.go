@@ -33,8 +33,10 @@ const (
 
 	retryAtLeast = 100 * time.Millisecond
 	retryAtMost  = 5 * time.Second
-	// maxPageBytes bounds the memory that pages keep.
-	maxPageBytes = 4 << 20
+	// targetPageBytes is how long pages are of elements of which pageElements would be longer; maxPageBytes bounds the memory
+	// that they keep.
+	targetPageBytes = 1 << 20
+	maxPageBytes    = 4 << 20
 	// deadLetters are kept.
 	deadLetters = 1000
 )
@@ -55,6 +57,7 @@ type redisSource struct {
 	claimed time.Time
 	counted time.Time
 
+	limit int // of an element, in bytes; a reload does not change it
 	conn  *redisConn
 	pages chan *page
 	dead  []string // to be pushed to dead_letter_key
@@ -66,7 +69,7 @@ func newRedisSource(g *Gateway, c *RedisConfig) (*redisSource, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open event gateway: %w", err)
 	}
-	s := &redisSource{Gateway: g, config: c, pages: make(chan *page, pagesAhead+1)}
+	s := &redisSource{Gateway: g, config: c, limit: int(g.options.Config.Limits.EventBytes), pages: make(chan *page, pagesAhead+1)}
 	for range cap(s.pages) {
 		s.pages <- &page{}
 	}
@@ -110,7 +113,6 @@ func (s *redisSource) claim(seq uint64) string { return s.prefix + strconv.Forma
 
 // run connects again and again until ctx ends.
 func (s *redisSource) run(ctx context.Context) {
-	s.notReady("connecting to Redis")
 	for wait := retryAtLeast; ; wait = min(2*wait, retryAtMost) {
 		worked, err := s.session(ctx)
 		s.metrics.redisUp.Set(0)
@@ -121,7 +123,7 @@ func (s *redisSource) run(ctx context.Context) {
 			wait = retryAtLeast
 		}
 		s.metrics.redisFails.Inc()
-		s.notReady("no events can be taken from Redis: " + err.Error())
+		s.setSource("no events can be taken from Redis: " + err.Error())
 		s.repeats.Log(slog.LevelError, "redis", "no events can be taken from redis; trying again", slog.String("address", s.endpointInUse()), slog.Any("err", err))
 		select {
 		case <-time.After(wait/2 + mathrand.N(wait/2)):
@@ -190,7 +192,7 @@ func (s *redisSource) working(worked *bool) {
 		*worked = true
 		s.metrics.redisUp.Set(1)
 		s.repeats.Forget("redis")
-		s.ready()
+		s.setSource("")
 	}
 }
 
@@ -281,43 +283,20 @@ func (s *redisSource) take(ctx context.Context, at position, n uint64) error {
 	if n-at.offset >= fewEvents {
 		s.claimed = time.Time{} // there may be more at once
 	}
-	size := uint64(max(pageElements, s.config.PopCount))
-	key := s.claim(at.seq)
 	// The requests for pages go ahead of the pages that are applied; a goroutine reads the answers.
-	type read struct {
-		page *page
-		err  error
-	}
 	full := make(chan read, pagesAhead)
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		defer close(full)
-		for o := at.offset; o < n; o += size {
-			var p *page
-			select {
-			case p = <-s.pages:
-			case <-ctx.Done():
-				return
-			}
-			err := s.readPage(key, o, min(size, n-o), p)
-			select {
-			case full <- read{p, err}:
-			case <-ctx.Done():
-				s.pages <- p
-				return
-			}
-			if err != nil {
-				return
-			}
-		}
+		s.read(ctx, at, n, full)
 	}()
 	var err error
 	for r := range full {
 		if err == nil {
 			if err = r.err; err == nil {
-				err = s.takePage(r.page, &at, n, size)
+				err = s.takePage(&r, &at, n)
 			}
 			if err != nil {
 				cancel()
@@ -328,28 +307,59 @@ func (s *redisSource) take(ctx context.Context, at position, n uint64) error {
 	cancel()
 	<-done
 	if err == nil && at.offset < n {
-		err = ctx.Err() // canceled
+		err = context.Canceled
 	}
 	return err
 }
 
-// readPage reads elements of a claim: those behind the first o, from the right.
-func (s *redisSource) readPage(key string, o, size uint64, p *page) error {
-	s.conn.send("LRANGE", key, "-"+strconv.FormatUint(o+size, 10), "-"+strconv.FormatUint(o+1, 10))
-	if err := s.conn.flush(0); err != nil {
-		return err
+// read is a page, or why there is none.
+type read struct {
+	page *page
+	size uint64 // how many elements it should have
+	err  error
+}
+
+// read reads pages of a claim of n elements from a position on, until ctx ends or after an error.
+func (s *redisSource) read(ctx context.Context, at position, n uint64, full chan<- read) {
+	key, most := s.claim(at.seq), uint64(max(pageElements, s.config.PopCount))
+	size := most
+	for o := at.offset; o < n; {
+		r := read{size: min(size, n-o)}
+		select {
+		case r.page = <-s.pages:
+		case <-ctx.Done():
+			return
+		}
+		// The elements behind the first o, from the right.
+		s.conn.send("LRANGE", key, "-"+strconv.FormatUint(o+r.size, 10), "-"+strconv.FormatUint(o+1, 10))
+		if r.err = s.conn.flush(0); r.err == nil {
+			r.err = s.conn.receivePage(r.page, s.limit)
+		}
+		o += r.size
+		if length := len(r.page.data); length > 0 { // of long elements there are fewer in a page
+			size = min(most, max(1, size*targetPageBytes/uint64(length)))
+		}
+		failed := r.err != nil
+		select {
+		case full <- r:
+		case <-ctx.Done():
+			s.pages <- r.page
+			return
+		}
+		if failed {
+			return
+		}
 	}
-	return s.conn.receivePage(p)
 }
 
 // takePage applies a page of a claim of n elements.
-func (s *redisSource) takePage(p *page, at *position, n, size uint64) error {
-	if uint64(p.len()) != min(size, n-at.offset) {
+func (s *redisSource) takePage(r *read, at *position, n uint64) error {
+	if uint64(r.page.len()) != r.size {
 		s.vanished(*at)
 		return errors.New("a claimed list has changed")
 	}
-	s.applyPage(p, *at, n)
-	at.offset += uint64(p.len())
+	s.applyPage(r.page, *at, n)
+	at.offset += r.size
 	return nil
 }
 
@@ -359,11 +369,10 @@ func (s *redisSource) applyPage(p *page, at position, n uint64) {
 	var o Outcome
 	taken := 0
 	s.mu.Lock()
-	limit := int(s.state.limits.EventBytes)
 	for i := p.len() - 1; i >= 0; i-- {
 		payload := p.at(i)
 		before := o.lost()
-		taken += s.apply(payload, limit, now, &o)
+		taken += s.apply(payload, s.limit, now, &o)
 		if s.config.DeadLetterKey != "" && o.lost() > before && len(s.dead) < deadLetters {
 			s.dead = append(s.dead, string(payload))
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -196,10 +197,7 @@ func (c *redisConn) bulk(dst []byte, n int64) ([]byte, error) {
 		return dst, errRESP
 	}
 	first, size := len(dst), int(n)+2
-	for cap(dst)-len(dst) < size {
-		dst = append(dst[:cap(dst)], 0)[:len(dst)]
-	}
-	dst = dst[:first+size]
+	dst = slices.Grow(dst, size)[:first+size]
 	if _, err := io.ReadFull(c.in, dst[first:]); err != nil {
 		return dst[:first], err
 	}
@@ -207,6 +205,17 @@ func (c *redisConn) bulk(dst []byte, n int64) ([]byte, error) {
 		return dst[:first], errRESP
 	}
 	return dst[:len(dst)-2], nil
+}
+
+// head appends the first bytes of a string, and passes over the others.
+func (c *redisConn) head(dst []byte, first int, n int64) ([]byte, error) {
+	at := len(dst)
+	dst = slices.Grow(dst, first)[:at+first]
+	if _, err := io.ReadFull(c.in, dst[at:]); err != nil {
+		return dst[:at], err
+	}
+	_, err := io.CopyN(io.Discard, c.in, n-int64(first)+2)
+	return dst, err
 }
 
 // page is elements of a list. Its memory is used again.
@@ -225,8 +234,8 @@ func (p *page) at(i int) []byte {
 	return p.data[first:p.ends[i]:p.ends[i]]
 }
 
-// receivePage reads a list of strings, which is what LRANGE answers.
-func (c *redisConn) receivePage(p *page) error {
+// receivePage reads a list of strings, which is what LRANGE answers. Of those longer than limit it keeps one byte more.
+func (c *redisConn) receivePage(p *page, limit int) error {
 	p.data, p.ends = p.data[:0], p.ends[:0]
 	kind, line, err := c.line()
 	if err != nil {
@@ -248,7 +257,12 @@ func (c *redisConn) receivePage(p *page) error {
 		if !ok || kind != '$' {
 			return errRESP
 		}
-		if p.data, err = c.bulk(p.data, size); err != nil {
+		if size > int64(limit) {
+			p.data, err = c.head(p.data, limit+1, size)
+		} else {
+			p.data, err = c.bulk(p.data, size)
+		}
+		if err != nil {
 			return err
 		}
 		p.ends = append(p.ends, len(p.data))

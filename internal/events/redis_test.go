@@ -565,7 +565,7 @@ func TestRedisProtocol(t *testing.T) {
 			_, _ = io.WriteString(b, text)
 		}()
 		c := newRedisConn(a, time.Second)
-		return c.receivePage(&page{})
+		return c.receivePage(&page{}, 100)
 	}
 	for _, bad := range []string{"*1\r\n$3\r\nab", "*1\r\n:3\r\n", "+OK\r\n", "*x\r\n", "*1\r\n$3\r\nabcde", "*1\r\n$9999999999\r\n", "\n"} {
 		if err := f(bad); err == nil {
@@ -577,6 +577,17 @@ func TestRedisProtocol(t *testing.T) {
 	}
 	if err := f("*2\r\n$2\r\nab\r\n$0\r\n\r\n"); err != nil {
 		t.Error(err)
+	}
+	long := "*2\r\n$150\r\n" + strings.Repeat("x", 150) + "\r\n$2\r\nab\r\n"
+	a, b := net.Pipe()
+	defer a.Close()
+	go func() {
+		defer b.Close()
+		_, _ = io.WriteString(b, long)
+	}()
+	var p page
+	if err := newRedisConn(a, time.Second).receivePage(&p, 100); err != nil || len(p.at(0)) != 101 || string(p.at(1)) != "ab" {
+		t.Errorf("%v, %d bytes and %q", err, len(p.at(0)), p.at(1))
 	}
 	if !errors.Is(f("*1\r\n$2\r\nabcd"), errRESP) {
 		t.Error("a string without an end is taken")
