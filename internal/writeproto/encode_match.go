@@ -35,6 +35,8 @@ type templateMaker struct {
 	glyphs   []glyph
 	table    [1 << 12]int32 // places, plus one, by hash of the glyphs there
 	parts    []part         // since the last value
+	trail    copyOp         // right before the last value, whose operations have trailLen bytes; empty if there is none
+	trailLen int
 	buf      []byte
 }
 
@@ -57,7 +59,7 @@ func (m *templateMaker) makeTemplate(x *template, s *source, p pattern, from, ti
 			}
 		}
 	}
-	*x = template{pattern: p, ops: x.ops[:0], cuts: x.cuts[:0], spots: x.spots[:0], size: len(m.glyphs), timeLen: timeLen}
+	*x = template{pattern: p, ops: x.ops[:0], cuts: x.cuts[:0], joined: x.joined[:0], spots: x.spots[:0], size: len(m.glyphs), timeLen: timeLen}
 	m.compress(x)
 }
 
@@ -199,25 +201,46 @@ func (m *templateMaker) literal(from, to int) {
 	}
 }
 
-// cut writes what is before a value, or at the end. Copies beside values are not written: they may become longer.
+// cut writes what is before a value, or at the end.
 func (m *templateMaker) cut(x *template, distance int) {
-	c, parts := cut{distance: uint32(distance)}, m.parts
-	if len(parts) > 0 && parts[0].copy.n > 0 {
-		c.lead, parts = parts[0].copy, parts[1:]
-	}
-	if n := len(parts); n > 0 && parts[n-1].copy.n > 0 {
-		c.trail, parts = parts[n-1].copy, parts[:n-1]
-	}
-	for _, p := range parts {
-		if p.copy.n > 0 {
-			x.ops = appendCopy(x.ops, int(p.copy.distance), int(p.copy.n))
-		} else {
+	var lead, trail copyOp
+	leadLen, trailLen := 0, 0
+	for i, p := range m.parts {
+		before := len(x.ops)
+		if p.copy.n == 0 {
 			m.writeLiteral(x, p.from, p.to)
+			continue
+		}
+		x.ops = appendCopy(x.ops, int(p.copy.distance), int(p.copy.n))
+		if i == 0 {
+			lead, leadLen = p.copy, len(x.ops)-before
+		} else if i == len(m.parts)-1 {
+			trail, trailLen = p.copy, len(x.ops)-before
 		}
 	}
-	c.at = uint32(len(x.ops))
-	x.cuts = append(x.cuts, c)
-	m.parts = m.parts[:0]
+	m.join(x, lead, leadLen)
+	x.cuts = append(x.cuts, cut{at: uint32(len(x.ops)), distance: uint32(distance)})
+	m.trail, m.trailLen, m.parts = trail, trailLen, m.parts[:0]
+}
+
+// join makes one copy of the last value, for when it repeats the one before, and those beside it that go as far back.
+func (m *templateMaker) join(x *template, lead copyOp, leadLen int) {
+	if len(x.cuts) == 0 {
+		return
+	}
+	c := &x.cuts[len(x.cuts)-1]
+	joined := copyOp{c.distance, 8}
+	if m.trail.distance == c.distance && m.trailLen < 1<<8 {
+		joined.n, c.trail = joined.n+m.trail.n, uint8(m.trailLen)
+	}
+	if lead.distance == c.distance && leadLen < 1<<8 {
+		joined.n, c.lead = joined.n+lead.n, uint8(leadLen)
+	}
+	if c.distance > 0 && joined.n < 1<<12 {
+		before := len(x.joined)
+		x.joined = appendCopy(x.joined, int(joined.distance), int(joined.n))
+		c.joined, c.size = uint32(before), uint8(len(x.joined)-before)
+	}
 }
 
 // common is how many glyphs at two places are the same and known.

@@ -20,8 +20,9 @@ type template struct {
 	pattern pattern // the columns that it has
 	next    pattern // those that came last instead; it is made anew when they come again
 
-	ops     []byte // without the values, and the copies beside them
+	ops     []byte // without the values
 	cuts    []cut  // one for each value, and one for the end
+	joined  []byte // copies, see cut
 	spots   []spot
 	size    int // before compression
 	timeLen int // of the time of a row
@@ -30,11 +31,15 @@ type template struct {
 // pattern has the columns of a template that are there, as bits.
 type pattern [templateColumns / 64]uint64
 
-// cut is what comes before a value: a copy, ops up to at, and another copy. The copies may be empty.
+// cut is where in ops a value comes. If it repeats the last one, a copy in joined, from an index on and of so many bytes,
+// stands for it and for what is beside it in ops: bytes at the end of what is before, and at the beginning of what follows.
 type cut struct {
-	at          uint32
-	distance    uint32 // from the last value, before compression; 0: there is none
-	lead, trail copyOp
+	at       uint32
+	distance uint32 // from the last value, before compression; 0: there is none
+	joined   uint32
+	size     uint8 // 0: there is no such copy
+	trail    uint8
+	lead     uint8
 }
 
 // copyOp is n bytes that stand so far back.
@@ -124,118 +129,94 @@ func (e *Encoder) prepare(s *source, x *template, p pattern, from int) bool {
 }
 
 // bytes is what is counted for a template.
-func (x *template) bytes() int { return len(x.ops) + 24*len(x.cuts) + 8*len(x.spots) }
+func (x *template) bytes() int {
+	return len(x.ops) + len(x.joined) + 16*len(x.cuts) + 8*len(x.spots)
+}
 
 // useTemplate adds the values of a row from i on.
 func (e *Encoder) useTemplate(x *template, row *series.Row, p pattern, from, i int) {
-	w := templateWriter{ops: e.ops}
-	done, cuts, spots := 0, x.cuts, x.spots
-	part := func() {
-		c := &cuts[0]
-		w.copy(c.lead)
-		if to := int(c.at); to > done {
-			w.endCopy()
-			w.ops = append(w.ops, x.ops[done:to]...)
-			for ; len(spots) > 0 && int(spots[0].at) < to; spots = spots[1:] {
-				e.fill(w.ops[len(w.ops)-to+int(spots[0].at):], spots[0].id)
-			}
-			done = to
-		}
-		w.copy(c.trail)
-		cuts = cuts[1:]
-	}
+	ops, spots, cuts := e.ops, x.spots, x.cuts
+	var values valueWriter
+	done := 0
 	for word, bit := range p {
 		for ; bit != 0; bit &= bit - 1 {
-			c := from + word*64 + bits.TrailingZeros64(bit)
+			column := from + word*64 + bits.TrailingZeros64(bit)
 			if row.Columns == nil {
-				i = c
+				i = column
 			} else {
-				for int(row.Columns[i]) != c { // what is between is no float, or dropped
+				for int(row.Columns[i]) != column { // what is between is no float, or dropped
 					i++
 				}
 			}
-			distance := int(cuts[0].distance)
-			part()
-			w.value(math.Float64bits(row.Values[i]), distance, cuts[0].lead)
+			c := &cuts[0]
+			cuts = cuts[1:]
+			ops = append(ops, x.ops[done:c.at]...)
+			if len(spots) > 0 && spots[0].at < c.at {
+				spots = e.fill(ops, len(ops)-int(c.at), spots, c.at)
+			}
+			done = int(c.at)
+			v := math.Float64bits(row.Values[i])
+			if v == values.last && c.size > 0 {
+				ops = append(ops[:len(ops)-int(c.trail)], x.joined[c.joined:][:c.size]...)
+				done += int(c.lead)
+				values.again(c.distance)
+			} else {
+				ops = values.append(ops, v, int(c.distance))
+			}
 		}
 	}
-	part()
-	w.endCopy()
-	e.ops, e.size = w.ops, e.size+x.size
+	ops = append(ops, x.ops[done:]...)
+	e.fill(ops, len(ops)-len(x.ops), spots, math.MaxUint32)
+	e.ops, e.size = ops, e.size+x.size
 }
 
-// fill writes what stands at a spot.
-func (e *Encoder) fill(b []byte, id uint32) {
-	if id == timeSpot {
-		copy(b, e.time)
-		return
+// fill writes what stands at the spots before an end, so much further on than in the template, and returns the others.
+func (e *Encoder) fill(ops []byte, further int, spots []spot, end uint32) []spot {
+	for ; len(spots) > 0 && spots[0].at < end; spots = spots[1:] {
+		b := ops[int(spots[0].at)+further:]
+		if spots[0].id == timeSpot {
+			copy(b, e.time)
+			continue
+		}
+		ref := e.cache.symbols.ref(spots[0].id)
+		b[0], b[1] = byte(ref)|0x80, byte(ref>>7) // a byte more than it needs, if it is small
 	}
-	ref := e.cache.symbols.ref(id)
-	b[0], b[1] = byte(ref)|0x80, byte(ref>>7) // a byte more than it needs, if it is small
+	return spots
 }
 
-// templateWriter writes values with what they have in common with others of the template.
-type templateWriter struct {
-	ops  []byte
-	back copyOp // the copy under construction, which is not in ops yet
+// valueWriter writes values with what they have in common with those before in the template.
+type valueWriter struct {
 	last uint64
 	at   int // of the last value, before compression
 	// The last value with zeros in front, how many, and where: whole numbers have many.
 	zeros, zerosAt int
 }
 
-// copy appends a copy. It is one with that before if it goes as far back.
-func (w *templateWriter) copy(c copyOp) {
-	switch {
-	case c.n == 0:
-	case w.back.n > 0 && w.back.distance == c.distance:
-		w.back.n += c.n
-	default:
-		w.endCopy()
-		w.back = c
-	}
-}
+// again notes that the last value came again.
+func (w *valueWriter) again(distance uint32) { w.at += int(distance) }
 
-func (w *templateWriter) endCopy() {
-	if w.back.n > 0 {
-		w.ops = appendCopy(w.ops, int(w.back.distance), int(w.back.n))
-		w.back.n = 0
-	}
-}
-
-// value appends a value so far behind the last one, before a copy.
-func (w *templateWriter) value(v uint64, distance int, next copyOp) {
+// append appends the operations for a value so far behind the last one.
+func (w *valueWriter) append(dst []byte, v uint64, distance int) []byte {
 	w.at += distance
-	low, high := 0, 0
+	common, back := 0, distance
 	if distance > 0 {
-		x := v ^ w.last
-		low, high = bits.TrailingZeros64(x)/8, bits.LeadingZeros64(x)/8
+		common = bits.TrailingZeros64(v^w.last) / 8
+	}
+	zeros := bits.TrailingZeros64(v) / 8
+	if n := min(zeros, w.zeros); n > common {
+		common, back = n, w.at-w.zerosAt
 	}
 	w.last = v
-	like := func(n int) copyOp { return copyOp{uint32(distance), uint32(n)} }
-	if low < leastMatch && (w.back.n == 0 || int(w.back.distance) != distance) {
-		low = 0 // it would be a copy of its own
-	}
-	zeros, back := bits.TrailingZeros64(v)/8, w.at-w.zerosAt
-	if n := min(zeros, w.zeros); n-2 > low && back < 1<<11 {
-		low = n
-		w.copy(copyOp{uint32(back), uint32(n)})
-	} else {
-		w.copy(like(low))
-	}
-	if zeros >= leastMatch && (zeros >= w.zeros || back >= 1<<11) {
+	if zeros >= leastMatch && (zeros >= w.zeros || w.at-w.zerosAt >= 1<<11) {
 		w.zeros, w.zerosAt = zeros, w.at
 	}
-	if low == 8 {
-		return
+	if common < leastMatch || back >= 1<<11 {
+		return binary.LittleEndian.AppendUint64(append(dst, 7<<2|opLiteral), v)
 	}
-	w.endCopy()
-	if high = min(high, 8-low); next.n == 0 || int(next.distance) != distance {
-		high = 0
+	dst = append(dst, byte(back>>8)<<5|byte(common-4)<<2|opCopy1, byte(back))
+	if common == 8 {
+		return dst
 	}
-	if n := 8 - low - high; n > 0 {
-		w.ops = append(w.ops, byte(n-1)<<2|opLiteral)
-		w.ops = binary.LittleEndian.AppendUint64(w.ops, v>>(8*low))[:len(w.ops)+n]
-	}
-	w.copy(like(high))
+	dst = append(dst, byte(7-common)<<2|opLiteral)
+	return binary.LittleEndian.AppendUint64(dst, v>>(8*common))[:len(dst)+8-common]
 }

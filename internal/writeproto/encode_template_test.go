@@ -22,6 +22,7 @@ type floats struct {
 	catalog *series.Catalog
 	sources []*floatSource
 	t       int64
+	calm    bool // values are the same and stay so
 }
 
 type floatSource struct {
@@ -33,7 +34,7 @@ type floatSource struct {
 }
 
 func newFloats(seed uint64, columns int) *floats {
-	f := &floats{Rand: rand.New(rand.NewPCG(seed, 5)), catalog: series.NewCatalog(), t: 1_700_000_000_000}
+	f := &floats{Rand: rand.New(rand.NewPCG(seed, 5)), catalog: series.NewCatalog(), t: 1_700_000_000_000, calm: seed%3 == 2}
 	if f.IntN(4) == 0 {
 		f.t = int64(f.IntN(5))
 	}
@@ -103,6 +104,9 @@ func (f *floats) row() *series.Row {
 		s.values = append(s.values, 0)
 	}
 	for i := range s.values {
+		if f.calm {
+			break
+		}
 		switch f.IntN(12) {
 		case 0:
 			s.values[i] = float64(f.IntN(100))
