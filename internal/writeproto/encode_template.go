@@ -18,7 +18,7 @@ const leastTemplate = 16
 // the places of symbols, which have the same sizes in every row. What stands before, in the request, it does not refer to.
 type template struct {
 	pattern pattern // the columns that it has
-	next    pattern // those that came last instead; it is made anew when they come again
+	next    pattern // those that came instead, the last time; it is made anew when they come again
 
 	ops     []byte // without the values
 	cuts    []cut  // one for each value, and one for the end
@@ -112,9 +112,10 @@ func (p *pattern) count() (n int) {
 	return n
 }
 
-// prepare sees to it that a template is there. It is made when columns come for the second time.
+// prepare sees to it that a template is there. It is made when columns come for the second time in a row.
 func (e *Encoder) prepare(s *source, x *template, p pattern, from int) bool {
 	if x.pattern == p && x.timeLen == len(e.time) {
+		x.next = pattern{}
 		return len(x.spots) <= maxTemplateRef/2
 	}
 	if x.next != p {
