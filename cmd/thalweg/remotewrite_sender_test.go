@@ -120,8 +120,9 @@ var senderReceivers = map[string]struct {
 const (
 	v1Message = "prometheus.WriteRequest"
 	v2Message = "io.prometheus.write.v2.Request"
-	// wantTicks is how many scrapes a receiver has to get before it is judged.
-	wantTicks = 6
+	// wantTicks is how many scrapes a receiver has to get before it is judged, and wantRequests in how many requests: more
+	// than any of them refuses.
+	wantTicks, wantRequests = 6, 8
 )
 
 // failing refuses the first requests.
@@ -206,13 +207,33 @@ func (c *senderCase) ticks(skip int) (ticks []int) {
 	return ticks
 }
 
-// inOrderOnce expects every scrape once, in order.
+// judgeable reports whether enough came.
+func (c *senderCase) judgeable() bool {
+	distinct := map[int]bool{}
+	for _, tick := range c.ticks(0) {
+		distinct[tick] = true
+	}
+	return len(distinct) >= wantTicks && len(c.requests) >= wantRequests
+}
+
+// inOrderOnce expects every scrape once, in order, but for those that failed, as they may on a busy machine.
 func (c *senderCase) inOrderOnce(skip int) error {
-	ticks := c.ticks(skip)
-	for i, tick := range ticks {
-		if tick != ticks[0]+i {
+	ticks, holes, failed := c.ticks(skip), 0, 0
+	for i := 1; i < len(ticks); i++ {
+		if ticks[i] <= ticks[i-1] {
 			return fmt.Errorf("scrapes came as %v", ticks)
 		}
+		holes += ticks[i] - ticks[i-1] - 1
+	}
+	for _, r := range c.requests {
+		for _, s := range r.samples() {
+			if s.parsed.Get("__name__") == "up" && s.parsed.Get("job") == "counting" && s.value == 0 {
+				failed++
+			}
+		}
+	}
+	if holes > failed {
+		return fmt.Errorf("%d scrapes failed, and they came as %v", failed, ticks)
 	}
 	return nil
 }
@@ -228,7 +249,7 @@ func TestRemoteWriteSender(t *testing.T) {
 	defer receiver.Close()
 
 	var config strings.Builder
-	fmt.Fprintf(&config, "site: ams-1\nnats: {embedded: {listen: '127.0.0.1:0'}}\nglobal: {scrape_interval: 500ms, scrape_timeout: 500ms}\nhub:\n  remote_write:\n")
+	fmt.Fprintf(&config, "site: ams-1\nnats: {embedded: {listen: '127.0.0.1:0'}}\nglobal: {scrape_interval: 1s, scrape_timeout: 1s}\nhub:\n  remote_write:\n")
 	element := func(name, url, message, keep string) {
 		fmt.Fprintf(&config, "    - {name: %s, url: '%s', protobuf_message: %s, send_exemplars: true, queue_config: {min_backoff: 20ms}, metadata_config: {send_interval: 1s}", name, url, message)
 		if keep != "" {
@@ -236,7 +257,7 @@ func TestRemoteWriteSender(t *testing.T) {
 		}
 		config.WriteString("}\n")
 	}
-	const counter = "ticks_total;counting"
+	const counter = "(ticks_total|up);counting"
 	element("everything_1", receiver.URL+"/everything_1", v1Message, "")
 	element("everything_2", receiver.URL+"/everything_2", v2Message, "")
 	element("nobody", "http://127.0.0.1:1/write", v2Message, counter)
@@ -258,7 +279,7 @@ func TestRemoteWriteSender(t *testing.T) {
 
 	for _, name := range slices.Sorted(maps.Keys(senderReceivers)) {
 		t.Run(name, func(t *testing.T) {
-			c := receivers.await(t, name, func(c *senderCase) bool { return len(c.ticks(0)) >= wantTicks })
+			c := receivers.await(t, name, (*senderCase).judgeable)
 			if err := senderReceivers[name].check(c); err != nil {
 				t.Error(err)
 			}
@@ -267,7 +288,7 @@ func TestRemoteWriteSender(t *testing.T) {
 	for _, name := range []string{"everything_1", "everything_2"} {
 		t.Run(name, func(t *testing.T) {
 			c := receivers.await(t, name, func(c *senderCase) bool {
-				return len(c.ticks(0)) >= wantTicks && slices.ContainsFunc(c.requests, func(r *writeRequest) bool {
+				return c.judgeable() && slices.ContainsFunc(c.requests, func(r *writeRequest) bool {
 					return slices.ContainsFunc(r.samples(), func(s wireSample) bool { return value.IsStaleNaN(s.value) })
 				}) && (name == "everything_2" || len(c.metadata()) > 0)
 			})
@@ -288,13 +309,16 @@ func TestRemoteWriteSender(t *testing.T) {
 // checkEverything compares what came with what the targets say.
 func checkEverything(t *testing.T, c *senderCase, instance net.Addr) {
 	got := map[string]map[string]uint64{} // job, series
-	markers := map[string]int{}
+	markers, failures := map[string]int{}, 0
 	exemplars := map[string]bool{}
 	for _, r := range c.requests {
 		for _, s := range r.samples() {
 			ls := s.parsed
 			name := ls.Get("__name__")
 			if name == "up" || strings.HasPrefix(name, "scrape_") {
+				if name == "up" && s.value == 0 {
+					failures++
+				}
 				continue
 			}
 			job := ls.Get("job")
@@ -334,8 +358,8 @@ func checkEverything(t *testing.T, c *senderCase, instance net.Addr) {
 			}
 		}
 	}
-	if want := map[string]int{`vanishing{__name__="here", a="b"}`: 1}; !maps.Equal(markers, want) {
-		t.Errorf("stale markers %v, want %v", markers, want)
+	if markers[`vanishing{__name__="here", a="b"}`] == 0 || failures == 0 && len(markers) > 1 {
+		t.Errorf("%d scrapes failed, stale markers %v", failures, markers)
 	}
 	if c.requests[0].v2 == nil {
 		if m := c.metadata(); m["http_requests_total"] != "COUNTER|The total number of HTTP requests|" || m["rpc_duration_seconds"] != "SUMMARY|RPC duration|" {

@@ -31,6 +31,7 @@ type writeRequest struct {
 	body   []byte
 	v1     *prompb.WriteRequest
 	v2     *writev2.Request
+	floats []wireSample
 }
 
 // wireSample is a float of a request.
@@ -44,7 +45,9 @@ type wireSample struct {
 }
 
 // samples returns the floats, in order.
-func (r *writeRequest) samples() (all []wireSample) {
+func (r *writeRequest) samples() []wireSample { return r.floats }
+
+func (r *writeRequest) readFloats() (all []wireSample) {
 	b := labels.NewScratchBuilder(0)
 	if r.v1 != nil {
 		for i := range r.v1.Timeseries {
@@ -110,10 +113,19 @@ func parseWrite(h http.Header, body []byte) (*writeRequest, error) {
 	}
 	if strings.Contains(h.Get("Content-Type"), "write.v2") {
 		r.v2 = &writev2.Request{}
-		return r, r.v2.Unmarshal(plain)
+		err = r.v2.Unmarshal(plain)
+	} else {
+		r.v1 = &prompb.WriteRequest{}
+		err = r.v1.Unmarshal(plain)
 	}
-	r.v1 = &prompb.WriteRequest{}
-	return r, r.v1.Unmarshal(plain)
+	if err == nil {
+		err = r.check()
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.floats = r.readFloats()
+	return r, nil
 }
 
 var (
@@ -122,7 +134,7 @@ var (
 )
 
 // check returns what is wrong with the form of a request, by the specifications of both versions.
-func (r *writeRequest) check(method string) error {
+func (r *writeRequest) check() error {
 	want := map[string]string{"Content-Type": "application/x-protobuf", "Content-Encoding": "snappy", "X-Prometheus-Remote-Write-Version": "0.1.0"}
 	if r.v2 != nil {
 		want["Content-Type"], want["X-Prometheus-Remote-Write-Version"] = "application/x-protobuf;proto=io.prometheus.write.v2.Request", "2.0.0"
@@ -132,8 +144,8 @@ func (r *writeRequest) check(method string) error {
 			return fmt.Errorf("header %s is %q", name, got)
 		}
 	}
-	if method != http.MethodPost || !strings.HasPrefix(r.header.Get("User-Agent"), "Thalweg/") {
-		return fmt.Errorf("method %s, User-Agent %q", method, r.header.Get("User-Agent"))
+	if !strings.HasPrefix(r.header.Get("User-Agent"), "Thalweg/") {
+		return fmt.Errorf("User-Agent %q", r.header.Get("User-Agent"))
 	}
 	if r.v2 != nil {
 		return r.checkV2()
@@ -268,8 +280,8 @@ func (s *writeReceivers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return // the program has stopped
 	}
 	request, err := parseWrite(r.Header.Clone(), body.Bytes())
-	if err == nil {
-		err = request.check(r.Method)
+	if err == nil && r.Method != http.MethodPost {
+		err = fmt.Errorf("method %s", r.Method)
 	}
 	name := strings.TrimPrefix(r.URL.Path, "/")
 	if err != nil {
@@ -355,9 +367,6 @@ func (r *recorder) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 		return // the program was killed
 	}
 	request, err := parseWrite(h.Header, body)
-	if err == nil {
-		err = request.check(h.Method)
-	}
 	if err != nil {
 		r.t.Errorf("request to %s: %v", h.URL.Path, err)
 		http.Error(w, err.Error(), http.StatusBadRequest)

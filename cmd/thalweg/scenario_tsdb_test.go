@@ -52,9 +52,6 @@ func storeWrite(db *tsdb.DB, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	request, err := parseWrite(r.Header, body)
-	if err == nil {
-		err = request.check(r.Method)
-	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
