@@ -305,3 +305,38 @@ func TestCursorRestart(t *testing.T) {
 	position = 70
 	want(70) // everything was delivered, and whoever comes begins with a keyframe
 }
+
+// FuzzReplay: whatever stands in a journal, it is read without a panic, and what was understood can be written and read
+// again.
+func FuzzReplay(f *testing.F) {
+	p := progress{since: 5, live: bus.Position{Created: time.Unix(0, 7), Sequence: 3, Checksum: 1}, ledgers: map[string]*lane.Ledger{}}
+	c := &cursor{progress: p}
+	header := frame.Header{Kind: frame.Keyframe, ID: frame.ID{Epoch: 1, Number: 2}, RowsBefore: 4, Rows: 3, Sent: 9}
+	lines := c.note([]delivered{
+		{site: "ams-1", header: header, whole: true, rejected: 1, refused: 1, losses: []frame.Loss{{Epoch: 1, From: 1, To: 1, Rows: 4, Cause: frame.CauseEvicted}}},
+	}, true, p.live)
+	snapshot := c.snapshot()
+	f.Add(append(bytes.Clone(snapshot), lines...))
+	f.Add(append(append(bytes.Clone(lines), snapshot...), c.enter(4, "x")...))
+	f.Add([]byte(`{"snapshot":{"since":1,"restart":"7-3-00000001","sites":{"a":{"epochs":[{"epoch":1,"rank":1,"spans":[{"From":1,"To":2}]}]}}}}` + "\n" + `{"restart":""}` + "\n"))
+	f.Fuzz(func(t *testing.T, journal []byte) {
+		var r replay
+		r.takeLines(journal)
+		if !r.whole {
+			return
+		}
+		var again replay
+		if rest := again.takeLines(r.lines()); len(rest) > 0 || !again.whole {
+			t.Fatalf("what was read is written as %q", r.lines())
+		}
+		if again.since != r.since || again.live != r.live || again.backfill != r.backfill || len(again.ledgers) != len(r.ledgers) {
+			t.Fatalf("read %+v, and then %+v", r.progress, again.progress)
+		}
+		for site, l := range r.ledgers {
+			l.Gaps()
+			if got, want := again.ledger(site).State(), l.State(); fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Fatalf("site %q: %v, and then %v", site, want, got)
+			}
+		}
+	})
+}
