@@ -93,6 +93,11 @@ type requestBody struct {
 	batch      *writeproto.Batch
 }
 
+// large reports whether the request, or one before it, takes up much.
+func (b *requestBody) large() bool {
+	return b.compressed.Cap() > keptBody || cap(b.raw) > keptBody || b.batch.Cap() > keptCap
+}
+
 // NewReceiver returns a handler that knows no series.
 func NewReceiver(o ReceiverOptions) *Receiver {
 	if o.Now == nil {
@@ -218,7 +223,7 @@ func checkHeader(w http.ResponseWriter, req *http.Request) (writeproto.Message, 
 func (r *Receiver) plan(p *plan, w http.ResponseWriter, req *http.Request, in *intake, message writeproto.Message) error {
 	body := r.bodies.Get().(*requestBody)
 	defer func() {
-		if body.compressed.Cap() <= keptBody && cap(body.raw) <= keptBody && body.batch.Cap() <= keptCap {
+		if !body.large() {
 			body.batch.Reset()
 			r.bodies.Put(body)
 		}
@@ -238,6 +243,7 @@ func (r *Receiver) plan(p *plan, w http.ResponseWriter, req *http.Request, in *i
 	if err := body.batch.Decode(message, body.raw); err != nil {
 		return malformed(err)
 	}
+	p.large = body.large()
 	return p.prepare(req.Context(), in, body.batch, maphash.Bytes(r.seed, body.compressed.Bytes()), r.options.Now().UnixMilli())
 }
 

@@ -38,7 +38,7 @@ type intake struct {
 	options  *ReceiverOptions
 	seed     maphash.Seed
 	underWay chan struct{} // has a token for each request that is served
-	decoding chan struct{} // has a token for each of them that is in memory as a whole
+	decoding chan struct{} // has a token for each of them that is decoded, or large and waits for another one
 
 	mu       sync.Mutex
 	byKey    map[uint64]*spelling // how series are spelled in 1.0, and their labels in order

@@ -24,6 +24,7 @@ type plan struct {
 	now     int64
 	flight  *flight
 	hash    uint64 // of the request
+	large   bool   // it is
 
 	series []*intakeSeries // of the batch; nil where it cannot be taken
 	undo   []before
@@ -101,7 +102,7 @@ func (p *plan) capacity() int {
 }
 
 // prepare makes the plan for a request, of which hash is the hash. The batch is not needed any more then. Until land is
-// called nobody else looks at the series that have new samples.
+// called nobody else looks at the series that have new samples. The caller has a token of in.decoding.
 func (p *plan) prepare(ctx context.Context, in *intake, b *writeproto.Batch, hash uint64, now int64) error {
 	p.in, p.batch, p.message, p.hash, p.now = in, b, b.Message(), hash, now
 	p.flight = &flight{done: make(chan struct{})}
@@ -156,12 +157,10 @@ func (p *plan) take(ctx context.Context) error {
 			break
 		}
 		in.mu.Unlock()
-		select {
-		case <-busy.done:
-			in.mu.Lock()
-		case <-ctx.Done():
-			in.mu.Lock()
-			return ctx.Err()
+		err = p.await(ctx, busy)
+		in.mu.Lock()
+		if err != nil {
+			return err
 		}
 	}
 	if r, ok := in.answered.byHash[p.hash]; ok {
@@ -186,6 +185,21 @@ func (p *plan) take(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// await waits until a flight has landed. Another request may be decoded meanwhile, unless this one is so large that it is
+// memory what decoding has to be bounded for.
+func (p *plan) await(ctx context.Context, busy *flight) error {
+	if !p.large {
+		<-p.in.decoding
+		defer func() { p.in.decoding <- struct{}{} }() // nobody who has one waits for others to have one
+	}
+	select {
+	case <-busy.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // find finds the series of the batch, and makes those known that are new. A flight is returned if one of them has a

@@ -7,9 +7,11 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -374,6 +376,30 @@ func TestReceiverBoundsRequestsOfASite(t *testing.T) {
 	for range most + 1 {
 		in.expectOK(<-answers)
 	}
+}
+
+// Requests that wait for another one with the same series keep nobody from being served, however many they are.
+func TestReceiverServesOthersWhileRequestsWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in := newInbox(t, nil)
+		stored := make(chan struct{})
+		in.enter = func([]*series.Row) { <-stored }
+		for i := range 4*int64(runtime.GOMAXPROCS(0)) + 1 {
+			go in.postV1(v1(at(i, 1, "m")))
+		}
+		synctest.Wait() // one is being stored, the others wait for it
+		in.enter = nil
+		answers := make(chan *httptest.ResponseRecorder, 1)
+		go func() { answers <- in.postV1(v1(at(0, 1, "another"))) }()
+		synctest.Wait()
+		select {
+		case w := <-answers:
+			in.expectOK(w)
+		default:
+			t.Error("a request with another series is not answered")
+		}
+		close(stored)
+	})
 }
 
 // A request costs no more memory for its samples, once their series are known.
