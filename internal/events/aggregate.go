@@ -438,14 +438,19 @@ func (a *aggregate) update(m *member, e *Event, now int64) Reason {
 	return Taken
 }
 
-// repeat applies a value of an event that says nothing else, and that was taken before.
-func (a *aggregate) repeat(m *member, v float64, now int64) {
+// repeat applies another value of an event that says nothing else, and that was taken before. It returns false if this
+// value is none for it.
+func (a *aggregate) repeat(m *member, v float64, now int64) bool {
+	f := m.family
+	if finite := v-v == 0; f.typ != Gauge && !finite || f.typ == Counter && v < 0 {
+		return false
+	}
 	switch parts := m.parts.(type) {
 	case distribution:
 		parts.observe(v)
 		m.sum.add(v)
 	default:
-		if m.family.typ == Gauge {
+		if f.typ == Gauge {
 			var e Event
 			m.update(&e, v, now) // sets it, which cannot fail
 		} else {
@@ -453,6 +458,7 @@ func (a *aggregate) repeat(m *member, v float64, now int64) {
 		}
 	}
 	a.touch(m, now)
+	return true
 }
 
 // observe applies one value.

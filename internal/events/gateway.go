@@ -327,9 +327,8 @@ func (g *Gateway) account(taken int, o *Outcome) {
 // was dropped.
 func (g *Gateway) apply(payload []byte, limit int, now int64, o *Outcome) (taken int) {
 	g.changed = true
-	slot, hash, hit := g.memo.get(payload)
-	if hit {
-		g.state.repeat(slot.member, slot.value, now)
+	probe, v, hit := g.memo.find(payload, g.state.size)
+	if hit && g.state.repeat(probe.slot.member, v, now) {
 		return 1
 	}
 	if len(payload) > limit {
@@ -341,6 +340,7 @@ func (g *Gateway) apply(payload []byte, limit int, now int64, o *Outcome) (taken
 		g.drop(Malformed, payload, o)
 		return 0
 	}
+	mismatches := g.state.mismatches
 	for i := range events {
 		e := &events[i]
 		m, reason := g.event(e, now)
@@ -349,8 +349,8 @@ func (g *Gateway) apply(payload []byte, limit int, now int64, o *Outcome) (taken
 			continue
 		}
 		taken++
-		if slot != nil && len(events) == 1 {
-			slot.put(hash, payload, m, e)
+		if len(events) == 1 && mismatches == g.state.mismatches {
+			probe.put(m, e, g.parser.value)
 		}
 	}
 	return taken

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -23,6 +24,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/thalweg/thalweg/internal/series"
+	"github.com/thalweg/thalweg/internal/telemetry"
 )
 
 func (x *opened) page(accept string) (body, contentType string) {
@@ -363,11 +365,54 @@ func TestMemo(t *testing.T) {
 	}
 }
 
+// FuzzMemo compares a gateway that remembers with one that does not, on payloads that are like each other.
+func FuzzMemo(f *testing.F) {
+	f.Add([]byte(`{"name":"c","value":1}`), []byte(`{"name":"c","value":2.5e1}`))
+	f.Add([]byte(`{"name":"g","type":"gauge","value":-1}`), []byte(`{"name":"g","type":"gauge","value":1-1}`))
+	f.Add([]byte(`{"labels":{"value":"x"},"name":"c","value":1}`), []byte(`{"labels":{"value":"x"},"name":"c","value":2}`))
+	f.Add([]byte(`{"u":{"value":1},"name":"c","value":1}`), []byte(`{"u":{"value":2},"name":"c","value":1}`))
+	f.Add([]byte(`{"name":"c","value":1,"value":2}`), []byte(`{"name":"c","value":3,"value":2}`))
+	f.Add([]byte(`{"name":"c","value":}`), []byte(`{"name":"c","value":4}`))
+	f.Add([]byte(`{"name":"c","value":4}`), []byte(`{"name":"c","value":04}`))
+	f.Add([]byte(`{"name":"c\",\"value\":4}","value":1}`), []byte(`{"name":"c\",\"value\":5}","value":1}`))
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		sums := func(remember bool) string {
+			c := DefaultConfig()
+			g := &Gateway{
+				metrics: newMetrics(), repeats: telemetry.NewRepeats(slog.New(slog.DiscardHandler), time.Hour), meta: newMeta(&c),
+				state: &state{aggregate: newAggregate(&c, nil, 0)},
+			}
+			var text strings.Builder
+			for _, p := range [][]byte{a, a, a, b, b, a, b} {
+				var o Outcome
+				fmt.Fprintln(&text, g.apply(p, maxBody, 0, &o), o.Dropped)
+				if !remember {
+					g.memo.clear()
+				}
+			}
+			for _, f := range g.state.order {
+				x := f.snapshot(0)
+				for i := range x.metrics {
+					m := &x.metrics[i]
+					fmt.Fprintln(&text, m.labels, m.value, m.count, m.buckets)
+				}
+			}
+			return text.String()
+		}
+		if got, want := sums(true), sums(false); got != want {
+			t.Errorf("with a memo\n%s\nwithout\n%s", got, want)
+		}
+	})
+}
+
+// BenchmarkMemo applies payloads that have come before, but for their value.
 func BenchmarkMemo(b *testing.B) {
 	x := open(b, b.TempDir(), nil)
 	payload := []byte(typical)
+	digit := bytes.IndexByte(payload, '1')
 	var o Outcome
-	for b.Loop() {
+	for i := 0; b.Loop(); i++ {
+		payload[digit] = byte('0' + i%10)
 		x.apply(payload, maxBody, 1, &o)
 	}
 }

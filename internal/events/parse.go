@@ -20,7 +20,11 @@ type Parser struct {
 	events  []Event
 	labels  []labels.Label
 	numbers []float64
+	value   span // of the last value
 }
+
+// span is a part of a payload.
+type span struct{ first, last int }
 
 // Parse returns the events of a payload. They are valid until the next call, and as long as the payload stays as it is.
 // Without ok the payload is not JSON, or not of events: nothing of it counts. An event that is JSON but has something
@@ -117,7 +121,9 @@ func (p *Parser) field(e *Event, key string, depth int) (said fields) {
 	case "name":
 		e.Name, ok = p.stringField(depth)
 	case "value":
+		first := p.i
 		e.Value, ok = p.numberField(depth)
+		p.value = span{first, p.i}
 		said = saidValue
 	case "labels":
 		if e.Labels, ok = p.labelsField(e, depth); !ok && e.Reason == Taken {
