@@ -132,8 +132,11 @@ func (a *aggregate) find(e *Event, now int64) (*member, Reason) {
 	return m, Taken
 }
 
-// check looks at the values of an event.
+// check looks at what is not the same in all events of a series.
 func (a *aggregate) check(e *Event) Reason {
+	if len(e.Labels) > a.limits.Labels { // before they are sorted
+		return LongLabels
+	}
 	for _, v := range a.values(e) {
 		finite := v-v == 0
 		switch {
@@ -374,7 +377,7 @@ func (a *aggregate) validate(e *Event) (reason Reason) {
 	if !isName(e.Name) {
 		return BadName
 	}
-	if len(e.Name) > a.limits.LabelValueLength || a.own.Len()-1 > a.limits.Labels {
+	if len(e.Name) > a.limits.LabelValueLength || a.own.Len()-1 > a.limits.Labels { // relabelling may have added some
 		return LongLabels
 	}
 	a.own.Range(func(l labels.Label) {
