@@ -71,21 +71,40 @@ func (x *limiter) freshCapacity() float64 {
 	return float64(x.limits.NewSeriesPerHour)
 }
 
-// takeSamples reports whether there is room for a row of n samples made at t. A row is let in as a whole, so that the
-// next ones may have to pay for it.
-func (x *limiter) takeSamples(n int, t, now int64) bool {
+// takeSamples reports whether there is room for a row of n samples made at t, or makes some. A row is let in as a whole,
+// so that the next ones may have to pay for it.
+func (x *limiter) takeSamples(n int, t, now int64, always bool) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.advance(t, now)
-	if x.limits.SamplesPerSecond == 0 {
+	if x.refillSamples(t, now) == 0 {
 		return true
 	}
-	x.samples.refill(x.clock.elapsed, float64(x.limits.SamplesPerSecond)/1000, x.sampleCapacity())
-	if x.samples.level <= 0 {
+	if x.samples.level <= 0 && !always {
 		return false
 	}
 	x.samples.level -= float64(n)
 	return true
+}
+
+// early says how long it is until there is room for rows, the newest of which was made at t; 0 if there is.
+func (x *limiter) early(t, now int64) time.Duration {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	rate := x.refillSamples(t, now)
+	if rate == 0 || x.samples.level > 0 {
+		return 0
+	}
+	return max(time.Duration(-x.samples.level/rate*float64(time.Second)), time.Second)
+}
+
+// refillSamples returns the rate of samples, in 1/s; 0 is none. The caller holds mu.
+func (x *limiter) refillSamples(t, now int64) float64 {
+	x.advance(t, now)
+	rate := float64(x.limits.SamplesPerSecond)
+	if rate > 0 {
+		x.samples.refill(x.clock.elapsed, rate/1000, x.sampleCapacity())
+	}
+	return rate
 }
 
 // advance brings the clock forward. The caller holds mu.
@@ -118,11 +137,8 @@ func (x *limiter) remember(hash uint64) {
 // admit takes a series up, or says why not. ofSource counts those that the source has alive; hash is asked for only if
 // it matters. The caller holds mu.
 func (x *limiter) admit(ofSource int, hash func() uint64) Reason {
-	switch {
-	case x.limits.SeriesPerSource > 0 && ofSource >= x.limits.SeriesPerSource:
-		return OverSource
-	case x.limits.Series > 0 && x.active >= x.limits.Series:
-		return OverSeries
+	if reason := x.full(ofSource); reason != Pass {
+		return reason
 	}
 	if x.remembers() && !x.known(hash()) {
 		x.fresh.refill(x.clock.elapsed, float64(x.limits.NewSeriesPerHour)/float64(newFor.Milliseconds()), x.freshCapacity())
@@ -132,6 +148,17 @@ func (x *limiter) admit(ofSource int, hash func() uint64) Reason {
 		x.fresh.level--
 	}
 	x.active++
+	return Pass
+}
+
+// full tells which limit leaves no room for another series; Pass if it is at most that of new ones.
+func (x *limiter) full(ofSource int) Reason {
+	switch {
+	case x.limits.SeriesPerSource > 0 && ofSource >= x.limits.SeriesPerSource:
+		return OverSource
+	case x.limits.Series > 0 && x.active >= x.limits.Series:
+		return OverSeries
+	}
 	return Pass
 }
 
@@ -154,7 +181,7 @@ func (x *limiter) known(hash uint64) bool {
 
 // room reports whether it is worth while to ask again for series that were refused. The caller holds mu.
 func (x *limiter) room(ofSource int) bool {
-	if x.limits.SeriesPerSource > 0 && ofSource >= x.limits.SeriesPerSource || x.limits.Series > 0 && x.active >= x.limits.Series {
+	if x.full(ofSource) != Pass {
 		return false
 	}
 	if !x.remembers() {

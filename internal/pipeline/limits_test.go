@@ -28,6 +28,7 @@ type site struct {
 	options Options
 	passed  map[string]map[string]bool // by source: what its last row had behind the pipeline,
 	ended   map[string]bool            // and which stale markers
+	asking  bool                       // how each sample fared
 }
 
 func newSite(t testing.TB, l Limits) *site {
@@ -56,7 +57,7 @@ func (s *site) apply(r *series.Row) error {
 	s.t.Helper()
 	got := map[string]bool{}
 	s.ended = map[string]bool{}
-	err := s.p.Apply(r, s.now, func(out *series.Row) error {
+	next := func(out *series.Row) error {
 		wellFormed(s.t, out)
 		var b labels.Builder
 		for column := range samples(out) {
@@ -68,11 +69,44 @@ func (s *site) apply(r *series.Row) error {
 			}
 		}
 		return nil
-	})
+	}
+	var err error
+	if s.asking {
+		var left []string
+		err = s.p.ApplyAll([]*series.Row{r}, s.now, next, func(row *series.Row, column uint32, why Reason) {
+			if row != r || why != OverSeries && why != OverSource {
+				s.t.Errorf("column %d is refused because of %q", column, why)
+			}
+			left = append(left, s.name(r, column))
+		})
+		s.sumUp(r, got, left)
+	} else {
+		err = s.p.Apply(r, s.now, next)
+	}
 	if err == nil {
 		s.passed[r.Source.Key] = got
 	}
 	return err
+}
+
+func (s *site) name(r *series.Row, column uint32) string {
+	var b labels.Builder
+	return r.Source.SeriesLabels(&b, r.Schema.Column(int(column))).String()
+}
+
+// sumUp checks that each sample of a row was either passed or refused.
+func (s *site) sumUp(r *series.Row, passed map[string]bool, refused []string) {
+	s.t.Helper()
+	var want []string
+	for column := range samples(r) {
+		if !isStale(r, column) && !passed[s.name(r, column)] {
+			want = append(want, s.name(r, column))
+		}
+	}
+	slices.Sort(want)
+	if slices.Sort(refused); !slices.Equal(refused, want) {
+		s.t.Errorf("refused %v, want %v", refused, want)
+	}
 }
 
 func isStale(r *series.Row, column uint32) bool {
@@ -277,6 +311,78 @@ func TestSamplesLimit(t *testing.T) {
 	}
 }
 
+// Whoever can come again is refused all or nothing for the rate, and is told when there is room.
+func TestSamplesLimitOfManyRows(t *testing.T) {
+	s := newSite(t, Limits{SamplesPerSecond: 10})
+	schema := s.catalog.Extend(s.catalog.Empty(), []series.Column{column("__name__", "x")})
+	taken := func(n int, want time.Duration) {
+		t.Helper()
+		var rows []*series.Row
+		for range n {
+			rows = append(rows, &series.Row{Source: origin("a"), Schema: schema, T: s.now, Values: []float64{1}})
+		}
+		passed := 0
+		err := s.p.ApplyAll(rows, s.now, func(*series.Row) error { passed++; return nil }, func(*series.Row, uint32, Reason) { t.Error("a sample is refused") })
+		early, isEarly := err.(*EarlyError)
+		switch {
+		case want == 0 && (err != nil || passed != n):
+			t.Errorf("%d of %d rows are taken: %v", passed, n, err)
+		case want > 0 && (!isEarly || early.Wait != want || passed > 0):
+			t.Errorf("%d rows are taken, %v; want to wait for %s", passed, err, want)
+		}
+	}
+	taken(1100, 0)
+	taken(500, 0) // of which there was room for 100
+	taken(1, 40*time.Second)
+	s.now += 39_000
+	taken(1, time.Second)
+	s.now += 2_000
+	taken(1, 0)
+	s.count(0, 0, map[Reason]uint64{OverSamples: 2})
+}
+
+// What is told of the samples of a row: which are lost, and why.
+func TestRefusedSamples(t *testing.T) {
+	s := newSite(t, Limits{LabelValueLength: 5, SeriesPerSource: 3})
+	wanted, err := ParseMatch([]string{`{__name__!="unwanted"}`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.reload(func(o *Options) {
+		o.RequiredLabels = map[string]string{"team": "a"}
+		o.Match = []Selection{wanted}
+		o.MaxSources = 1
+	})
+	name := func(name string, more ...string) series.Column {
+		return column(append([]string{"__name__", name, "team", "a"}, more...)...)
+	}
+	schema := s.catalog.Extend(s.catalog.Empty(), []series.Column{
+		name("a"), column("__name__", "unwanted", "team", "a"), column("__name__", "b"), name("c", "x", "longer"), name("d"), name("e"), name("f"),
+	})
+	row := func(key string, columns ...uint32) *series.Row {
+		return &series.Row{Source: origin(key), Schema: schema, T: s.now, Columns: columns, Values: make([]float64, len(columns))}
+	}
+	ended := row("a", 2, 3, 6)
+	for i := range ended.Values {
+		ended.Values[i] = math.Float64frombits(value.StaleNaN)
+	}
+	f := func(want string, rows ...*series.Row) {
+		t.Helper()
+		got := ""
+		err := s.p.ApplyAll(rows, s.now, func(*series.Row) error { return nil }, func(r *series.Row, column uint32, why Reason) {
+			got += fmt.Sprintf("%s %d %s, ", r.Source.Key, column, why)
+		})
+		if err != nil || got != want {
+			t.Errorf("refused %q, want %q: %v", got, want, err)
+		}
+	}
+	f("a 2 required_label, a 3 label_value_length, a 6 series_per_source, ", row("a", 0, 1, 2, 3, 4, 5, 6))
+	f("a 2 required_label, ", row("a", 2)) // nothing is left of the row
+	f("", row("a", 0, 1, 4))
+	f("", ended)
+	f("b 0 sources, b 2 sources, ", row("a", 0), row("b", 0, 2))
+}
+
 // A clock that is set back neither fills a bucket nor stops it.
 func TestClock(t *testing.T) {
 	var c clock
@@ -350,6 +456,7 @@ func TestCountingOracle(t *testing.T) {
 			if row.End {
 				delete(inputs, key)
 			}
+			s.asking = rnd.IntN(2) == 0
 			if err := s.apply(row); err != nil {
 				t.Fatal(err)
 			}

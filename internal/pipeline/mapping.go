@@ -1,12 +1,14 @@
 package pipeline
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/value"
 
 	"github.com/thalweg/thalweg/internal/series"
 )
@@ -26,8 +28,9 @@ type mapping struct {
 
 	schema *series.Schema // on the way in, as far as followed
 	out    *series.Schema
-	to     []int32 // column on the way out, or dropped; nil while none is
-	other  bool    // some columns are passed on with other labels
+	to     []int32           // column on the way out, or dropped; nil while none is
+	other  bool              // some columns are passed on with other labels
+	lost   map[uint32]Reason // columns on the way in that are dropped although they are wanted; nil while none is
 }
 
 const dropped = -1
@@ -39,7 +42,7 @@ func (m *mapping) begin(in *series.Source, rules *rules, c *series.Catalog) {
 	}
 	m.in, m.rules = in, rules
 	m.gate.key, m.gate.crowded = keyHash(in.Key), true
-	m.schema, m.out, m.to, m.other = c.Empty(), c.Empty(), nil, false
+	m.schema, m.out, m.to, m.other, m.lost = c.Empty(), c.Empty(), nil, false, nil
 }
 
 // verdict is what the rules say of one column.
@@ -55,7 +58,7 @@ func (m *mapping) follow(schema *series.Schema, p *Pipeline) {
 		return
 	}
 	if !schema.Extends(m.schema) {
-		m.schema, m.out, m.to, m.other = p.catalog.Empty(), p.catalog.Empty(), nil, false
+		m.schema, m.out, m.to, m.other, m.lost = p.catalog.Empty(), p.catalog.Empty(), nil, false, nil
 	}
 	start := m.schema.Len()
 	columns := schema.Columns()[start:]
@@ -83,6 +86,12 @@ func (m *mapping) follow(schema *series.Schema, p *Pipeline) {
 			added = append(added, c)
 		} else {
 			p.drop(v.reason, columns[i].Labels.Get(model.MetricNameLabel))
+			if v.reason.loses() {
+				if m.lost == nil {
+					m.lost = map[uint32]Reason{}
+				}
+				m.lost[uint32(start+i)] = v.reason
+			}
 		}
 		if m.to != nil {
 			m.to = append(m.to, to)
@@ -196,6 +205,48 @@ func (c collisions) add(l labels.Labels) bool {
 	}
 	c[hash] = append(c[hash], l)
 	return true
+}
+
+// tell says which samples of a row that was applied are lost.
+func (m *mapping) tell(r *series.Row, l *limiter, refused Refused) {
+	if m.lost == nil && m.gate.held == 0 {
+		return
+	}
+	l.mu.Lock()
+	full := cmp.Or(l.full(m.gate.alive), OverNew)
+	l.mu.Unlock()
+	eachSample(r, func(column uint32) {
+		to := int32(column)
+		if m.to != nil {
+			to = m.to[column]
+		}
+		if to == dropped {
+			if why := m.lost[column]; why != Pass {
+				refused(r, column, why)
+			}
+		} else if m.gate.held > 0 && m.gate.denied[to>>6]&(1<<(to&63)) != 0 {
+			refused(r, column, full)
+		}
+	})
+}
+
+// eachSample calls f with the columns that a row has, but for those that it ends.
+func eachSample(r *series.Row, f func(column uint32)) {
+	histograms := r.Histograms
+	for i, v := range r.Values {
+		column := uint32(i)
+		if !r.Whole() {
+			column = r.Columns[i]
+		} else if !r.Has(i) {
+			continue
+		}
+		for len(histograms) > 0 && histograms[0].Column < column {
+			histograms = histograms[1:]
+		}
+		if !value.IsStaleNaN(v) && (len(histograms) == 0 || histograms[0].Column != column || !staleHistogram(&histograms[0])) {
+			f(column)
+		}
+	}
 }
 
 // apply returns what the rules leave of a row, or nil if that is nothing. The result may use the memory of r and s.

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -114,9 +115,52 @@ func (e *RefusedError) Error() string {
 	return fmt.Sprintf("row of source %q is beyond the limit %q", e.Source, e.Reason)
 }
 
+// EarlyError says that rows came faster than limits.samples_per_second allows. Nothing of them was taken.
+type EarlyError struct {
+	Wait time.Duration // until there is room
+}
+
+func (e *EarlyError) Error() string {
+	return fmt.Sprintf("more samples than the limit %q allows; there is room in %s", OverSamples, e.Wait)
+}
+
+// Refused is told of a sample that limits or required labels refuse, by the column of its row on the way in. What other
+// rules leave out is not lost, but not wanted; the end of a series that was not let in is no loss either. It is called
+// with locks held.
+type Refused func(row *series.Row, column uint32, why Reason)
+
 // Apply gives next what is left of the row, which came now, in milliseconds since 1970. A row of which nothing is left is
 // accepted. Its own error is a *RefusedError, others are of next.
 func (p *Pipeline) Apply(r *series.Row, now int64, next series.Sink) error {
+	return p.apply(r, now, next, nil)
+}
+
+// ApplyAll does so with rows of which somebody wants to know what became of each sample, and who can come again: rows
+// beyond the rate of samples are refused all together, with an *EarlyError, or not at all. Other errors are of next.
+func (p *Pipeline) ApplyAll(rows []*series.Row, now int64, next series.Sink, refused Refused) error {
+	newest := int64(math.MinInt64)
+	for _, r := range rows {
+		newest = max(newest, r.T)
+	}
+	if wait := p.limiter.early(newest, now); wait > 0 {
+		for _, r := range rows {
+			p.refuse(&RefusedError{Source: r.Source.Key, Reason: OverSamples})
+		}
+		return &EarlyError{wait}
+	}
+	for _, r := range rows {
+		err := p.apply(r, now, next, refused)
+		if no, ok := errors.AsType[*RefusedError](err); ok {
+			eachSample(r, func(column uint32) { refused(r, column, no.Reason) })
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// apply does so for one row. If refused is not nil, the rate of samples has been looked at.
+func (p *Pipeline) apply(r *series.Row, now int64, next series.Sink, refused Refused) error {
 	m, err := p.enter(r, now)
 	if err != nil {
 		p.refuse(err)
@@ -135,18 +179,19 @@ func (p *Pipeline) Apply(r *series.Row, now int64, next series.Sink) error {
 	s := p.rows.Get().(*[2]scratch)
 	defer p.rows.Put(s)
 	out := m.apply(r, &s[0])
-	if out == nil {
-		return nil
-	}
-	if !out.End && !p.limiter.takeSamples(out.Samples(), out.T, now) {
+	if out != nil && !out.End && !p.limiter.takeSamples(out.Samples(), out.T, now, refused != nil) {
 		err := &RefusedError{Source: r.Source.Key, Reason: OverSamples}
 		p.refuse(err)
 		return err
 	}
-	if m.rules.limits.counted() || m.gate.schema != nil {
-		if out = m.gate.pass(p, out, &s[1]); out == nil {
-			return nil
-		}
+	if out != nil && (m.rules.limits.counted() || m.gate.schema != nil) {
+		out = m.gate.pass(p, out, &s[1])
+	}
+	if refused != nil {
+		m.tell(r, p.limiter, refused)
+	}
+	if out == nil {
+		return nil
 	}
 	return next(out)
 }

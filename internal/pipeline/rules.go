@@ -50,6 +50,15 @@ func RowReasons() []Reason { return []Reason{OverSamples, OverSources} }
 // onPurpose reports whether it is what somebody configured so that series are dropped.
 func (r Reason) onPurpose() bool { return r == NoMatch || r == ByRelabeling }
 
+// loses reports whether what is refused for it was wanted. Relabelling may take names away, or make one of two series.
+func (r Reason) loses() bool {
+	switch r {
+	case Pass, NoMatch, ByRelabeling, NoName, Collision:
+		return false
+	}
+	return true
+}
+
 // Selection is a list of series selectors, of which one has to select a series; see ParseMatch.
 type Selection [][]*labels.Matcher
 
