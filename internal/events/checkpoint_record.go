@@ -231,10 +231,12 @@ func (s *state) restore(content []byte) error {
 	return nil
 }
 
-// restored is called when all records have been read.
-func (s *state) restored() {
+// restored is called when all records have been read. The time in which nobody took events does not count for the life of a
+// series.
+func (s *state) restored(now int64) {
 	for _, m := range s.byID {
 		if !m.dead && m.ttl > 0 {
+			m.touched = max(m.touched, now)
 			s.deaths.plan(m)
 		}
 	}

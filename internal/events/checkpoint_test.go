@@ -122,7 +122,12 @@ func TestCheckpointRestores(t *testing.T) {
 		t.Errorf("behind events that are late, of another type or known, there is\n%s", got)
 	}
 	x.now = x.now.Add(6 * time.Second)
-	x.state.expire(x.now.UnixMilli())
+	x.trouble = "no events can come"
+	if x.expire(x.now); !strings.Contains(x.dump(), "\nt ") {
+		t.Errorf("a series has ended while no events could come:\n%s", x.dump())
+	}
+	x.trouble = ""
+	x.expire(x.now)
 	if got := x.dump(); strings.Contains(got, "\nt ") {
 		t.Errorf("a series whose time was over lives on:\n%s", got)
 	}
@@ -149,7 +154,7 @@ func TestCheckpointRandom(t *testing.T) {
 			x.save()
 			want, now = x.dump(), x.now
 			if rng.IntN(20) == 0 {
-				x.checkpoints.first = -10 << 20 // the next one is whole
+				x.checkpoints.size = 1 << 40 // the next one is whole
 			}
 		}
 		if rng.IntN(10) == 0 {
@@ -347,7 +352,7 @@ func FuzzRestore(f *testing.F) {
 			return
 		}
 		if s.restore(second) == nil {
-			s.restored()
+			s.restored(0)
 			s.expire(1 << 42)
 			for _, f := range s.order {
 				f.snapshot(1 << 42)

@@ -101,7 +101,7 @@ func Open(o Options) (*Gateway, error) {
 		return nil, fmt.Errorf("open event gateway: %w", err)
 	}
 	g.damaged = g.checkpoints.damaged
-	g.state.restored()
+	g.state.restored(o.Now().UnixMilli())
 	g.durable = g.state.position.clone()
 	g.replaying.Store(!g.state.clean && g.state.position.seq > 0 && o.Config.Redis != nil)
 	g.state.clean, g.changed = false, true
@@ -173,18 +173,26 @@ func (g *Gateway) tick(ctx context.Context) {
 			return
 		}
 		now := g.options.Now()
-		g.mu.Lock()
-		if n := g.state.expire(now.UnixMilli()); n > 0 {
-			g.metrics.expired.Add(float64(n))
-			g.changed = true
-		}
-		g.mu.Unlock()
+		g.expire(now)
 		if g.rows == nil || now.Before(next) || g.replaying.Load() {
 			continue
 		}
 		at := now.Truncate(g.options.Interval)
 		next = at.Add(g.options.Interval)
 		g.sample(at)
+	}
+}
+
+// expire ends series whose time is over, but not while events cannot come.
+func (g *Gateway) expire(now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.trouble != "" || g.replaying.Load() {
+		return
+	}
+	if n := g.state.expire(now.UnixMilli()); n > 0 {
+		g.metrics.expired.Add(float64(n))
+		g.changed = true
 	}
 }
 
@@ -230,7 +238,11 @@ func (g *Gateway) checkpoint() error {
 		return nil
 	}
 	whole := g.checkpoints.whole()
-	record := g.state.appendRecord(nil, whole)
+	var record []byte
+	if whole {
+		record = make([]byte, 0, g.checkpoints.first*9/8)
+	}
+	record = g.state.appendRecord(record, whole)
 	at := g.state.position.clone()
 	waiting := g.pending
 	g.pending, g.changed = newCommit(), false

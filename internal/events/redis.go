@@ -100,7 +100,12 @@ func readID(name string) (string, error) {
 	id := make([]byte, 8)
 	rand.Read(id)
 	text := hex.EncodeToString(id)
-	if err := os.WriteFile(name+newSuffix, []byte(text+"\n"), 0o600); err != nil {
+	f, err := os.OpenFile(name+newSuffix, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return "", err
+	}
+	_, err = f.WriteString(text + "\n")
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return "", err
 	}
 	if err := os.Rename(name+newSuffix, name); err != nil {
@@ -214,10 +219,10 @@ func (s *redisSource) turn(ctx context.Context, worked *bool) error {
 		return err
 	}
 	switch {
-	case n.n > 0:
+	case uint64(n.n) > at.offset:
 		s.working(worked)
 		return s.take(ctx, at, uint64(n.n))
-	case at.offset > 0:
+	case at.offset > 0: // there is less than was read already
 		s.vanished(at)
 		return nil
 	}

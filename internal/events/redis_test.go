@@ -389,6 +389,40 @@ func TestRedisAdoptsClaims(t *testing.T) {
 	r.waitFor("a", 1)
 }
 
+// Redis may lose what was claimed, but that stops nothing.
+func TestRedisLosesClaims(t *testing.T) {
+	s := startRedis(t)
+	c := s.client()
+	dir := t.TempDir()
+	r := runGateway(t, dir, s.addr(), nil)
+	push(t, c, `{"name":"a","value":1}`)
+	r.waitFor("a", 1)
+	waitForNoClaims(t, c)
+	r.stop()
+
+	x := open(t, dir, withRedis) // as if it had been stopped within a claim, of which less is left
+	x.state.position.offset, x.changed = 5, true
+	seq := x.state.position.seq
+	x.save()
+	x.crash()
+	id, err := os.ReadFile(filepath.Join(dir, "id"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim := fmt.Sprintf("{%s}:claim:%s:%d", queue, strings.TrimSpace(string(id)), seq)
+	if _, err := c.do("LPUSH", claim, `{"name":"a","value":1}`, `{"name":"a","value":1}`); err != nil {
+		t.Fatal(err)
+	}
+	push(t, c, `{"name":"b","value":1}`)
+	r = runGateway(t, dir, s.addr(), nil)
+	r.waitFor("b", 1)
+	r.waitFor("a", 1)
+	waitForNoClaims(t, c)
+	if r.replaying.Load() {
+		t.Error("the replay has no end")
+	}
+}
+
 // lossy is a proxy that sometimes lets a command through, but not its answer.
 type lossy struct {
 	addr    string
