@@ -21,6 +21,7 @@ type aggregate struct {
 	families  map[string]*family
 	order     []*family // as they came; those that are gone are swept out
 	size      int       // series
+	bytes     int       // that their labels and buckets take
 	summaries int       // of them with quantiles
 	started   int64     // when it knew nothing, in ms
 
@@ -30,6 +31,7 @@ type aggregate struct {
 
 	made       uint64 // series that ever were
 	relabelled map[uint64]*relabelled
+	remembered int    // bytes of labels in relabelled
 	mismatches uint64 // observations whose buckets or quantiles were not those of their metric
 
 	// Of the event in hand:
@@ -72,16 +74,6 @@ type member struct {
 	dead    bool
 }
 
-// relabelled is what relabel_configs make of the labels of an event.
-type relabelled struct {
-	labels labels.Labels // of the event
-	member *member       // nil: it is dropped
-	next   *relabelled
-}
-
-// maxRelabelled bounds what is remembered of relabelling. When it is full it begins anew.
-const maxRelabelled = 1 << 17
-
 func newAggregate(c *Config, reserved map[string]bool, now int64) *aggregate {
 	a := &aggregate{
 		reserved: reserved, index: map[uint64]*member{}, families: map[string]*family{}, started: now,
@@ -94,7 +86,7 @@ func newAggregate(c *Config, reserved map[string]bool, now int64) *aggregate {
 // configure puts a configuration in force. What is there stays, whatever the new limits are.
 func (a *aggregate) configure(c *Config) {
 	a.rules, a.limits, a.ttl = c.RelabelConfigs, c.Limits, time.Duration(c.TTL)
-	a.relabelled = nil
+	a.relabelled, a.remembered = nil, 0
 	if len(a.rules) > 0 {
 		a.relabelled = map[uint64]*relabelled{}
 	}
@@ -198,63 +190,6 @@ func (a *aggregate) lookup(hash uint64) *member {
 	return nil
 }
 
-// findRelabelled is find behind relabel_configs, which work once on each set of labels.
-func (a *aggregate) findRelabelled(e *Event, hash uint64, now int64) (*member, Reason) {
-	for r := a.relabelled[hash]; r != nil; r = r.next {
-		if !labels.Equal(r.labels, a.own) || r.member != nil && r.member.dead {
-			continue
-		}
-		switch {
-		case r.member == nil:
-			return nil, Relabelled
-		case r.member.family.typ != e.Type:
-			return nil, Conflict
-		}
-		return r.member, Taken
-	}
-	if reason := a.validate(e); reason != Taken { // what is not valid is not relabelled, and so not remembered
-		return nil, reason
-	}
-	before := a.own.Copy()
-	a.builder.Reset(before)
-	var m *member
-	if relabel.ProcessBuilder(a.builder, a.rules...) {
-		a.own = a.builder.Labels()
-		name := a.own.Get(model.MetricNameLabel)
-		renamed := *e
-		renamed.Name = name
-		after := a.own.Hash()
-		if m = a.lookup(after); m == nil {
-			var reason Reason
-			if m, reason = a.create(&renamed, after, now); reason != Taken {
-				a.own = labels.EmptyLabels()
-				return nil, reason
-			}
-		}
-		a.own = labels.EmptyLabels() // which Overwrite would write to
-	}
-	if len(a.relabelled) >= maxRelabelled {
-		clear(a.relabelled)
-	}
-	a.relabelled[hash] = &relabelled{labels: before, member: m, next: a.chain(hash)}
-	switch {
-	case m == nil:
-		return nil, Relabelled
-	case m.family.typ != e.Type:
-		return nil, Conflict
-	}
-	return m, Taken
-}
-
-// chain is what is remembered under a hash of series that are still there.
-func (a *aggregate) chain(hash uint64) *relabelled {
-	r := a.relabelled[hash]
-	for r != nil && r.member != nil && r.member.dead {
-		r = r.next
-	}
-	return r
-}
-
 // create makes the series with the labels in hand.
 func (a *aggregate) create(e *Event, hash uint64, now int64) (*member, Reason) {
 	if reason := a.validate(e); reason != Taken {
@@ -275,7 +210,7 @@ func (a *aggregate) create(e *Event, hash uint64, now int64) (*member, Reason) {
 	case f.alive >= a.limits.SeriesPerMetric:
 		return nil, MetricLimit
 	}
-	if len(f.objectives) > 0 && a.summaries >= a.limits.Summaries {
+	if len(f.objectives) > 0 && a.summaries >= a.limits.Summaries || a.bytes/bytesPerSeries >= a.limits.Series {
 		return nil, SeriesLimit
 	}
 	m := &member{labels: a.own.Copy(), family: f, created: now, touched: now, ttl: a.ttl, column: -1}
@@ -283,6 +218,12 @@ func (a *aggregate) create(e *Event, hash uint64, now int64) (*member, Reason) {
 	a.insert(m, hash)
 	return m, Taken
 }
+
+// bytesPerSeries is what labels and buckets may take on average, if there are as many series as there may be.
+const bytesPerSeries = 1 << 10
+
+// bytes that labels and buckets of a series take.
+func (m *member) bytes() int { return 8*len(m.family.bounds) + int(m.labels.ByteSize()) }
 
 // insert makes a series a part of the aggregate.
 func (a *aggregate) insert(m *member, hash uint64) {
@@ -294,6 +235,7 @@ func (a *aggregate) insert(m *member, hash uint64) {
 	f.members = append(f.members, m)
 	f.alive++
 	a.size++
+	a.bytes += m.bytes()
 	if len(f.objectives) > 0 {
 		a.summaries++
 	}
@@ -557,6 +499,7 @@ func (a *aggregate) remove(m *member) {
 	}
 	m.dead, m.next = true, nil
 	a.size--
+	a.bytes -= m.bytes()
 	if m.id != 0 {
 		a.removed = append(a.removed, m.id)
 	}

@@ -317,6 +317,36 @@ func TestRefusals(t *testing.T) {
 	f(LongLabels, `{"name":"c","labels":{`+strings.TrimSuffix(b.String(), ",")+`}}`)
 }
 
+func TestLongSeries(t *testing.T) {
+	d := newDesk(t, func(c *Config) { c.Limits.Series, c.TTL = 10, model.Duration(time.Second) })
+	event := func(i int) string {
+		return fmt.Sprintf(`{"name":"a","labels":{"i":"%d","long":"%s"}}`, i, strings.Repeat("x", 1000))
+	}
+	wide := func(i int) string {
+		return fmt.Sprintf(`{"name":"h%d","type":"histogram","buckets":[%s1e9]}`, i, func() (s string) {
+			for i := range 500 {
+				s += fmt.Sprint(i, ",")
+			}
+			return s
+		}())
+	}
+	for range 3 {
+		for i, want := range []Reason{Taken, Taken, Taken, Taken, Taken, SeriesLimit} {
+			payload := event(i)
+			if i > 1 {
+				payload = wide(i)
+			}
+			if got := d.feed(payload); got != want {
+				t.Errorf("event %d is %q with %d bytes", i, got, d.bytes)
+			}
+		}
+		d.now += 5000
+		if d.expire(d.now); d.bytes != 0 {
+			t.Errorf("%d bytes of no series", d.bytes)
+		}
+	}
+}
+
 func TestTTL(t *testing.T) {
 	d := newDesk(t, func(c *Config) { c.TTL = model.Duration(time.Minute) })
 	d.feed(`{"name":"a"}`, `{"name":"b","ttl":5}`, `{"name":"c","ttl":0}`, `{"name":"h","type":"histogram","buckets":[1],"ttl":5}`)

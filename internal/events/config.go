@@ -38,7 +38,8 @@ type Config struct {
 
 // Limits bound what is kept. Events that would go beyond them are dropped and counted.
 type Limits struct {
-	// Series of all metrics; a histogram or summary with all its parts is one.
+	// Series of all metrics; a histogram or summary with all its parts is one. Their labels and buckets may take 1 KiB each on
+	// average.
 	Series int `yaml:"series"`
 	// Series of one metric.
 	SeriesPerMetric int `yaml:"series_per_metric"`
