@@ -258,6 +258,9 @@ func (s *section) natsURL(node *yaml.Node, text string, secure bool) string {
 	return u.String()
 }
 
+// puppetSSLDir is where Puppet keeps the certificates of a machine.
+const puppetSSLDir = "/etc/puppetlabs/puppet/ssl"
+
 // useTLS takes what the tls of a section says or, if it has none, that of the file.
 func (c *choria) useTLS(out *nats, s *section) {
 	t := s.section("tls")
@@ -276,7 +279,13 @@ func (c *choria) useTLS(out *nats, s *section) {
 	t.rest("choria")
 	switch strings.ToLower(scheme) {
 	case "puppet":
-		out.PuppetSSLDir, out.PuppetIdentity = dir, cmp.Or(identity, c.identity)
+		out.PuppetSSLDir, out.PuppetIdentity = cmp.Or(dir, puppetSSLDir), cmp.Or(identity, c.identity)
+		if dir == "" {
+			c.notes.add(t.node, t.at("ssl_dir"), "is missing; puppet_ssl_dir is what Puppet has for root, %s", puppetSSLDir)
+		}
+		if out.PuppetIdentity == "" {
+			c.notes.add(t.node, t.at("identity"), "is missing, here and at the top; set nats.puppet_identity to the name of the certificate")
+		}
 	case "manual", "file":
 		out.TLSConfig = &tlsConfig{CAFile: ca, CertFile: cert, KeyFile: key}
 	default:

@@ -16,7 +16,7 @@ var update = flag.Bool("update", false, "write what is made to testdata")
 // TestChoria converts testdata/NAME.choria.yaml, and compares the result and the notes with NAME.yml and NAME.notes.
 func TestChoria(t *testing.T) {
 	for name, roles := range map[string]convert.Roles{
-		"poller": convert.AllRoles, "receiver": convert.AllRoles, "both": convert.AllRoles, "bare": convert.AllRoles,
+		"poller": convert.AllRoles, "receiver": convert.AllRoles, "both": convert.AllRoles, "bare": convert.AllRoles, "puppet": convert.AllRoles,
 		"both-edge": convert.EdgeRole, "both-hub": convert.HubRole,
 	} {
 		t.Run(name, func(t *testing.T) {
