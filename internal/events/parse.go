@@ -65,17 +65,15 @@ func (p *Parser) list() {
 		return
 	}
 	for !p.failed {
-		if p.space(); p.peek() == '{' {
+		if p.peek() == '{' {
 			p.event(2)
 		} else {
 			p.events = append(p.events, Event{Reason: BadField})
 			p.skip(2)
 		}
-		if p.space(); p.accept(',') {
-			continue
+		if !p.more(']') {
+			break
 		}
-		p.expect(']')
-		break
 	}
 	p.space()
 }
@@ -88,17 +86,12 @@ func (p *Parser) event(depth int) {
 	said := fields(0)
 	if p.space(); !p.accept('}') {
 		for !p.failed {
-			p.space()
 			key := p.string()
-			p.space()
-			p.expect(':')
-			p.space()
+			p.colon()
 			said |= p.field(e, key, depth)
-			if p.space(); p.accept(',') {
-				continue
+			if !p.more('}') {
+				break
 			}
-			p.expect('}')
-			break
 		}
 	}
 	e.finish(said)
@@ -325,15 +318,12 @@ func (p *Parser) numbersField(depth int) ([]float64, bool) {
 	ok := true
 	if p.space(); !p.accept(']') {
 		for !p.failed {
-			p.space()
 			n, good := p.numberField(depth + 1)
 			ok = ok && good
 			p.numbers = append(p.numbers, n)
-			if p.space(); p.accept(',') {
-				continue
+			if !p.more(']') {
+				break
 			}
-			p.expect(']')
-			break
 		}
 	}
 	return p.numbers[first:len(p.numbers):len(p.numbers)], ok
@@ -355,22 +345,17 @@ func (p *Parser) labelsField(e *Event, depth int) ([]labels.Label, bool) {
 	ok := true
 	if p.space(); !p.accept('}') {
 		for !p.failed {
-			p.space()
 			name := p.string()
-			p.space()
-			p.expect(':')
-			p.space()
+			p.colon()
 			if p.peek() == 'n' && e.Reason == Taken {
 				e.Reason = BadLabel
 			}
 			value, good := p.stringField(depth + 1)
 			ok = ok && good
 			p.label(first, name, value)
-			if p.space(); p.accept(',') {
-				continue
+			if !p.more('}') {
+				break
 			}
-			p.expect('}')
-			break
 		}
 	}
 	return p.labels[first:len(p.labels):len(p.labels)], ok

@@ -64,6 +64,32 @@ func (s *scanner) expect(c byte) {
 	}
 }
 
+// colon passes over the one between a name and its value.
+func (s *scanner) colon() {
+	if s.i+1 < len(s.data) && s.data[s.i] == ':' && s.data[s.i+1] > ' ' {
+		s.i++
+		return
+	}
+	s.space()
+	s.expect(':')
+	s.space()
+}
+
+// more passes over what is behind an element: a comma, with which there is another one, or the end.
+func (s *scanner) more(end byte) bool {
+	if s.i+1 < len(s.data) && s.data[s.i] == ',' && s.data[s.i+1] > ' ' {
+		s.i++
+		return true
+	}
+	s.space()
+	if s.accept(',') {
+		s.space()
+		return true
+	}
+	s.expect(end)
+	return false
+}
+
 func (s *scanner) word(w string) {
 	if len(s.data)-s.i < len(w) || string(s.data[s.i:s.i+len(w)]) != w {
 		s.fail()
@@ -322,18 +348,13 @@ func (s *scanner) skipAll(depth int) {
 		return
 	}
 	for !s.failed {
-		s.space()
 		if object {
 			s.string()
-			s.space()
-			s.expect(':')
-			s.space()
+			s.colon()
 		}
 		s.skip(depth + 1)
-		if s.space(); s.accept(',') {
-			continue
+		if !s.more(end) {
+			return
 		}
-		s.expect(end)
-		return
 	}
 }
