@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
@@ -24,6 +25,8 @@ type exposed struct {
 	bounds           []float64
 	objectives       []objective
 	metrics          []exposedMetric
+	// hidden start times: OpenMetrics would tell them under the name of another metric.
+	hidden bool
 }
 
 // exposedMetric is one of its series, or several that belong together.
@@ -67,6 +70,7 @@ func (g *Gateway) exposed() iter.Seq[*exposed] {
 		for _, f := range order {
 			g.mu.Lock()
 			x := f.snapshot(g.options.Now().UnixMilli())
+			x.hidden = g.state.families[strings.TrimSuffix(f.name, "_total")+"_created"] != nil
 			g.mu.Unlock()
 			if len(x.metrics) > 0 && !yield(x) {
 				return
@@ -234,7 +238,7 @@ func (p *exposition) writeOpenMetrics(families iter.Seq[*exposed]) {
 			m := &f.metrics[j]
 			p.setPairs(m.labels)
 			p.metric(f, m, write)
-			if m.created != 0 {
+			if m.created != 0 && !f.hidden {
 				p.buf = o.AppendCreated(p.buf, &meta, p.pairs, m.created)
 			}
 			p.flush(pageBytes)

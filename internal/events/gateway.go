@@ -17,7 +17,7 @@ import (
 	"github.com/thalweg/thalweg/internal/telemetry"
 )
 
-// Options of Open. Config, Dir, Site and Logger are required.
+// Options of Open. Config, Dir, Site and Logger are required, and with a Sink Interval and Catalog.
 type Options struct {
 	// Config is valid: its Validate has been called.
 	Config Config

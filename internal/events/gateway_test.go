@@ -175,6 +175,24 @@ func TestFormatsAgree(t *testing.T) {
 	}
 }
 
+// Names that mean the same family to OpenMetrics break no page.
+func TestOpenMetricsNames(t *testing.T) {
+	x := open(t, t.TempDir(), nil)
+	defer x.crash()
+	x.feed(`{"name":"foo","value":1}`, `{"name":"foo_total","value":2}`, `{"name":"bar_total","type":"gauge","value":3}`, `{"name":"bar","value":4}`,
+		`{"name":"foo_created","type":"gauge","value":5}`, `{"name":"x_info","type":"gauge"}`, `{"name":"_total","value":6}`, `{"name":"ok_total"}`)
+	body, contentType := x.page("application/openmetrics-text;version=1.0.0")
+	lines, _ := seriesOf(t, body, contentType)
+	for _, want := range []string{`{__name__="foo"} 1`, `{__name__="foo_total"} 2`, `{__name__="bar_total"} 3`, `{__name__="bar"} 4`, `{__name__="_total"} 6`} {
+		if !slices.Contains(lines, want) {
+			t.Errorf("there is no %s in\n%s", want, strings.Join(lines, "\n"))
+		}
+	}
+	if n := strings.Count(body, "\nfoo_created "); n != 1 || !strings.Contains(body, "\nok_created ") {
+		t.Errorf("foo_created is there %d times in\n%s", n, body)
+	}
+}
+
 func TestNoPageBeforeReplay(t *testing.T) {
 	dir := t.TempDir()
 	x := open(t, dir, withRedis)
