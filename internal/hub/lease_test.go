@@ -63,7 +63,14 @@ func (r *replicas) start(name, dir, url string, times leaseTimes) *replica {
 
 func (r *replicas) run(c *center, shared *bus.Conn, dir string, times leaseTimes) *replica {
 	r.t.Helper()
-	o, err := NewOutput(OutputOptions{Name: "out", Dir: dir, Hub: c.Hub, Live: r.d.live(), Backfill: r.d.later(), Oldest: true, Shared: shared})
+	return r.runTo(c, shared, OutputOptions{Dir: dir, Live: r.d.live(), Backfill: r.d.later()}, times)
+}
+
+// runTo runs an output to destinations of its own.
+func (r *replicas) runTo(c *center, shared *bus.Conn, options OutputOptions, times leaseTimes) *replica {
+	r.t.Helper()
+	options.Name, options.Hub, options.Shared, options.Oldest = "out", c.Hub, shared, true
+	o, err := NewOutput(options)
 	if err != nil {
 		r.t.Fatal(err)
 	}

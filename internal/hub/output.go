@@ -34,6 +34,16 @@ type Destination interface {
 	Flush(ctx context.Context, refused func(row, samples int, why string)) (done bool, err error)
 }
 
+// Replacing is a Destination of an output of the newest rows that knows which rows still wait, so that those before need
+// not be handed out again by the next process.
+type Replacing interface {
+	Destination
+	// Oldest returns the number of the oldest row that was taken and was neither delivered, nor refused, nor replaced by a
+	// newer one; that of the next row if there is none. It is asked after a Flush that was not done, and in between when
+	// very much waits.
+	Oldest() int
+}
+
 // OutputOptions of NewOutput. Name, Dir, Hub and Live are required.
 type OutputOptions struct {
 	// Name in logs, metrics and of the cursor.
@@ -44,7 +54,8 @@ type OutputOptions struct {
 	Dir string
 	Hub *Hub
 	// Live takes what comes on live lanes, Backfill what comes later, after an outage. Neither waits for the other.
-	// Without Backfill the output is one of the newest rows: backfill is not read, and what did not come live is no gap.
+	// Without Backfill the output is one of the newest rows: backfill is not read, what did not come live is no gap, and
+	// reading never waits for what could not be delivered.
 	Live, Backfill Destination
 	// Ends has the destinations told which series ended, by rows of stale markers among the others.
 	Ends bool
@@ -60,11 +71,15 @@ const (
 	// its batch at most.
 	idleFlush = 20 * time.Millisecond
 	batchTime = time.Second
+	// newestTime is how long a batch of the newest rows waits at most as long as the stream has more: what comes after a
+	// while of absence is replaced before it is delivered.
+	newestTime = time.Minute
 	// laterFlush is when a flush that was not done is tried again.
 	laterFlush = time.Second
 	// stopGrace is how long a flush that has begun may take when the output is to stop.
 	stopGrace = 2 * time.Second
-	// maxPending bounds the frames that are taken and not delivered. At the bound reading waits.
+	// maxPending bounds the frames that are taken and not delivered. At the bound reading waits; in an output of the newest
+	// rows the older half counts as delivered.
 	maxPending = 100_000
 	// framesKept is for how many frames a feed keeps the room.
 	framesKept = 10_000
@@ -110,6 +125,7 @@ func NewOutput(o OutputOptions) (*Output, error) {
 	config, generation := o.Hub.configured()
 	out.guards, out.generation = newGuards(config, o.Hub.catalog, log, uncounted), generation
 	out.feeds = append(out.feeds, newFeed(out, bus.Live, o.Live))
+	out.feeds[0].newest = o.Backfill == nil
 	if o.Backfill != nil {
 		out.feeds = append(out.feeds, newFeed(out, bus.Backfill, o.Backfill))
 	}

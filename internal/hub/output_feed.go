@@ -21,13 +21,16 @@ type feed struct {
 	backfill    bool
 	destination Destination
 	events      chan feedEvent
-	most        int // maxPending
+	most        int  // maxPending
+	newest      bool // of an output of the newest rows
 	reader      *bus.Reader
 	at          time.Time // of the last message, by the server's clock
 	restarted   time.Time // when the place to begin again was noted
 
 	places keyPlaces
-	meter  *meter // guarded by output.mu
+	place  bus.Position // what places said last
+	placed time.Time    // when that was
+	meter  *meter       // guarded by output.mu
 
 	// The batch: what was taken since the last flush that was done.
 	frames  []delivered
@@ -53,6 +56,7 @@ type delivered struct {
 	header frame.Header
 	losses []frame.Loss // that it tells of
 	stored int64        // when the server stored it, ms since 1970
+	begin  bus.Position // where reading would begin again for it and those behind it
 	// first is the number of its first row in the batch, and samples how many its rows have.
 	first   int
 	samples int
@@ -111,7 +115,7 @@ func (f *feed) loop(ctx context.Context) error {
 	defer flush.Stop()
 	for {
 		events := f.events
-		if len(f.frames) >= f.most {
+		if len(f.frames) >= f.most && !f.newest {
 			events = nil
 		}
 		var due time.Duration
@@ -123,18 +127,20 @@ func (f *feed) loop(ctx context.Context) error {
 			}
 			f.take(&e)
 			switch {
-			case f.later: // the timer runs
-				continue
+			case f.newest && len(f.frames) >= f.most:
+				if err := f.trim(ctx); err != nil {
+					return err
+				}
+				continue // the timer runs
+			case f.later:
+				continue // likewise
 			case len(f.frames) == 0:
-				if err := f.advance(ctx); err != nil {
+				if err := f.advance(ctx, 0); err != nil {
 					return err
 				}
 				continue
 			case !f.destination.Full() && len(f.frames) < f.most:
-				due = batchTime - time.Since(f.begun)
-				if e.Pending == 0 {
-					due = min(due, idleFlush)
-				}
+				due = f.flushIn(e.Pending)
 			}
 		case <-flush.C:
 		case <-ctx.Done():
@@ -153,17 +159,33 @@ func (f *feed) loop(ctx context.Context) error {
 	}
 }
 
+// flushIn is how long the batch waits for more rows when so many messages are still to be read.
+func (f *feed) flushIn(pending uint64) time.Duration {
+	most := batchTime
+	if pending > 0 && f.newest {
+		most = newestTime
+	}
+	due := most - time.Since(f.begun)
+	if pending == 0 {
+		due = min(due, idleFlush)
+	}
+	return due
+}
+
 // take hands the rows of a message to the destination.
 func (f *feed) take(e *feedEvent) {
 	o := f.output
 	f.at = e.Time
 	site, l, err := o.hub.conn.Root().ParseLane(e.Subject)
 	if err != nil || l != f.lane { // the tail reader counts and logs what is wrong
-		f.status.took(e, false, f.rows)
+		f.status.took(e, false, f.waiting())
 		return
 	}
 	if len(f.frames) == 0 {
 		f.begun = time.Now()
+	}
+	if now := time.Now(); now.Sub(f.placed) >= restartEvery {
+		f.placed, f.place = now, f.places.oldest(e.Time, e.before)
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -205,13 +227,21 @@ func (f *feed) take(e *feedEvent) {
 		o.receiver.TurnAway(message, errBytes, handler)
 	}
 	f.places.note(site, e.Time, e.before, o.receiver.Site(site), f.backfill)
-	f.status.took(e, len(f.frames) > 0, f.rows)
+	f.status.took(e, len(f.frames) > 0, f.waiting())
+}
+
+// waiting is how many rows were taken and are not settled.
+func (f *feed) waiting() int {
+	if len(f.frames) == 0 {
+		return 0
+	}
+	return f.rows - f.frames[0].first
 }
 
 // frame returns the batch's entry of a frame, which is the last one.
 func (f *feed) frame(d *lane.Delivery, stored int64) *delivered {
 	if n := len(f.frames); n == 0 || f.frames[n-1].site != d.Site || f.frames[n-1].header.ID != d.Header.ID {
-		f.frames = append(f.frames, delivered{site: d.Site, header: *d.Header, stored: stored, first: f.rows})
+		f.frames = append(f.frames, delivered{site: d.Site, header: *d.Header, stored: stored, begin: f.place, first: f.rows})
 	}
 	return &f.frames[len(f.frames)-1]
 }
@@ -252,6 +282,7 @@ func (f *feed) give(d *lane.Delivery, row *series.Row, stored int64, marker bool
 // reset is for a stream that turned out to be another one. What was taken stays taken.
 func (f *feed) reset() {
 	clear(f.places)
+	f.placed = time.Time{}
 	f.output.mu.Lock()
 	defer f.output.mu.Unlock()
 	f.output.receiver.RestartLane(f.backfill)
@@ -259,11 +290,10 @@ func (f *feed) reset() {
 
 // flush delivers the batch.
 func (f *feed) flush(ctx context.Context) error {
-	o := f.output
-	if len(f.frames) == 0 {
+	if len(f.frames) == 0 && !f.later {
 		return nil
 	}
-	if err := o.mayDeliver(ctx); err != nil {
+	if err := f.output.mayDeliver(ctx); err != nil {
 		return err
 	}
 	if f.rows > 0 {
@@ -273,21 +303,42 @@ func (f *feed) flush(ctx context.Context) error {
 		}
 		if f.later = !done; f.later {
 			f.status.postponed()
-			return nil
+			return f.trim(ctx)
 		}
 	}
-	f.settle()
-	if err := f.advance(ctx); err != nil {
+	if err := f.settle(ctx, len(f.frames)); err != nil {
 		return err
 	}
-	f.status.delivered(f.frames, f.rows)
-	clear(f.frames)
-	if cap(f.frames) > framesKept {
-		f.frames = nil
-	}
-	f.frames, f.rows, f.markers, f.later = f.frames[:0], 0, f.markers[:0], false
-	clear(f.refused)
+	f.rows, f.later = 0, false
 	return nil
+}
+
+// trim settles the frames of which nothing waits any more, though the batch is not done. Beyond the bound of what may
+// wait the older half is settled: the destination still has it and goes on trying, but the next process will not.
+func (f *feed) trim(ctx context.Context) error {
+	n := 0
+	if d, ok := f.destination.(Replacing); ok {
+		oldest := d.Oldest()
+		n, _ = slices.BinarySearchFunc(f.frames, oldest, func(x delivered, row int) int { return cmp.Compare(x.first, row) })
+		if n > 0 && oldest < f.end(n) {
+			n-- // it is a row of the frame before
+		}
+	}
+	if len(f.frames) >= f.most {
+		n = max(n, len(f.frames)/2)
+	}
+	if n == 0 {
+		return nil
+	}
+	return f.settle(ctx, n)
+}
+
+// end is the number of the row behind the first n frames of the batch.
+func (f *feed) end(n int) int {
+	if n < len(f.frames) {
+		return f.frames[n].first
+	}
+	return f.rows
 }
 
 // deliver has the destination deliver.
@@ -351,9 +402,34 @@ func (f *feed) frameOf(row int) *delivered {
 	return &f.frames[i-1]
 }
 
-// settle makes what was refused a gap.
-func (f *feed) settle() {
+// settle takes the first n frames out of the batch: they were delivered, or will never be.
+func (f *feed) settle(ctx context.Context, n int) error {
+	f.book(n)
+	if err := f.advance(ctx, n); err != nil {
+		return err
+	}
+	rows := 0
+	if n > 0 {
+		rows = f.end(n) - f.frames[0].first
+	}
+	settled := f.frames[:n]
+	f.status.delivered(settled, f.frames[n:], rows)
+	if n == len(f.frames) && cap(f.frames) > framesKept {
+		f.frames = nil
+		return nil
+	}
+	f.frames = slices.Delete(f.frames, 0, n)
+	return nil
+}
+
+// book makes what was refused of the first n frames a gap.
+func (f *feed) book(n int) {
+	end := f.end(n)
 	for row := range f.refused {
+		if row >= end {
+			continue
+		}
+		delete(f.refused, row)
 		// A marker that is refused makes no gap: nothing of the site is missing.
 		if _, marker := slices.BinarySearch(f.markers, row); marker {
 			continue
@@ -362,10 +438,12 @@ func (f *feed) settle() {
 			x.refused++
 		}
 	}
+	i, _ := slices.BinarySearch(f.markers, end)
+	f.markers = slices.Delete(f.markers, 0, i)
 	o := f.output
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for i := range f.frames {
+	for i := range f.frames[:n] {
 		x := &f.frames[i]
 		if s := o.receiver.Site(x.site); s != nil && x.refused > 0 {
 			s.Ledger.RefuseByOutput(&x.header, x.refused, x.stored)
@@ -373,19 +451,23 @@ func (f *feed) settle() {
 	}
 }
 
-// advance notes what was delivered and, now and then, where reading would begin again: everything read so far has been
-// delivered.
-func (f *feed) advance(ctx context.Context) error {
+// advance notes that the first n frames of the batch are settled and, now and then, where reading would begin again: in
+// front of the first frame that is not.
+func (f *feed) advance(ctx context.Context, n int) error {
 	o, now := f.output, time.Now()
 	var restart bus.Position
 	if now.Sub(f.restarted) >= restartEvery {
 		f.restarted = now
-		restart = f.places.oldest(f.at, f.reader.Position())
+		if n < len(f.frames) {
+			restart = f.frames[n].begin
+		} else {
+			restart = f.places.oldest(f.at, f.reader.Position())
+		}
 	}
-	if len(f.frames) == 0 && restart.IsZero() {
+	if n == 0 && restart.IsZero() {
 		return nil
 	}
 	ctx, cancel := linger(ctx)
 	defer cancel(nil)
-	return o.deliver(ctx, f.backfill, f.frames, restart)
+	return o.deliver(ctx, f.backfill, f.frames[:n], restart)
 }

@@ -261,8 +261,8 @@ func (f *feedRecord) took(e *feedEvent, waits bool, rows int) {
 	}
 }
 
-// delivered notes that a batch was.
-func (f *feedRecord) delivered(frames []delivered, rows int) {
+// delivered notes that the frames of a batch, with so many rows, were, and which ones wait on.
+func (f *feedRecord) delivered(frames, rest []delivered, rows int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.totals.Rows += uint64(rows)
@@ -272,7 +272,10 @@ func (f *feedRecord) delivered(frames []delivered, rows int) {
 	if n := len(frames); n > 0 {
 		f.totals.Newest = time.UnixMilli(frames[n-1].stored)
 	}
-	f.totals.Waiting, f.oldest = 0, time.Time{}
+	if f.oldest = (time.Time{}); len(rest) > 0 {
+		f.oldest = time.UnixMilli(rest[0].stored)
+	}
+	f.totals.Waiting = max(f.totals.Waiting-rows, 0)
 }
 
 func (f *feedRecord) postponed() {

@@ -26,7 +26,7 @@ const (
 	// outgoingIdle is how long a group is held after its last row.
 	outgoingIdle = time.Hour
 	// maxRefusals bounds the rows that wait to be told of.
-	maxRefusals = 1000
+	maxRefusals = 10_000
 )
 
 // ClientOptions of NewClient. All are required but Now.
@@ -179,9 +179,7 @@ func (c *Client) Row(site string, row *series.Row) {
 func (c *Client) endSource(key outgoingKey, row *series.Row, number int, now time.Time) {
 	g := c.group(key, now)
 	g.remove(row.Source.Key)
-	if len(g.members) == 0 {
-		g.ended = &lastRow{source: row.Source, t: row.T, number: number}
-	}
+	g.ended = &lastRow{source: row.Source, t: row.T, number: number}
 	c.enqueue(g)
 }
 
@@ -259,16 +257,29 @@ func (c *Client) Flush(ctx context.Context, refused func(row, samples int, why s
 	return true, nil
 }
 
+// Oldest returns the number of the oldest row that waits, that of the next row if none does. Each of the others was
+// pushed, refused, or replaced by a newer one.
+func (c *Client) Oldest() int {
+	oldest := c.rows
+	if len(c.refusals) > 0 {
+		oldest = c.refusals[0].row
+	}
+	for _, g := range c.waiting {
+		for m := range g.rows() {
+			if m.number != settled {
+				oldest = min(oldest, m.number)
+			}
+		}
+	}
+	return oldest
+}
+
 // settle ends the wait of a group.
 func (c *Client) settle(g *outgoing, o *pushOutcome) {
 	g.waiting = false
-	rows := g.members
-	if g.ended != nil {
-		rows = []*lastRow{g.ended}
-	}
-	for _, m := range rows {
+	for m := range g.rows() {
 		switch {
-		case m.number == settled:
+		case m.number == settled, m == g.ended && len(g.members) > 0:
 		case o.result == pushRefused:
 			c.refuse(m.number, m.samples, o.why)
 		case o.result == pushAged:

@@ -1,6 +1,7 @@
 package push
 
 import (
+	"iter"
 	"math"
 	"slices"
 	"time"
@@ -25,7 +26,7 @@ type outgoing struct {
 	outgoingKey
 	members []*lastRow // the one with the newest row first; none: the group is to be deleted
 	waiting bool       // in Client.waiting
-	ended   *lastRow   // the row that ended the last member, until it is settled
+	ended   *lastRow   // the row that ended the last member that did, until another row comes
 	heard   time.Time  // when the last row came
 }
 
@@ -58,6 +59,20 @@ func (g *outgoing) memberOf(s *series.Source, now time.Time) *lastRow {
 	m := g.members[i]
 	m.source = s
 	return m
+}
+
+// rows are the rows that make it what it is.
+func (g *outgoing) rows() iter.Seq[*lastRow] {
+	return func(yield func(*lastRow) bool) {
+		for _, m := range g.members {
+			if !yield(m) {
+				return
+			}
+		}
+		if g.ended != nil {
+			yield(g.ended)
+		}
+	}
 }
 
 // remove takes the member of a source out, if there is one.

@@ -29,7 +29,7 @@ const (
 	maxWords = 1 << 10
 )
 
-// push goes through what waits until something fails. Each group is pushed once, and waits on behind the others if that
+// push goes through what waits until too much fails. Each group is pushed once, and waits on behind the others if that
 // failed: one that the gateway cannot digest holds up nobody.
 func (c *Client) push(ctx context.Context) {
 	queue := slices.DeleteFunc(c.waiting, func(g *outgoing) bool { return !c.own(g) })
@@ -64,23 +64,26 @@ func (c *Client) push(ctx context.Context) {
 	c.note(ctx, succeeded, len(again), why)
 }
 
-// pushAll pushes groups, some at a time, until something fails.
+// pushAll pushes groups, some at a time, until pushesAtOnce more have failed than succeeded: then it is the gateway.
 func (c *Client) pushAll(ctx context.Context, queue []*outgoing) []pushOutcome {
 	outcomes := make([]pushOutcome, len(queue))
 	var next atomic.Int64
-	var failed atomic.Bool
+	var failures atomic.Int64 // less what succeeded since
 	var wg sync.WaitGroup
 	for i := range min(pushesAtOnce, len(queue)) {
 		b := c.bodies[i]
 		wg.Go(func() {
 			for i := int(next.Add(1)) - 1; i < len(queue); i = int(next.Add(1)) - 1 {
-				if failed.Load() || ctx.Err() != nil {
+				if failures.Load() >= pushesAtOnce || ctx.Err() != nil {
 					outcomes[i].result = pushUntried
 					continue
 				}
 				outcomes[i] = c.pushGroup(ctx, queue[i], b)
-				if outcomes[i].result == pushFailed {
-					failed.Store(true)
+				switch n := failures.Load(); {
+				case outcomes[i].result == pushFailed:
+					failures.Add(1)
+				case n > 0:
+					failures.CompareAndSwap(n, n-1)
 				}
 			}
 		})
