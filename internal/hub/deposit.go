@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"runtime"
 	"slices"
 	"sync"
@@ -13,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/thalweg/thalweg/internal/frame"
+	"github.com/thalweg/thalweg/internal/pipeline"
 	"github.com/thalweg/thalweg/internal/series"
 	"github.com/thalweg/thalweg/internal/telemeter"
 )
@@ -24,8 +24,10 @@ type Deposits struct {
 	metrics    *depositMetrics
 	compressor *frame.Compressor
 
-	mu    sync.Mutex
-	lanes map[string]*depositLane
+	mu         sync.Mutex
+	lanes      map[string]*depositLane
+	guards     *guards // of the lanes, by the configuration of this generation
+	generation uint64
 }
 
 const (
@@ -37,6 +39,9 @@ const (
 	// is longer than senders pause. What comes for a site without one begins with a keyframe.
 	maxDepositLanes = 1000
 	depositIdle     = 5 * time.Minute
+	// depositSampleBurst is how long a site may have saved up samples for. It is less than what readers grant, so that they
+	// turn away nothing that came in one request and was acknowledged.
+	depositSampleBurst = pipeline.DefaultBurst / 2
 )
 
 // depositLane is a site for which rows come again and again.
@@ -73,9 +78,13 @@ func (w *deposit) ended() bool {
 }
 
 func newDeposits(h *Hub) *Deposits {
-	return &Deposits{
+	d := &Deposits{
 		hub: h, metrics: newDepositMetrics(), compressor: frame.NewCompressor(runtime.GOMAXPROCS(0)), lanes: map[string]*depositLane{},
 	}
+	config := h.config
+	d.guards = newGuards(&config, h.catalog, h.log, h.metrics.refuse)
+	d.guards.burst = depositSampleBurst
+	return d
 }
 
 // Deposits returns what stores rows through this hub.
@@ -116,6 +125,53 @@ func (d *Deposits) Commit(ctx context.Context, site string, rows []*series.Row) 
 	return w.err
 }
 
+// Filter returns what the limits and rules for a site leave of rows, and tells which samples are refused. Readers look at
+// what comes by all hubs; this one knows what came by it. The error is a *pipeline.EarlyError if the site sends more
+// samples than it may, or has ErrNotAdmitted of telemeter in its chain.
+func (d *Deposits) Filter(site string, rows []*series.Row, refused pipeline.Refused) (left []*series.Row, err error) {
+	if err := d.admit(site); err != nil {
+		return nil, err
+	}
+	untouched := make(map[*series.Row]bool, len(rows))
+	for _, row := range rows {
+		untouched[row] = true
+	}
+	err = d.guard(site).ApplyAll(rows, d.hub.now().UnixMilli(), func(row *series.Row) error {
+		if !untouched[row] {
+			row = copyRow(row)
+		}
+		left = append(left, row)
+		return nil
+	}, refused)
+	return left, err
+}
+
+// copyRow copies what a pipeline made of a row.
+func copyRow(r *series.Row) *series.Row {
+	c := *r
+	c.Columns, c.Present, c.Values = slices.Clone(r.Columns), slices.Clone(r.Present), slices.Clone(r.Values)
+	c.Histograms, c.Exemplars, c.Starts = slices.Clone(r.Histograms), slices.Clone(r.Exemplars), slices.Clone(r.Starts)
+	return &c
+}
+
+// guard returns the pipeline that says what readers leave of a site's rows.
+func (d *Deposits) guard(site string) *pipeline.Pipeline {
+	config, generation := d.hub.configured()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if generation > d.generation {
+		d.generation = generation
+		d.guards.reload(config)
+	}
+	d.lane(site) // with which it goes
+	g := d.guards.sites[site]
+	if g == nil {
+		g = newGuard(d.guards.make(site))
+		d.guards.sites[site] = g
+	}
+	return g.live
+}
+
 func (d *Deposits) admit(site string) error {
 	if config, _ := d.hub.configured(); !config.admits(site) {
 		return fmt.Errorf("deposit row of site %q: %w", site, telemeter.ErrNotAdmitted)
@@ -127,14 +183,20 @@ func (d *Deposits) admit(site string) error {
 func (d *Deposits) enter(site string, w *deposit) *depositLane {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	l := d.lane(site)
+	l.callers++
+	l.waiting = append(l.waiting, w)
+	return l
+}
+
+// lane returns that of a site. The caller holds mu.
+func (d *Deposits) lane(site string) *depositLane {
 	l := d.lanes[site]
 	if l == nil {
 		d.evict()
-		l = &depositLane{turn: make(chan struct{}, 1), depositor: d.depositor(site)}
+		l = &depositLane{turn: make(chan struct{}, 1), depositor: d.depositor(site), used: d.hub.now()}
 		d.lanes[site] = l
 	}
-	l.callers++
-	l.waiting = append(l.waiting, w)
 	return l
 }
 
@@ -169,14 +231,24 @@ func (d *Deposits) evict() {
 			oldest = site
 		}
 	}
-	delete(d.lanes, oldest)
+	d.drop(oldest)
+}
+
+// drop drops the lane of a site. The caller holds mu.
+func (d *Deposits) drop(site string) {
+	delete(d.lanes, site)
+	delete(d.guards.sites, site)
 }
 
 // expire drops the lanes that nobody used for a while.
 func (d *Deposits) expire(now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	maps.DeleteFunc(d.lanes, func(_ string, l *depositLane) bool { return l.callers == 0 && now.Sub(l.used) > depositIdle })
+	for site, l := range d.lanes {
+		if l.callers == 0 && now.Sub(l.used) > depositIdle {
+			d.drop(site)
+		}
+	}
 }
 
 // round stores for all that wait. The caller has the turn, and may go away meanwhile.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/bus/bustest"
+	"github.com/thalweg/thalweg/internal/pipeline"
 	"github.com/thalweg/thalweg/internal/series"
 	"github.com/thalweg/thalweg/internal/telemeter"
 )
@@ -88,6 +89,48 @@ func purge(t *testing.T, server *bustest.Server, subject string) {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What is beyond the limits of a site is not stored, and its sender is told; readers have nothing more to refuse.
+func TestDepositsWithinLimits(t *testing.T) {
+	server := bustest.NewServer(t)
+	c := startHub(t, bustest.Hub(t, server), func(c *Config) { c.Limits.Series = 1000 })
+	f := func(n, want int) {
+		t.Helper()
+		row, refused := pushed(c, n, 1), 0
+		left, err := c.Deposits().Filter("a", []*series.Row{row}, func(r *series.Row, column uint32, why pipeline.Reason) {
+			if refused++; r != row || why != pipeline.OverSeries {
+				t.Errorf("column %d is refused because of %q", column, why)
+			}
+		})
+		if err == nil {
+			err = c.Deposits().Commit(t.Context(), "a", left)
+		}
+		if err != nil || refused != want {
+			t.Errorf("%d samples are refused, want %d: %v", refused, want, err)
+		}
+	}
+	f(200, 0)
+	f(1200, 200)
+	f(5000, 4000)
+	c.rows(t, "a", 3)
+	if s := c.site("a"); s.Usage.Held != 0 || c.series() != 1000 || s.Missing.Total() != 0 {
+		t.Errorf("readers refuse %d series and have %d, %d rows are missing", s.Usage.Held, c.series(), s.Missing.Total())
+	}
+	config, _ := c.configured()
+	config.Limits.Series, config.Limits.SamplesPerSecond = 400, 5
+	if err := c.Apply(*config); err != nil {
+		t.Fatal(err)
+	}
+	f(400, 0) // beyond the rate, which readers let in, too
+	c.rows(t, "a", 4)
+	if s := c.site("a"); len(s.Refused()) != 0 || s.Missing.Total() != 0 {
+		t.Errorf("readers refuse %v, %d rows are missing", s.Refused(), s.Missing.Total())
+	}
+	_, err := c.Deposits().Filter("a", []*series.Row{pushed(c, 1, 1)}, func(*series.Row, uint32, pipeline.Reason) { t.Error("a sample is refused") })
+	if early, ok := errors.AsType[*pipeline.EarlyError](err); !ok || early.Wait < time.Second {
+		t.Errorf("samples beyond the rate: %v", err)
 	}
 }
 

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"log/slog"
+	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -17,6 +18,7 @@ type guards struct {
 	catalog *series.Catalog
 	log     *slog.Logger
 	refused func(pipeline.Reason) // counts a series
+	burst   time.Duration         // of samples; 0: pipeline.DefaultBurst
 	sites   map[string]*guard
 }
 
@@ -80,7 +82,7 @@ func (g *guards) options(site string) pipeline.Options {
 	return pipeline.Options{
 		Catalog: g.catalog, Match: []pipeline.Selection{g.selection(site, g.config.Match), g.selection(site, g.config.Sites[site].Match)},
 		Always: pipeline.AlwaysPass("thalweg"), RequiredLabels: g.config.RequiredLabels, Limits: limits.Limits, MaxSources: limits.Sources,
-		OnDrop: g.refused,
+		Burst: g.burst, OnDrop: g.refused,
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/thalweg/thalweg/internal/federate"
 	"github.com/thalweg/thalweg/internal/pipeline"
 	"github.com/thalweg/thalweg/internal/receive"
+	"github.com/thalweg/thalweg/internal/remotewrite"
 	"github.com/thalweg/thalweg/internal/scrape"
 	"github.com/thalweg/thalweg/internal/series"
 	"github.com/thalweg/thalweg/internal/store"
@@ -139,37 +140,25 @@ func (r *edgeRole) sink(row *series.Row) error {
 	return r.pipeline.Apply(row, time.Now().UnixMilli(), r.accept)
 }
 
-// overLimitWait is when senders should come again whose rows were beyond the limits of the edge.
-const overLimitWait = 15 * time.Second
-
-// commit takes rows for which a sender waits, until they are in the outbox. What limits refuse is counted and logged by
-// the pipeline, as of other inputs; the sender is told if nothing was left.
+// commit takes rows for which a sender waits, until they are in the outbox.
 func (r *edgeRole) commit(ctx context.Context, _ string, rows []*series.Row) error {
-	var beyond error
-	refused := 0
+	var excess remotewrite.Excess
 	err := r.edge.Commit(ctx, func(sink series.Sink) error {
-		now := time.Now().UnixMilli()
-		for _, row := range rows {
-			err := r.pipeline.Apply(row, now, func(row *series.Row) error {
-				if err := sink(row); err != nil {
-					return err
-				}
-				if err := r.show(row); err != nil { // which is no reason for the sender to come again
-					r.repeats.Log(slog.LevelWarn, "show", "row that was sent is not on /federate", slog.Any("err", err))
-				}
-				return nil
-			})
-			if _, ok := errors.AsType[*pipeline.RefusedError](err); ok {
-				beyond = err
-				refused++
-			} else if err != nil {
+		return r.pipeline.ApplyAll(rows, time.Now().UnixMilli(), func(row *series.Row) error {
+			if err := sink(row); err != nil {
 				return err
 			}
-		}
-		return nil
+			if err := r.show(row); err != nil { // which is no reason for the sender to come again
+				r.repeats.Log(slog.LevelWarn, "show", "row that was sent is not on /federate", slog.Any("err", err))
+			}
+			return nil
+		}, exceed(&excess))
 	})
-	if err == nil && refused > 0 && refused == len(rows) {
-		return &refusal{http.StatusTooManyRequests, overLimitWait, beyond}
+	if early, ok := errors.AsType[*pipeline.EarlyError](err); ok {
+		return tooEarly(early.Wait, err)
+	}
+	if err == nil && len(excess.Samples) > 0 {
+		return &excess
 	}
 	return err
 }

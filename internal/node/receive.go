@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/thalweg/thalweg/internal/config"
+	"github.com/thalweg/thalweg/internal/pipeline"
 	"github.com/thalweg/thalweg/internal/push"
 	"github.com/thalweg/thalweg/internal/receive"
 	"github.com/thalweg/thalweg/internal/remotewrite"
@@ -22,7 +23,8 @@ import (
 	"github.com/thalweg/thalweg/internal/web"
 )
 
-// commit takes rows of a site and returns when they are durable. An error may be a *refusal.
+// commit takes rows of a site and returns when they are durable. An error may be a *refusal, or a *remotewrite.Excess if some
+// samples were refused and all others are durable.
 type commit func(ctx context.Context, site string, rows []*series.Row) error
 
 // refusal is an error of commit that has an answer.
@@ -33,6 +35,25 @@ type refusal struct {
 }
 
 func (r *refusal) Unwrap() error { return r.error }
+
+const (
+	// overLimitWait is when it is worth while to push again what was beyond limits.
+	overLimitWait = 15 * time.Second
+	// longestWait bounds what senders are told to wait: limits may be raised meanwhile.
+	longestWait = time.Minute
+)
+
+// tooEarly refuses what came faster than it may, until there is room.
+func tooEarly(wait time.Duration, err error) error {
+	return &refusal{http.StatusTooManyRequests, min(max(wait, time.Second), longestWait), err}
+}
+
+// exceed notes samples that a pipeline refuses.
+func exceed(e *remotewrite.Excess) pipeline.Refused {
+	return func(row *series.Row, column uint32, why pipeline.Reason) {
+		e.Samples = append(e.Samples, remotewrite.ExcessSample{Row: row, Column: column, Limit: string(why)})
+	}
+}
 
 // receiver is what others write to an edge or a hub of this process.
 type receiver struct {
@@ -216,21 +237,37 @@ func groupsDir(c *config.Config, role receive.Role) string {
 	return filepath.Join(c.DataDir, "pushed-"+string(role))
 }
 
-// writeCommit is commit with the errors that remotewrite wants.
+// writeCommit is commit with the errors that remotewrite wants. Senders come again after 503, and for want of a setting
+// (retry_on_http_429) not after 429.
 func writeCommit(f commit) remotewrite.Commit {
 	return func(ctx context.Context, site string, rows []*series.Row) error {
 		err := f(ctx, site, rows)
 		if r, ok := errors.AsType[*refusal](err); ok {
-			return &remotewrite.Refusal{Status: r.status, RetryAfter: r.wait, Err: r.error}
+			status := r.status
+			if status == http.StatusTooManyRequests {
+				status = http.StatusServiceUnavailable
+			}
+			return &remotewrite.Refusal{Status: status, RetryAfter: r.wait, Err: r.error}
 		}
 		return err
 	}
 }
 
-// pushCommit is commit with the errors that push wants.
+// pushCommit is commit with the errors that push wants. A push is good if anything of it was taken: the rest stays in the
+// group, and travels when there is room.
 func pushCommit(f commit) push.Commit {
 	return func(ctx context.Context, site string, rows []*series.Row) error {
 		err := f(ctx, site, rows)
+		if e, ok := errors.AsType[*remotewrite.Excess](err); ok {
+			left := -len(e.Samples)
+			for _, row := range rows {
+				left += row.Samples()
+			}
+			if left > 0 {
+				return nil
+			}
+			return &push.Refusal{Status: http.StatusTooManyRequests, RetryAfter: overLimitWait, Err: err}
+		}
 		if r, ok := errors.AsType[*refusal](err); ok {
 			return &push.Refusal{Status: r.status, RetryAfter: r.wait, Err: r.error}
 		}
@@ -240,11 +277,20 @@ func pushCommit(f commit) push.Commit {
 
 // commit stores rows of a site without an edge in the stream.
 func (r *hubRole) commit(ctx context.Context, site string, rows []*series.Row) error {
-	err := r.hub.Deposits().Commit(ctx, site, rows)
+	var excess remotewrite.Excess
+	left, err := r.hub.Deposits().Filter(site, rows, exceed(&excess))
+	if err == nil {
+		err = r.hub.Deposits().Commit(ctx, site, left)
+	}
+	tooMany, areTooMany := errors.AsType[*pipeline.EarlyError](err)
 	early, isEarly := errors.AsType[*telemeter.EarlyError](err)
 	switch {
+	case err == nil && len(excess.Samples) > 0:
+		return &excess
+	case areTooMany:
+		return tooEarly(tooMany.Wait, err)
 	case isEarly:
-		return &refusal{http.StatusTooManyRequests, max(early.Wait, time.Second), err}
+		return tooEarly(early.Wait, err)
 	case errors.Is(err, telemeter.ErrTaken):
 		return &refusal{http.StatusConflict, 0, err}
 	case errors.Is(err, telemeter.ErrNotAdmitted):

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -13,6 +14,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/thalweg/thalweg/internal/config"
+	"github.com/thalweg/thalweg/internal/push"
+	"github.com/thalweg/thalweg/internal/remotewrite"
 	"github.com/thalweg/thalweg/internal/series"
 	"github.com/thalweg/thalweg/internal/telemetry"
 )
@@ -58,9 +61,9 @@ func TestWhereSendersMayWrite(t *testing.T) {
 	f("hub", "pushgateway: true, tokens_file: "+tokens+"x", loopback, "", "start hub: read tokens_file")
 }
 
-// An edge answers a sender when its rows are in the outbox, and tells it to come again if its limits leave nothing of them.
+// An edge answers a sender when its rows are in the outbox. It says what its limits refuse, and when to come again.
 func TestCommitAtAnEdge(t *testing.T) {
-	n := start(t, fmt.Sprintf("site: a\ndata_dir: %q\nnats: {embedded: {listen: '127.0.0.1:0'}}\nedge: {self: false, limits: {samples_per_second: 10}, receive: {remote_write: true}}\n", t.TempDir()))
+	n := start(t, fmt.Sprintf("site: a\ndata_dir: %q\nnats: {embedded: {listen: '127.0.0.1:0'}}\nedge: {self: false, limits: {samples_per_second: 10, series_per_source: 100}, receive: {remote_write: true}}\n", t.TempDir()))
 	rows := func(width, count int) (list []*series.Row) {
 		var columns []series.Column
 		for i := range width {
@@ -81,11 +84,32 @@ func TestCommitAtAnEdge(t *testing.T) {
 	if n := len(n.edge.store.Sources("a")); n != 2 {
 		t.Errorf("%d sources are served, want 2", n)
 	}
-	if err := n.edge.commit(t.Context(), "", rows(100_000, 1)); err != nil { // the last one for long
-		t.Fatal(err)
+	err := writeCommit(n.edge.commit)(t.Context(), "", rows(100_000, 1)) // the last one for long
+	if e, ok := errors.AsType[*remotewrite.Excess](err); !ok || len(e.Samples) != 100_000-100 || e.Samples[0].Limit != "series_per_source" {
+		t.Errorf("a source with too many series: %v", err)
 	}
-	err := n.edge.commit(t.Context(), "", rows(1, 2))
-	if r, ok := errors.AsType[*refusal](err); !ok || r.status != http.StatusTooManyRequests || r.wait <= 0 {
-		t.Errorf("beyond the limit: %v", err)
+	early, ok := errors.AsType[*remotewrite.Refusal](writeCommit(n.edge.commit)(t.Context(), "", rows(1, 2)))
+	if !ok || early.Status != http.StatusServiceUnavailable || early.RetryAfter != time.Minute {
+		t.Errorf("beyond the rate: %+v", early)
 	}
+	pushed, ok := errors.AsType[*push.Refusal](pushCommit(n.edge.commit)(t.Context(), "", rows(1, 1)))
+	if !ok || pushed.Status != http.StatusTooManyRequests {
+		t.Errorf("a push beyond the rate: %+v", pushed)
+	}
+}
+
+// A push is refused only if limits leave nothing of it.
+func TestPushBeyondLimits(t *testing.T) {
+	row := &series.Row{Source: &series.Source{Key: "a"}, Values: make([]float64, 2)}
+	f := func(beyond int, want string) {
+		t.Helper()
+		err := pushCommit(func(context.Context, string, []*series.Row) error {
+			return &remotewrite.Excess{Samples: []remotewrite.ExcessSample{{Row: row, Limit: "series"}, {Row: row, Limit: "series", Column: 1}}[:beyond]}
+		})(t.Context(), "", []*series.Row{row})
+		if got := fmt.Sprint(err); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	f(1, "<nil>")
+	f(2, `2 samples are beyond limits, the first one beyond "series"`)
 }

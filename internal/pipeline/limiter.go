@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// sampleBurst is how long a site may have saved up samples for: a few rounds of scrapes.
-	sampleBurst = 2 * time.Minute
+	// DefaultBurst is how long a site may have saved up samples for: a few rounds of scrapes.
+	DefaultBurst = 2 * time.Minute
 	// newFor is how long a series must have been away to count as new again, at least, and how long a pipeline takes
 	// everything for known that limits.series has room for.
 	newFor = time.Hour
@@ -24,6 +24,7 @@ func (l *Limits) counted() bool {
 type limiter struct {
 	mu     sync.Mutex
 	limits Limits
+	burst  time.Duration
 	clock  clock
 
 	active  int // series alive
@@ -38,8 +39,8 @@ type limiter struct {
 	period           int64 // number of the period
 }
 
-func newLimiter(l Limits) *limiter {
-	x := &limiter{limits: l, counts: map[Reason]uint64{}, left: map[uint64]struct{}{}}
+func newLimiter(l Limits, burst time.Duration) *limiter {
+	x := &limiter{limits: l, burst: burst, counts: map[Reason]uint64{}, left: map[uint64]struct{}{}}
 	x.samples.level = x.sampleCapacity()
 	x.fresh.level = x.freshCapacity()
 	return x
@@ -50,7 +51,7 @@ func (x *limiter) setLimits(l Limits) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.limits.SamplesPerSecond == 0 {
-		x.samples.level = float64(l.SamplesPerSecond) * sampleBurst.Seconds()
+		x.samples.level = float64(l.SamplesPerSecond) * x.burst.Seconds()
 	}
 	if x.limits.NewSeriesPerHour == 0 {
 		x.fresh.level = float64(l.NewSeriesPerHour)
@@ -60,7 +61,7 @@ func (x *limiter) setLimits(l Limits) {
 }
 
 func (x *limiter) sampleCapacity() float64 {
-	return float64(x.limits.SamplesPerSecond) * sampleBurst.Seconds()
+	return float64(x.limits.SamplesPerSecond) * x.burst.Seconds()
 }
 
 // freshCapacity is how many new series may come at once.

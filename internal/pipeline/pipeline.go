@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -31,6 +32,8 @@ type Options struct {
 	RequiredLabels map[string]string
 	// Limits of all sources together.
 	Limits Limits
+	// Burst is how long samples may be saved up for, below Limits.SamplesPerSecond. It is not reloaded. Zero: DefaultBurst.
+	Burst time.Duration
 	// MaxSources bounds the sources. The rows of further ones are refused. Zero: DefaultMaxSources.
 	MaxSources int
 	// Anonymize, if not nil, makes the pseudonyms that leave. Pseudonymized, if not nil, is called with the values that it
@@ -80,7 +83,7 @@ func New(o Options) (*Pipeline, error) {
 	if o.Catalog == nil {
 		return nil, errors.New("new pipeline: no catalog")
 	}
-	p := &Pipeline{catalog: o.Catalog, limiter: newLimiter(o.Limits), sources: map[string]*mapping{}}
+	p := &Pipeline{catalog: o.Catalog, limiter: newLimiter(o.Limits, cmp.Or(o.Burst, DefaultBurst)), sources: map[string]*mapping{}}
 	if p.onDrop = o.OnDrop; p.onDrop == nil {
 		p.metrics = newMetrics(p)
 		p.onDrop = func(r Reason) { p.metrics.dropped.WithLabelValues(string(r)).Inc() }

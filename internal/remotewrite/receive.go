@@ -286,7 +286,7 @@ func (b *requestBody) decompress(limit int) error {
 	return nil
 }
 
-// commit makes the rows of a plan durable. If that fails the site forgets that they were there.
+// commit makes the rows of a plan durable, but for what is beyond limits. If that fails the site forgets that they were there.
 func (r *Receiver) commit(ctx context.Context, site string, p *plan) (err error) {
 	landed := false
 	defer func() { p.land(landed) }()
@@ -294,7 +294,10 @@ func (r *Receiver) commit(ctx context.Context, site string, p *plan) (err error)
 		// A sender that goes away now sends the same again, and may as well find it stored.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 		defer cancel()
-		if err := r.options.Commit(ctx, site, p.rows); err != nil {
+		err := r.options.Commit(ctx, site, p.rows)
+		if e, ok := errors.AsType[*Excess](err); ok {
+			p.exceed(e)
+		} else if err != nil {
 			return err
 		}
 	}

@@ -24,11 +24,13 @@ const (
 	outOfBounds                // too far ahead
 	kindChanged                // its series changes between floats and histograms too often
 	overSeries                 // no room for another series
+	overLimit                  // Commit says so
 	reasons
 )
 
 var reasonNames = [reasons]string{
 	"labels", "symbols", "histogram", "exemplar", "no_samples", "out_of_order", "duplicate", "out_of_bounds", "kind_changed", "series_limit",
+	"limits",
 }
 
 // words are those of Prometheus, which some senders look for.

@@ -2,6 +2,7 @@ package remotewrite_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -18,6 +19,7 @@ import (
 	"github.com/prometheus/prometheus/prompb"
 
 	"github.com/thalweg/thalweg/internal/remotewrite"
+	"github.com/thalweg/thalweg/internal/series"
 )
 
 func TestReceiverLooksAtTheHeaderFirst(t *testing.T) {
@@ -306,6 +308,60 @@ func TestReceiverForgetsWhatWasNotStored(t *testing.T) {
 		in.fail = nil
 		in.expectOK(post(in, at(2, 3, "old"), at(1, 1, "new")))
 		in.stored(map[string][]string{`{__name__="old"}`: {"1@1", "3@2"}, `{__name__="new"}`: {"1@1"}})
+	}
+}
+
+// What is beyond a limit behind the receiver is not written, and the sender is told; if it comes again, it is refused again
+// until there is room.
+func TestReceiverTellsWhatIsBeyondLimits(t *testing.T) {
+	for version, post := range posts {
+		limited := true
+		in := newInbox(t, func(o *remotewrite.ReceiverOptions) {
+			commit := o.Commit
+			o.Commit = func(ctx context.Context, site string, rows []*series.Row) error {
+				var e remotewrite.Excess
+				var kept []*series.Row
+				for _, row := range rows {
+					left := *row
+					left.Columns, left.Values, left.Histograms, left.Exemplars = nil, nil, nil, nil
+					for j, column := range row.Columns {
+						if limited && strings.HasPrefix(row.Schema.Column(int(column)).Labels.Get("__name__"), "beyond") {
+							e.Samples = append(e.Samples, remotewrite.ExcessSample{Row: row, Column: column, Limit: "series"})
+							continue
+						}
+						left.Columns, left.Values = append(left.Columns, column), append(left.Values, row.Values[j])
+					}
+					if left.Columns != nil {
+						kept = append(kept, &left)
+					}
+				}
+				if err := commit(ctx, site, kept); err != nil || len(e.Samples) == 0 {
+					return err
+				}
+				return fmt.Errorf("commit: %w", &e)
+			}
+		})
+		counts := func(n ...int) []int {
+			if version == "1.0" {
+				return nil
+			}
+			return n
+		}
+		list := []scraped{
+			at(1, 1, "beyond"), at(1, 1, "within", "job", "j"), at(2, 1, "beyond"),
+			{labels: []string{"__name__", "beyond_h"}, histograms: []prompb.Histogram{ih(1, buckets(1, 1, 2))}, exemplars: []prompb.Exemplar{exemplar(1, 1, "a", "b")}},
+		}
+		const text = `beyond the limit series for series {__name__="beyond"}`
+		in.expect(post(in, list...), 400, text, counts(1, 0, 0)...)
+		in.expect(post(in, list...), 400, text, counts(1, 0, 0)...) // it is known again
+		in.expect(post(in, list[:2]...), 400, text, counts(1, 0, 0)...)
+		in.stored(map[string][]string{`{__name__="within", job="j"}`: {"1@1"}})
+		if got := in.metric("refused_total", "limits"); got != 3+3+1 {
+			t.Errorf("%v refused samples are counted", got)
+		}
+		limited = false
+		in.expect(post(in, list[0], list[2]), 204, "", counts(2, 0, 0)...)
+		in.stored(map[string][]string{`{__name__="beyond"}`: {"1@1", "1@2"}})
 	}
 }
 
