@@ -41,6 +41,8 @@ type Sender struct {
 
 	rows     int // since the last Flush
 	samples  int
+	origins  []sentRow    // by row
+	before   int          // samples since the sender began, without those since the last Flush
 	refusals []refusal    // of rows that were not even encoded
 	metadata time.Time    // when the next is due
 	newest   atomic.Int64 // in ms
@@ -77,7 +79,7 @@ func (s *Sender) begin() {
 	s.settings, s.message, s.conflicts = current, message, nil
 	s.shards = s.shards[:0]
 	for range current.config.QueueConfig.MaxShards {
-		s.shards = append(s.shards, &shard{sender: s, encoder: current.encoder(message)})
+		s.shards = append(s.shards, &shard{sender: s, encoder: current.encoder(message), suspects: map[uint64]*suspect{}})
 	}
 	s.metrics.shards.Set(float64(len(s.shards)))
 }
@@ -89,6 +91,10 @@ func (s *Sender) Row(site string, row *series.Row) {
 	}
 	number := s.rows
 	s.rows++
+	d := xxhash.NewWithSeed(xxhash.Sum64String(site))
+	d.WriteString(row.Source.Key)
+	source := d.Sum64()
+	s.origins = append(s.origins, sentRow{site, source, row.T})
 	switch {
 	case row.End: // what has ended got its markers; the encoder forgets it
 	case s.backfill && s.settings.outOfOrder == DropOutOfOrder:
@@ -104,9 +110,7 @@ func (s *Sender) Row(site string, row *series.Row) {
 		}
 	}
 	// All rows of a source go through one shard, whose requests go out one after the other.
-	d := xxhash.NewWithSeed(xxhash.Sum64String(site))
-	d.WriteString(row.Source.Key)
-	s.shards[d.Sum64()%uint64(len(s.shards))].encoder.Add(site, number, row)
+	s.shards[source%uint64(len(s.shards))].encoder.Add(site, number, row)
 	n := row.Samples()
 	s.samples += n
 	s.metrics.pending.Add(float64(n))
@@ -134,12 +138,23 @@ func (s *Sender) refuse(number int, row *series.Row, reason Loss, why string) {
 	s.refusals = append(s.refusals, refusal{number, row.Samples(), reason, why})
 }
 
+// mayRepeat reports whether the receiver may have rows of this batch: those that were under way when the last run of the
+// output ended, without a note that they had arrived. They come first, and were one batch.
+func (s *Sender) mayRepeat() bool {
+	return !s.backfill && s.before < s.fullSamples()
+}
+
+// fullSamples is how many samples are enough for every shard to send a request.
+func (s *Sender) fullSamples() int {
+	return len(s.shards) * s.settings.config.QueueConfig.MaxSamplesPerSend
+}
+
 // Full reports whether there is enough for every shard to send a request.
 func (s *Sender) Full() bool {
 	if s.rows == 0 {
 		return false
 	}
-	if s.samples >= len(s.shards)*s.settings.config.QueueConfig.MaxSamplesPerSend || s.rows >= maxBatchRows {
+	if s.samples >= s.fullSamples() || s.rows >= maxBatchRows {
 		return true
 	}
 	bytes := 0
@@ -170,6 +185,7 @@ func (s *Sender) Flush(ctx context.Context, refused func(row, samples int, why s
 		s.refusals = append(s.refusals, sh.refusals...)
 	}
 	s.countLost()
+	s.countRepeated()
 	s.tell(refused)
 	s.sendMetadata(ctx)
 	return true, nil
@@ -178,11 +194,13 @@ func (s *Sender) Flush(ctx context.Context, refused func(row, samples int, why s
 // clear makes room for the next batch.
 func (s *Sender) clear() {
 	s.metrics.pending.Set(0)
-	s.rows, s.samples = 0, 0
+	s.before += s.samples
+	s.rows, s.samples, s.origins = 0, 0, s.origins[:0]
 	s.refusals = s.refusals[:0]
 	cached := 0
 	for _, sh := range s.shards {
-		sh.err, sh.refusals = nil, sh.refusals[:0]
+		sh.err, sh.refusals, sh.repeated = nil, sh.refusals[:0], repetition{}
+		sh.forgetSuspects(s.w.now())
 		cached += sh.encoder.Stats().Bytes
 	}
 	s.metrics.cached.Set(float64(cached))
@@ -226,6 +244,21 @@ func (s *Sender) countLost() {
 	}
 }
 
+// countRepeated counts what was refused and may have arrived before, and says so.
+func (s *Sender) countRepeated() {
+	var sum repetition
+	for _, sh := range s.shards {
+		sum.samples += sh.repeated.samples
+		sum.words = cmp.Or(sh.repeated.words, sum.words)
+	}
+	if sum.samples == 0 {
+		return
+	}
+	s.metrics.repeated.Add(float64(sum.samples))
+	s.w.log.Warn("receiver refuses samples that were under way when this output ended last; they may have arrived then, and are no gap",
+		"samples", sum.samples, "answer", sum.words)
+}
+
 // sendMetadata sends what 1.0 says apart of samples, if it is time to. Nothing depends on it: what does not get through
 // is said again at the next time.
 func (s *Sender) sendMetadata(ctx context.Context) {
@@ -234,12 +267,14 @@ func (s *Sender) sendMetadata(ctx context.Context) {
 		return
 	}
 	s.metadata = s.w.now().Add(time.Duration(c.SendInterval))
-	for _, sh := range s.shards {
-		for _, r := range sh.encoder.Metadata() {
-			if a := sh.post(ctx, s.w.settings.Load(), &r, 0); a.verdict != verdictTaken {
-				return
-			}
-			s.metrics.metadata.Add(float64(r.Metadata))
+	encoders := make([]*writeproto.Encoder, len(s.shards))
+	for i, sh := range s.shards {
+		encoders[i] = sh.encoder
+	}
+	for _, r := range writeproto.MetadataRequests(c.MaxSamplesPerSend, encoders...) {
+		if a := s.shards[0].post(ctx, s.w.settings.Load(), &r, 0); a.verdict != verdictTaken {
+			return
 		}
+		s.metrics.metadata.Add(float64(r.Metadata))
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -91,62 +90,6 @@ func TestFull(t *testing.T) {
 	}
 }
 
-// TestOneBadRow has a receiver that refuses everything for the sake of one source, as Prometheus does with 1.0: only that
-// one is lost.
-func TestOneBadRow(t *testing.T) {
-	var mu sync.Mutex
-	taken := map[string]int{}
-	p := newPeer(t, func(_ int, r *peerRequest, w http.ResponseWriter) {
-		mu.Lock()
-		defer mu.Unlock()
-		if slices.ContainsFunc(r.samples, func(x peerSample) bool { return strings.Contains(x.labels, `"bad"`) }) {
-			http.Error(w, "label bad is bad", http.StatusBadRequest)
-			return
-		}
-		for _, x := range r.samples {
-			taken[x.labels]++
-		}
-		take(r, w)
-	})
-	o := newOut(t, p.url, "queue_config: {max_shards: 1}")
-	s := o.NewSender(false)
-	for k := range 40 {
-		key := fmt.Sprint("k", k)
-		if k == 17 {
-			key = "bad"
-		}
-		s.Row(fmt.Sprint("site", k), o.row(key, sendStart, 1, 2))
-	}
-	expect(t, "lost", fmt.Sprint(o.flush(s)), "[{17 2 label bad is bad}]")
-	expect(t, "series", len(taken), 39*2)
-	for l, n := range taken {
-		if n != 1 {
-			t.Errorf("%s came %d times", l, n)
-		}
-	}
-	if n := len(p.all()); n > 2*maxParts {
-		t.Errorf("%d requests", n)
-	}
-}
-
-// TestManyBadRows bounds the requests that are made to find what can be taken.
-func TestManyBadRows(t *testing.T) {
-	p := newPeer(t, func(_ int, _ *peerRequest, w http.ResponseWriter) { http.Error(w, "no", http.StatusBadRequest) })
-	o := newOut(t, p.url, "queue_config: {max_shards: 1}")
-	s := o.NewSender(false)
-	for k := range 500 {
-		s.Row("a", o.row(fmt.Sprint("k", k), sendStart, 1, 2))
-	}
-	lost := o.flush(s)
-	expect(t, "lost", len(lost), 500)
-	for i, l := range lost {
-		expect(t, "row", l, loss{i, 2, "no"})
-	}
-	if n := len(p.all()); n > maxParts {
-		t.Errorf("%d requests", n)
-	}
-}
-
 // TestTooLarge has a receiver that takes small requests only.
 func TestTooLarge(t *testing.T) {
 	p := newPeer(t, func(_ int, r *peerRequest, w http.ResponseWriter) {
@@ -201,23 +144,6 @@ func TestWroteLess(t *testing.T) {
 	expect(t, "sent", o.value("thalweg_remote_write_samples_total", "lane", "live"), 3)
 }
 
-// TestTookNone has a receiver of 2.0 that looks at every sample, and takes none: it is not asked about parts.
-func TestTookNone(t *testing.T) {
-	p := newPeer(t, func(_ int, _ *peerRequest, w http.ResponseWriter) {
-		w.Header().Set("X-Prometheus-Remote-Write-Samples-Written", "0")
-		http.Error(w, "out of bounds for series x\nout of bounds for series y", http.StatusBadRequest)
-	})
-	o := newOut(t, p.url, v2)
-	s := o.NewSender(true)
-	for i := range 10 {
-		s.Row("a", o.row("k", sendStart+int64(i), 1, 2))
-	}
-	expect(t, "lost", len(o.flush(s)), 10)
-	expect(t, "requests", len(p.all()), 1)
-	expect(t, "late", o.value("thalweg_remote_write_failed_samples_total", "lane", "backfill", "reason", "late"), 20)
-	expect(t, "refuses", o.value("thalweg_remote_write_refuses_backfill"), 1)
-}
-
 // TestFallback meets receivers that do not know 2.0: one says so, the other takes a request of 2.0 for an empty one.
 // Nothing is lost, and 2.0 is tried again after an hour.
 func TestFallback(t *testing.T) {
@@ -268,95 +194,6 @@ func TestFallback(t *testing.T) {
 		}
 		expect(t, "samples of 1.0", len(got), 4*6)
 		expect(t, "samples", o.value("thalweg_remote_write_samples_total", "lane", "live"), 4*6)
-	}
-}
-
-// lateReceiver takes nothing of before a time.
-func lateReceiver(from *int64) func(int, *peerRequest, http.ResponseWriter) {
-	var mu sync.Mutex
-	return func(_ int, r *peerRequest, w http.ResponseWriter) {
-		mu.Lock()
-		defer mu.Unlock()
-		if slices.ContainsFunc(r.samples, func(x peerSample) bool { return x.t < *from }) {
-			http.Error(w, "out of order sample", http.StatusBadRequest)
-			return
-		}
-		take(r, w)
-	}
-}
-
-// TestRefusesLate has a receiver without an out-of-order window: live rows go through, and what is late is refused,
-// mostly without asking, until the receiver takes it.
-func TestRefusesLate(t *testing.T) {
-	from := int64(sendStart)
-	p := newPeer(t, lateReceiver(&from))
-	o := newOut(t, p.url, "queue_config: {max_shards: 1}")
-	live, backfill := o.NewSender(false), o.NewSender(true)
-	late := func(at int64) (requests, refused int) {
-		t.Helper()
-		before := len(p.all())
-		backfill.Row("a", o.row("k", at, 1, 2))
-		for _, l := range o.flush(backfill) {
-			expect(t, "why", l.why, "out of order sample")
-			refused += l.samples
-		}
-		return len(p.all()) - before, refused
-	}
-	check := func(at int64, requests, refused int) {
-		t.Helper()
-		r, n := late(at)
-		expect(t, "requests", r, requests)
-		expect(t, "refused", n, refused)
-	}
-	expect(t, "refuses", o.value("thalweg_remote_write_refuses_backfill"), 0)
-	check(sendStart-600_000, 1, 2)
-	expect(t, "refuses", o.value("thalweg_remote_write_refuses_backfill"), 1)
-	expect(t, "status", o.Status().RefusesBackfill, "out of order sample")
-	for i := range int64(5) {
-		check(sendStart-600_000+i, 0, 2)
-	}
-	expect(t, "failed", o.value("thalweg_remote_write_failed_samples_total", "lane", "backfill", "reason", "late"), 12)
-	live.Row("a", o.row("k", sendStart, 1, 2))
-	expect(t, "lost", len(o.flush(live)), 0)
-
-	// It is asked again after a while, and once the rows are newer.
-	o.add(probeEvery)
-	check(sendStart-600_000, 1, 2)
-	check(sendStart-600_000, 0, 2)
-	check(sendStart-600_000+probeEvery.Milliseconds(), 1, 2)
-	check(sendStart-600_000+probeEvery.Milliseconds(), 0, 2)
-
-	// It gets a window.
-	from = 0
-	check(sendStart-600_000, 0, 2)
-	o.add(probeEvery)
-	check(sendStart-600_000, 1, 0)
-	expect(t, "refuses", o.value("thalweg_remote_write_refuses_backfill"), 0)
-	check(sendStart-600_000, 1, 0)
-	expect(t, "status", o.Status().RefusesBackfill, "")
-}
-
-// TestWindow has a receiver that takes what is not too late: of a backlog that is longer than its window, it gets the
-// later part.
-func TestWindow(t *testing.T) {
-	from := int64(sendStart - 30*60_000)
-	p := newPeer(t, lateReceiver(&from))
-	o := newOut(t, p.url, "queue_config: {max_shards: 1}")
-	s := o.NewSender(true)
-	lost := 0
-	for at := int64(sendStart - 60*60_000); at < sendStart; at += 15_000 {
-		s.Row("a", o.row("k", at, 1))
-		s.Row("b", o.row("k", at, 1))
-		if s.rows == 20 {
-			lost += len(o.flush(s))
-		}
-	}
-	lost += len(o.flush(s))
-	if n := lost - 2*30*4; n < 0 || n > 20 {
-		t.Errorf("%d rows are lost, of which %d would have been taken", lost, n)
-	}
-	if n := len(p.all()); n > 12+30+maxParts {
-		t.Errorf("%d requests", n)
 	}
 }
 

@@ -28,7 +28,7 @@ func Losses() []Loss {
 type SendMetrics struct {
 	samples, histograms, exemplars *prometheus.CounterVec
 	metadata                       *prometheus.CounterVec
-	failed                         *prometheus.CounterVec
+	failed, repeated               *prometheus.CounterVec
 	retries, bytes                 *prometheus.CounterVec
 	seconds                        *prometheus.HistogramVec
 	pending, newest, cached        *prometheus.GaugeVec
@@ -50,6 +50,7 @@ func NewSendMetrics() *SendMetrics {
 		exemplars:  counter("exemplars_total", "Exemplars that the receiver took.", "lane"),
 		metadata:   counter("metadata_total", "Families whose type, help and unit the receiver took, of 1.0; 2.0 says it with every series."),
 		failed:     counter("failed_samples_total", "Samples, histograms included, that did not get to the receiver for good, by reason.", "lane", "reason"),
+		repeated:   counter("repeated_samples_total", "Samples, histograms included, that were refused as out of order or duplicates and may have arrived before the output ended last.", "lane"),
 		retries:    counter("retries_total", "Requests that were sent again because no answer came, or one that says so.", "lane"),
 		bytes:      counter("bytes_total", "Bytes of bodies of requests, compressed, those sent again included.", "lane"),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -69,7 +70,7 @@ func NewSendMetrics() *SendMetrics {
 // Metrics returns what is to be registered.
 func (m *SendMetrics) Metrics() []prometheus.Collector {
 	return []prometheus.Collector{
-		m.samples, m.histograms, m.exemplars, m.metadata, m.failed, m.retries, m.bytes, m.seconds, m.pending, m.newest, m.cached,
+		m.samples, m.histograms, m.exemplars, m.metadata, m.failed, m.repeated, m.retries, m.bytes, m.seconds, m.pending, m.newest, m.cached,
 		m.shards, m.fallback, m.refusesBackfill,
 	}
 }
@@ -78,7 +79,7 @@ func (m *SendMetrics) Metrics() []prometheus.Collector {
 func (m *SendMetrics) forget(output string) {
 	of := prometheus.Labels{"output": output}
 	for _, v := range []interface{ DeletePartialMatch(prometheus.Labels) int }{
-		m.samples, m.histograms, m.exemplars, m.metadata, m.failed, m.retries, m.bytes, m.seconds, m.pending, m.newest, m.cached,
+		m.samples, m.histograms, m.exemplars, m.metadata, m.failed, m.repeated, m.retries, m.bytes, m.seconds, m.pending, m.newest, m.cached,
 		m.shards, m.fallback, m.refusesBackfill,
 	} {
 		v.DeletePartialMatch(of)
@@ -89,7 +90,7 @@ func (m *SendMetrics) forget(output string) {
 type senderMetrics struct {
 	samples, histograms, exemplars, metadata prometheus.Counter
 	failed                                   map[Loss]prometheus.Counter
-	retries, bytes                           prometheus.Counter
+	repeated, retries, bytes                 prometheus.Counter
 	seconds                                  prometheus.Observer
 	pending, newest, cached, shards          prometheus.Gauge
 }
@@ -98,7 +99,7 @@ func (m *SendMetrics) of(output, lane string) *senderMetrics {
 	s := &senderMetrics{
 		samples: m.samples.WithLabelValues(output, lane), histograms: m.histograms.WithLabelValues(output, lane),
 		exemplars: m.exemplars.WithLabelValues(output, lane), metadata: m.metadata.WithLabelValues(output),
-		failed:  map[Loss]prometheus.Counter{},
+		failed: map[Loss]prometheus.Counter{}, repeated: m.repeated.WithLabelValues(output, lane),
 		retries: m.retries.WithLabelValues(output, lane), bytes: m.bytes.WithLabelValues(output, lane),
 		seconds: m.seconds.WithLabelValues(output, lane), pending: m.pending.WithLabelValues(output, lane),
 		newest: m.newest.WithLabelValues(output, lane), cached: m.cached.WithLabelValues(output, lane),

@@ -23,42 +23,40 @@ const (
 	histogramTime = 15
 )
 
-// split cuts a request between two of its rows into two of about the same size. It is false if there is only one row.
+// split divides a request in one of the rows for which first is true, by index, and one of the others. It is false if one
+// of them has no rows: then the other one is the request as it is.
 // An encoder writes one series for each sample, in the order of rows, so that nothing has to be encoded anew; the symbols
 // of 2.0 stand in both parts.
-func split(r *writeproto.Request) (first, second writeproto.Request, ok bool) {
-	if len(r.Rows) < 2 {
-		return first, second, false
-	}
-	rows, n := 1, r.Rows[0].Samples
-	for rows < len(r.Rows)-1 && n+r.Rows[rows].Samples <= (r.Samples+r.Histograms)/2 {
-		n += r.Rows[rows].Samples
-		rows++
-	}
-	body, err := snappy.Decode(nil, r.Body)
-	if err != nil {
-		return first, second, false
-	}
-	f := fieldsV1
-	if r.Message == writeproto.V2 {
-		f = fieldsV2
-	}
-	a := part{fields: f, request: writeproto.Request{Message: r.Message, Rows: r.Rows[:rows], Oldest: math.MaxInt64, Newest: math.MinInt64}}
-	b := part{fields: f, request: writeproto.Request{Message: r.Message, Rows: r.Rows[rows:], Oldest: math.MaxInt64, Newest: math.MinInt64}}
-	for number, field := range fieldsOf(body) {
-		switch {
-		case number != f.series:
-			a.body, b.body = append(a.body, field.whole...), append(b.body, field.whole...)
-		case a.request.Samples+a.request.Histograms < n:
-			a.add(field)
-		default:
-			b.add(field)
+func split(r *writeproto.Request, first func(i int) bool) (a, b writeproto.Request, ok bool) {
+	x, y := newPart(r), newPart(r)
+	series := make([]*part, 0, r.Samples+r.Histograms) // where each of them goes
+	for i, row := range r.Rows {
+		to := y
+		if first(i) {
+			to = x
+		}
+		to.request.Rows = append(to.request.Rows, row)
+		for range row.Samples {
+			series = append(series, to)
 		}
 	}
-	first, second = a.close(), b.close()
-	// Nothing is lost, whatever there was to read.
-	ok = first.Samples+first.Histograms == n && first.Samples+second.Samples == r.Samples && first.Histograms+second.Histograms == r.Histograms
-	return first, second, ok
+	if len(y.request.Rows) == 0 {
+		return *r, y.request, false
+	}
+	body, err := snappy.Decode(nil, r.Body)
+	if err != nil || len(x.request.Rows) == 0 || len(series) != r.Samples+r.Histograms {
+		return writeproto.Request{Message: r.Message}, *r, false
+	}
+	for number, field := range fieldsOf(body) {
+		switch {
+		case number != x.fields.series:
+			x.body, y.body = append(x.body, field.whole...), append(y.body, field.whole...)
+		case len(series) > 0:
+			series[0].add(field)
+			series = series[1:]
+		}
+	}
+	return x.close(), y.close(), true
 }
 
 // part is a part of a request under construction.
@@ -66,6 +64,14 @@ type part struct {
 	fields  fields
 	request writeproto.Request // all but its body
 	body    []byte
+}
+
+func newPart(of *writeproto.Request) *part {
+	p := &part{fields: fieldsV1, request: writeproto.Request{Message: of.Message, Oldest: math.MaxInt64, Newest: math.MinInt64}}
+	if of.Message == writeproto.V2 {
+		p.fields = fieldsV2
+	}
+	return p
 }
 
 // add appends a series.

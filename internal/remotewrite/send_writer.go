@@ -2,6 +2,7 @@ package remotewrite
 
 import (
 	"fmt"
+	"iter"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,8 @@ const (
 	fallbackFor = time.Hour
 	// probeEvery is how often a receiver that refuses rows that are late is tried again.
 	probeEvery = time.Minute
+	// maxLateSites bounds the sites of which is known that their late rows are refused.
+	maxLateSites = 10_000
 	// repeatEvery is how often a line that repeats is logged.
 	repeatEvery = time.Minute
 )
@@ -50,23 +53,16 @@ type Writer struct {
 	settings atomic.Pointer[settings]
 
 	mu       sync.Mutex
-	fallback time.Time // 1.0 is sent until then; zero if 2.0 was never refused
-	late     late
-	failing  error // of the last attempt
-}
-
-// late is what is known of how a receiver takes rows that are late.
-type late struct {
-	refused bool
-	newest  int64     // time of a row that was refused, in ms
-	probed  time.Time // when it was tried last
-	words   string    // of the receiver
+	fallback time.Time        // 1.0 is sent until then; zero if 2.0 was never refused
+	late     map[string]*late // by site
+	refusing bool             // for one of them at least
+	failing  error            // of the last attempt
 }
 
 // NewWriter returns a writer. It makes no connection.
 func NewWriter(o WriterOptions) (*Writer, error) {
 	w := &Writer{
-		name: o.Config.OutputName(), userAgent: "Thalweg/" + o.Version, now: o.Now, metrics: o.Metrics,
+		name: o.Config.OutputName(), userAgent: "Thalweg/" + o.Version, now: o.Now, metrics: o.Metrics, late: map[string]*late{},
 		log: o.Logger.With("output", o.Config.OutputName()),
 	}
 	if w.now == nil {
@@ -102,8 +98,8 @@ func (w *Writer) Apply(c Config, external labels.Labels, rules store.Config) err
 		w.metrics.fallback.WithLabelValues(w.name).Set(0)
 	}
 	if old.url != next.url {
-		w.late = late{}
-		w.metrics.refusesBackfill.WithLabelValues(w.name).Set(0)
+		clear(w.late)
+		w.setRefusing()
 	}
 	return nil
 }
@@ -120,7 +116,7 @@ type Status struct {
 	Message string // 1.0 or 2.0, which is sent at the moment
 	// Fallback says that the receiver did not understand 2.0.
 	Fallback bool
-	// RefusesBackfill quotes the receiver if it does not take rows that are late; else it is empty.
+	// RefusesBackfill quotes the receiver if there are sites of which it takes no rows that are late; else it is empty.
 	RefusesBackfill string
 	// Error of the last attempt to send; nil if it was answered for good.
 	Error error
@@ -135,8 +131,11 @@ func (w *Writer) Status() Status {
 	if message == writeproto.V2 {
 		status.Message = "2.0"
 	}
-	if w.late.refused {
-		status.RefusesBackfill = w.late.words
+	for _, l := range w.late {
+		if !l.takes {
+			status.RefusesBackfill = l.words
+			break
+		}
 	}
 	return status
 }
@@ -189,52 +188,82 @@ func (w *Writer) attempted(err error) {
 	w.failing = err
 }
 
-// trial is what to do with a request of the backfill feed.
-type trial uint8
-
-const (
-	trialSend  trial = iota
-	trialProbe       // send it, to find out whether the receiver takes what is late again
-	trialLeave       // it would be refused
-)
-
-// tryLate says what to do with a request of the backfill feed whose newest row has a time in ms: to send it, unless the
-// receiver refuses what is late; then only now and then. Words are those with which it refused.
-func (w *Writer) tryLate(newest int64) (t trial, words string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	now := w.now()
-	switch {
-	case !w.late.refused:
-		return trialSend, ""
-	case now.Sub(w.late.probed) >= probeEvery, newest >= w.late.newest+probeEvery.Milliseconds():
-		// A receiver with a window takes what is new enough: after a long outage, the later part of a backlog.
-		w.late.probed, w.late.newest = now, max(w.late.newest, newest)
-		return trialProbe, ""
-	}
-	return trialLeave, w.late.words
+// late is what is known of how a receiver takes rows of a site that are late.
+type late struct {
+	newest int64     // time of a row that was refused, in ms: what is older, or hardly newer, is refused as well
+	probed time.Time // when that was tried last
+	words  string    // of the receiver
+	takes  bool      // rows that are newer, since
 }
 
-// refusesLate notes that the receiver took nothing of a request of the backfill feed because it was late.
-func (w *Writer) refusesLate(newest int64, words string) {
+// tooLate reports whether a row of the backfill feed would be refused because it is late, and with which words. Now and
+// then such a row has to be tried. A receiver with a window takes what is new enough: of a backlog, the later part.
+func (w *Writer) tooLate(o *sentRow) (words string, late bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.late.refused {
+	l := w.late[o.site]
+	if l == nil || o.t >= l.newest+lateSpan.Milliseconds() || w.now().Sub(l.probed) >= probeEvery {
+		return "", false
+	}
+	return l.words, true
+}
+
+// isLate reports whether rows of a site were refused because they were late.
+func (w *Writer) isLate(site string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.late[site] != nil
+}
+
+// refusesLate notes that the receiver took none of the rows of a site up to a time, in ms, because they were late.
+func (w *Writer) refusesLate(site string, newest int64, words string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.late[site] == nil && len(w.late) >= maxLateSites {
+		clear(w.late) // they are found out again
+	}
+	if old := w.late[site]; old != nil {
+		newest = max(newest, old.newest)
+	}
+	w.late[site] = &late{newest: newest, probed: w.now(), words: words}
+	if !w.refusing {
 		w.log.Warn("receiver refuses rows that are late; they are a gap there until it takes them, live rows are not affected",
-			"answer", words, "tried_again_every", probeEvery)
+			"site", site, "answer", words, "tried_again_every", probeEvery)
 	}
-	w.late = late{refused: true, newest: max(w.late.newest, newest), probed: w.now(), words: words}
-	w.metrics.refusesBackfill.WithLabelValues(w.name).Set(1)
+	w.setRefusing()
 }
 
-// takesLate notes that the receiver took some of a request of the backfill feed.
-func (w *Writer) takesLate() {
+// takesLate notes that the receiver took rows of the backfill feed.
+func (w *Writer) takesLate(rows iter.Seq[*sentRow]) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.late.refused {
+	if len(w.late) == 0 {
 		return
 	}
-	w.late = late{}
-	w.metrics.refusesBackfill.WithLabelValues(w.name).Set(0)
-	w.log.Info("receiver takes rows that are late now")
+	for o := range rows {
+		switch l := w.late[o.site]; {
+		case l == nil:
+		case o.t <= l.newest:
+			delete(w.late, o.site)
+		default:
+			l.takes = true
+		}
+	}
+	if was := w.refusing; w.setRefusing() != was {
+		w.log.Info("receiver takes rows that are late now")
+	}
+}
+
+// setRefusing notes whether there is a site of which no late rows are taken. The caller holds mu.
+func (w *Writer) setRefusing() bool {
+	w.refusing = false
+	for _, l := range w.late {
+		w.refusing = w.refusing || !l.takes
+	}
+	gauge := w.metrics.refusesBackfill.WithLabelValues(w.name)
+	gauge.Set(0)
+	if w.refusing {
+		gauge.Set(1)
+	}
+	return w.refusing
 }

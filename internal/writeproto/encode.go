@@ -167,6 +167,9 @@ func (e *Encoder) addRange(s *source, row *series.Row, left *extras, i, end int)
 		}
 		v, isFloat := row.Values[i], columns[at].Kind == series.Float
 		h, exemplars, start := left.take(uint32(at))
+		if start > row.T {
+			start = 0 // it is none: 2.0 forbids what is behind its sample
+		}
 		switch {
 		case isFloat && len(exemplars) == 0 && start == 0:
 			e.putFloat(s, c, v)

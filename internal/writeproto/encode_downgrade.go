@@ -11,14 +11,15 @@ import (
 
 // Downgrade returns a request of 2.0, made by an encoder, as one of 1.0: for a receiver that turns out not to know 2.0.
 // Exemplars and native histograms go with it if they are wanted. Those with custom buckets, and all metadata, do not;
-// skipped counts histograms that did not. The result keeps nothing of r but its Rows. It may be larger than MaxBytes.
+// skipped counts histograms that did not. The result keeps nothing of r. It may be larger than MaxBytes.
 func (r *Request) Downgrade(exemplars, nativeHistograms bool) (down Request, skipped int, err error) {
 	raw, err := s2.Decode(nil, r.Body)
 	if err != nil {
 		return Request{}, 0, fmt.Errorf("downgrade a request: %w", err)
 	}
 	d := downgrade{exemplars: exemplars, histograms: nativeHistograms}
-	d.Message, d.Oldest, d.Newest, d.Rows = V1, r.Oldest, r.Newest, r.Rows
+	d.Message, d.Oldest, d.Newest = V1, r.Oldest, r.Newest
+	rows := rowsOf(r)
 	for len(raw) > 0 {
 		f, rest, err := cutField(raw)
 		if err != nil {
@@ -29,13 +30,42 @@ func (r *Request) Downgrade(exemplars, nativeHistograms bool) (down Request, ski
 		case fieldSymbols2:
 			d.symbols = append(d.symbols, f.bytes)
 		case fieldSeries2:
+			before := d.Samples + d.Histograms
 			if err := d.series(f.bytes); err != nil {
 				return Request{}, 0, fmt.Errorf("downgrade a request: %w", err)
 			}
+			d.count(rows(), d.Samples+d.Histograms-before)
 		}
 	}
 	d.Body = s2.EncodeSnappy(nil, d.body)
 	return d.Request, d.skipped, nil
+}
+
+// rowsOf returns a function that returns the row of each series of a request, one after the other; -1 behind the last.
+func rowsOf(r *Request) func() int {
+	i, n := 0, 0
+	return func() int {
+		for i < len(r.Rows) && n == r.Rows[i].Samples {
+			i, n = i+1, 0
+		}
+		if i == len(r.Rows) {
+			return -1
+		}
+		n++
+		return r.Rows[i].Row
+	}
+}
+
+// count notes that so many samples of a row are kept.
+func (d *downgrade) count(row, n int) {
+	last := len(d.Rows) - 1
+	switch {
+	case n == 0:
+	case last >= 0 && d.Rows[last].Row == row:
+		d.Rows[last].Samples += n
+	default:
+		d.Rows = append(d.Rows, RowPart{row, n})
+	}
 }
 
 // downgrade is a request of 1.0 that is made of one of 2.0.

@@ -2,6 +2,7 @@ package writeproto
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/klauspost/compress/s2"
@@ -17,12 +18,11 @@ const (
 	fieldMetaUnit = 5
 )
 
-// Metadata returns type, help and unit of the families of all series remembered as requests of 1.0, with MaxSamples
+// MetadataRequests returns type, help and unit of the families of all series that encoders remember as requests of 1.0, with most
 // entries at most, each family once: 1.0 knows one help of a name. (2.0 says them with every series.) The requests stay
 // valid.
-func (e *Encoder) Metadata() (requests []Request) {
-	families := e.cache.eachFamily()
-	for some := range slices.Chunk(families, e.options.MaxSamples) {
+func MetadataRequests(most int, encoders ...*Encoder) (requests []Request) {
+	for some := range slices.Chunk(eachFamily(encoders), most) {
 		var body []byte
 		for _, f := range some {
 			body = append(appendTag(body, fieldMeta1, wireBytes), 0)
@@ -43,9 +43,17 @@ func (e *Encoder) Metadata() (requests []Request) {
 }
 
 // eachFamily lists the families with a name of all series remembered, by name.
-func (c *cache) eachFamily() []series.Family {
+func eachFamily(encoders []*Encoder) []series.Family {
 	byName := map[string]series.Family{}
 	schemas := map[*series.Schema]bool{} // those of which nothing is dropped, which many sources have
+	for _, e := range encoders {
+		e.cache.addFamilies(byName, schemas)
+	}
+	return slices.SortedFunc(maps.Values(byName), func(a, b series.Family) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// addFamilies adds those of a cache, but for schemas that are known to add nothing.
+func (c *cache) addFamilies(byName map[string]series.Family, schemas map[*series.Schema]bool) {
 	for _, s := range c.sources {
 		if s.schema == nil || schemas[s.schema] {
 			continue
@@ -62,12 +70,6 @@ func (c *cache) eachFamily() []series.Family {
 		}
 		schemas[s.schema] = s.series == len(columns)
 	}
-	families := make([]series.Family, 0, len(byName))
-	for _, f := range byName {
-		families = append(families, f)
-	}
-	slices.SortFunc(families, func(a, b series.Family) int { return cmp.Compare(a.Name, b.Name) })
-	return families
 }
 
 // less decides between families of one name, so that the same one is chosen each time: rather one that says more.

@@ -3,7 +3,6 @@ package writeproto_test
 import (
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -450,74 +449,14 @@ func TestEncoderDropsEndedSources(t *testing.T) {
 	}
 }
 
-// TestDowngrade: a request of 2.0 says as 1.0 what one of 1.0 says.
-func TestDowngrade(t *testing.T) {
-	for _, all := range []bool{false, true} {
-		o := optionsOf["v2"]
-		e := writeproto.NewEncoder(o)
-		o.Message, o.Exemplars, o.NativeHistograms = writeproto.V1, all, all
-		oracle := newOracle(o)
-		w := seriestest.New(5)
-		var want []string
-		for i := range 300 {
-			row := w.Row()
-			for _, x := range oracle.row("s", row) {
-				want = append(want, x.String())
-			}
-			e.Add("s", i, row)
-		}
-		var got []string
-		skipped := 0
-		for _, r := range e.Close() {
-			down, n, err := r.Downgrade(all, all)
-			if err != nil {
-				t.Fatal(err)
-			}
-			entries := decode(t, &down)
-			skipped += n
-			if down.Message != writeproto.V1 || down.Samples+down.Histograms != len(entries) || down.Samples+down.Histograms+n != r.Samples+r.Histograms {
-				t.Errorf("%d and %d of %d and %d samples are left, and %d skipped", down.Samples, down.Histograms, r.Samples, r.Histograms, n)
-			}
-			for _, x := range entries {
-				got = append(got, x.String())
-			}
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("with all %t: %d entries, %d are expected", all, len(got), len(want))
-		}
-		if skipped == 0 {
-			t.Error("no histogram was skipped")
-		}
-	}
-}
-
-func TestDowngradeOfOtherBytes(t *testing.T) {
-	e := writeproto.NewEncoder(optionsOf["v2"])
-	w := seriestest.New(9)
-	for i := range 20 {
-		e.Add("s", i, w.Row())
-	}
-	raw := unpack(t, e.Close()[0].Body)
-	r := rand.New(rand.NewPCG(1, 2))
-	for range 2000 {
-		b := slices.Clone(raw)
-		for range 1 + r.IntN(4) {
-			b[r.IntN(len(b))] = byte(r.Uint32())
-		}
-		q := writeproto.Request{Message: writeproto.V2, Body: s2.EncodeSnappy(nil, b[:r.IntN(len(b)+1)])}
-		q.Downgrade(true, true) // it does not panic
-	}
-}
-
-// TestMetadata: every family that something is sent of stands once in the requests.
+// TestMetadata: every family that something is sent of stands once in the requests, whichever encoders know it.
 func TestMetadata(t *testing.T) {
 	o := optionsOf["v1"]
-	o.MaxSamples = 2
 	o.Labels = func(site string, source *series.Source, column *series.Column, b *labels.Builder) bool {
 		b.Reset(column.Labels)
 		return column.Family.Name != "dropped"
 	}
-	e := writeproto.NewEncoder(o)
+	encoders := []*writeproto.Encoder{writeproto.NewEncoder(o), writeproto.NewEncoder(o)}
 	catalog := series.NewCatalog()
 	column := func(name string, f series.Family) series.Column {
 		return series.Column{Labels: labels.FromStrings("__name__", name), Family: f}
@@ -530,10 +469,10 @@ func TestMetadata(t *testing.T) {
 		column("e", series.Family{Name: "dropped", Type: model.MetricTypeGauge}),
 	})
 	for i := range 3 {
-		e.Add("s", i, &series.Row{Source: &series.Source{Key: fmt.Sprint(i)}, Schema: schema, T: 1, Values: make([]float64, 5)})
+		encoders[i%2].Add("s", i, &series.Row{Source: &series.Source{Key: fmt.Sprint(i)}, Schema: schema, T: 1, Values: make([]float64, 5)})
 	}
 	var got []string
-	for _, r := range e.Metadata() {
+	for _, r := range writeproto.MetadataRequests(2, encoders...) {
 		var q prompb.WriteRequest
 		if err := q.Unmarshal(unpack(t, r.Body)); err != nil {
 			t.Fatal(err)
@@ -606,4 +545,38 @@ func TestEncoderAllocatesNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestEncoderStart: a start is sent unless it is behind its sample, which 2.0 forbids.
+func TestEncoderStart(t *testing.T) {
+	o := optionsOf["v2"]
+	o.Labels = func(_ string, source *series.Source, column *series.Column, b *labels.Builder) bool {
+		source.SeriesLabels(b, column)
+		return true
+	}
+	e := writeproto.NewEncoder(o)
+	catalog := series.NewCatalog()
+	columns := []series.Column{{Labels: labels.FromStrings("__name__", "a")}, {Labels: labels.FromStrings("__name__", "b"), Kind: series.Histogram}}
+	row := &series.Row{
+		Source: &series.Source{Key: "k"}, Schema: catalog.Extend(catalog.Empty(), columns), T: 1000, Values: []float64{1, 0},
+		Histograms: []series.HistogramAt{{Column: 1, H: &histogram.Histogram{}}},
+	}
+	f := func(start, want int64) {
+		t.Helper()
+		row.Starts = []series.StartAt{{Column: 0, Ms: start}, {Column: 1, Ms: start}}
+		e.Add("s", 0, row)
+		entries := decode(t, &e.Close()[0])
+		if len(entries) != 2 {
+			t.Fatalf("%d samples", len(entries))
+		}
+		for _, x := range entries {
+			if !strings.Contains(x.said, fmt.Sprintf("start=%d ", want)) {
+				t.Errorf("start %d of a sample at %d: %s", start, row.T, x.said)
+			}
+		}
+		row.T += 10_000
+	}
+	f(999, 999)
+	f(11_000, 11_000)
+	f(21_001, 0)
 }
