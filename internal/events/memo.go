@@ -57,7 +57,7 @@ func (m *memo) find(payload []byte, series int) (p probe, v float64, hit bool) {
 	case pair[1].hash:
 		p.slot = &pair[1]
 	default:
-		p.slot = &pair[p.hash>>63] // any of them
+		p.slot = vacant(pair, p.hash)
 		return p, 0, false
 	}
 	s := p.slot
@@ -71,6 +71,21 @@ func (m *memo) find(payload []byte, series int) (p probe, v float64, hit bool) {
 	number := scanner{data: payload[p.first:p.last]}
 	v = number.number()
 	return p, v, !number.failed && number.i == len(number.data)
+}
+
+// vacant returns the one of a pair that is used the least, or any of them.
+func vacant(pair []remembered, hash uint64) *remembered {
+	for i := range pair {
+		if pair[i].hash == 0 {
+			return &pair[i]
+		}
+	}
+	for i := range pair {
+		if m := pair[i].member; m == nil || m.dead {
+			return &pair[i]
+		}
+	}
+	return &pair[hash>>63]
 }
 
 // grow makes room, and forgets everything.
