@@ -200,6 +200,9 @@ func (o *Output) begin() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.since = o.cursor.since
+	for _, f := range o.feeds {
+		f.passed.Store(o.cursor.restartOf(f.backfill).Sequence)
+	}
 	// When the last message of a site came is not known any more: it is forgotten so long after the start.
 	o.expired = o.hub.now()
 	for site, l := range o.cursor.ledgers {

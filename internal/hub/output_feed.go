@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/thalweg/thalweg/internal/bus"
@@ -27,6 +28,13 @@ type feed struct {
 	at          time.Time // of the last message, by the server's clock
 	restarted   time.Time // when the place to begin again was noted
 
+	// passed is the sequence of the last message that was read, and idle tells whether there was none behind it. apart: only
+	// this lane is read. All three are for the other feed, too.
+	passed atomic.Uint64
+	idle   atomic.Bool
+	apart  bool
+	heard  []heard // in the order of the stream, one of each site
+
 	places keyPlaces
 	place  bus.Position // what places said last
 	placed time.Time    // when that was
@@ -43,11 +51,11 @@ type feed struct {
 	status *feedRecord
 }
 
-// feedEvent is a message, with the position in front of it, or a reset.
+// feedEvent is a message, with the position in front of it, or a reset, or that all was read.
 type feedEvent struct {
 	bus.Message
-	before bus.Position
-	reset  bool
+	before          bus.Position
+	reset, caughtUp bool
 }
 
 // delivered is a frame whose rows the destination was given.
@@ -66,8 +74,9 @@ type delivered struct {
 }
 
 func newFeed(o *Output, l bus.Lane, d Destination) *feed {
+	config, _ := o.hub.configured()
 	return &feed{
-		output: o, lane: l, backfill: l == bus.Backfill, destination: d, events: make(chan feedEvent), most: maxPending,
+		apart: config.Parts != AllParts, output: o, lane: l, backfill: l == bus.Backfill, destination: d, events: make(chan feedEvent), most: maxPending,
 		places: keyPlaces{}, meter: newMeter(), refused: map[int]struct{}{},
 	}
 }
@@ -84,9 +93,10 @@ func (f *feed) run(ctx context.Context) error {
 	var err error
 	f.reader, err = o.hub.conn.NewReader(bus.ReaderOptions{
 		Name: o.name + " " + string(f.lane), Subjects: config.subjectsOf(o.hub.conn.Root(), f.lane), Start: start,
-		Handle:  func(m bus.Message) error { return f.hand(ctx, feedEvent{Message: m, before: f.reader.Position()}) },
-		Reset:   func(bus.Reset) { _ = f.hand(ctx, feedEvent{reset: true}) }, // else Run ends anyway
-		Trouble: f.status.trouble,
+		Handle:   func(m bus.Message) error { return f.hand(ctx, feedEvent{Message: m, before: f.reader.Position()}) },
+		Reset:    func(bus.Reset) { _ = f.hand(ctx, feedEvent{reset: true}) }, // else Run ends anyway
+		CaughtUp: func() { _ = f.hand(ctx, feedEvent{caughtUp: true}) },       // likewise
+		Trouble:  f.status.trouble,
 	})
 	if err != nil {
 		cancel()
@@ -121,8 +131,12 @@ func (f *feed) loop(ctx context.Context) error {
 		var due time.Duration
 		select {
 		case e := <-events:
-			if e.reset {
+			switch {
+			case e.reset:
 				f.reset()
+				continue
+			case e.caughtUp:
+				f.idle.Store(true)
 				continue
 			}
 			f.take(&e)
@@ -174,16 +188,23 @@ func (f *feed) flushIn(pending uint64) time.Duration {
 
 // take hands the rows of a message to the destination.
 func (f *feed) take(e *feedEvent) {
-	o := f.output
 	f.at = e.Time
-	site, l, err := o.hub.conn.Root().ParseLane(e.Subject)
-	if err != nil || l != f.lane { // the tail reader counts and logs what is wrong
-		f.status.took(e, false, f.waiting())
-		return
-	}
 	if len(f.frames) == 0 {
 		f.begun = time.Now()
 	}
+	site, l, err := f.output.hub.conn.Root().ParseLane(e.Subject)
+	if err == nil && l == f.lane { // the tail reader counts and logs what is wrong
+		f.step(e, site)
+	}
+	f.idle.Store(e.Pending == 0)
+	f.passed.Store(e.Sequence)
+	f.believe()
+	f.status.took(e, len(f.frames) > 0, f.waiting())
+}
+
+// step hands out the rows of a message of a site.
+func (f *feed) step(e *feedEvent, site string) {
+	o := f.output
 	if now := time.Now(); now.Sub(f.placed) >= restartEvery {
 		f.placed, f.place = now, f.places.oldest(e.Time, e.before)
 	}
@@ -203,11 +224,10 @@ func (f *feed) take(e *feedEvent) {
 		Row: func(d *lane.Delivery, row *series.Row) {
 			f.row(d, row, stored, stored < o.since) // the clocks of sites may be anywhere
 		},
-		Loss: func(_ string, loss frame.Loss) { losses = append(losses, loss) },
+		Keyframe: func(d *lane.Delivery) { f.hear(d, e.Sequence, stored) },
+		Loss:     func(_ string, loss frame.Loss) { losses = append(losses, loss) },
 		Done: func(d *lane.Delivery) {
-			if o.ends != nil {
-				o.ends.Settle(site, &o.receiver.Site(site).Ledger, func(marker *series.Row) { f.give(d, marker, stored, true) })
-			}
+			f.settleEnds(d, stored)
 			x := f.frame(d, stored)
 			x.losses, x.whole = losses, true
 			losses = nil
@@ -218,7 +238,10 @@ func (f *feed) take(e *feedEvent) {
 		},
 	}
 	if o.ends != nil {
-		handler.Known = func(d *lane.Delivery, row *series.Row) { f.row(d, row, stored, true) }
+		handler.Known = func(d *lane.Delivery, row *series.Row) {
+			f.row(d, row, stored, true)
+			f.settleEnds(d, stored)
+		}
 	}
 	limits := o.guards.config.SiteLimits(site)
 	if within, _ := f.meter.take(site, len(e.Payload), stored, &limits); within {
@@ -227,7 +250,6 @@ func (f *feed) take(e *feedEvent) {
 		o.receiver.TurnAway(message, errBytes, handler)
 	}
 	f.places.note(site, e.Time, e.before, o.receiver.Site(site), f.backfill)
-	f.status.took(e, len(f.frames) > 0, f.waiting())
 }
 
 // waiting is how many rows were taken and are not settled.
@@ -282,7 +304,9 @@ func (f *feed) give(d *lane.Delivery, row *series.Row, stored int64, marker bool
 // reset is for a stream that turned out to be another one. What was taken stays taken.
 func (f *feed) reset() {
 	clear(f.places)
-	f.placed = time.Time{}
+	f.placed, f.heard = time.Time{}, nil
+	f.passed.Store(0)
+	f.idle.Store(false)
 	f.output.mu.Lock()
 	defer f.output.mu.Unlock()
 	f.output.receiver.RestartLane(f.backfill)

@@ -33,7 +33,7 @@ type Delivery struct {
 	Rank     Rank
 	Backfill bool
 	Header   *frame.Header
-	// Facts of a keyframe, from Done on; nil otherwise.
+	// Facts of a keyframe, for Keyframe and Done; nil otherwise.
 	Facts []frame.Fact
 }
 
@@ -45,6 +45,9 @@ type Handler struct {
 	Known func(*Delivery, *series.Row)
 	// Done is called after the last row of a frame, unless that came before.
 	Done func(*Delivery)
+	// Keyframe takes each keyframe that was decoded, also one that came before, to have the ledger settled with its facts
+	// (Ledger.Settle), now or later. Nil: it is at once.
+	Keyframe func(*Delivery)
 	// Loss takes the loss notices of a site, which the ledger has noted already.
 	Loss func(site string, loss frame.Loss)
 	// Problem takes what is wrong with a message; the receiver goes on.
@@ -465,7 +468,11 @@ func (s *Site) step(m *Message, header *frame.Header, b []byte, h *Handler) erro
 	}
 	if header.Kind == frame.Keyframe {
 		d.Facts = facts
-		s.Ledger.Settle(header, facts)
+		if h.Keyframe != nil {
+			h.Keyframe(&d)
+		} else {
+			s.Ledger.Settle(header, facts)
+		}
 		s.noteKeyframe(m)
 	}
 	if h.Done != nil && !had {
