@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/klauspost/compress/s2"
@@ -67,6 +68,8 @@ const (
 	comeAgain = 5 * time.Second
 	// maxAhead is how far a sample may be ahead of the clock, as in Prometheus.
 	maxAhead = 10 * time.Minute
+	// maxBodies bounds the bytes of requests in memory, compressed and decompressed, maxSiteBodies those of one site.
+	maxBodies, maxSiteBodies = 512 << 20, 128 << 20
 	// keptCap bounds what is kept of a request for the next one, in samples; keptBody is that of its bytes.
 	keptCap  = 1 << 16
 	keptBody = 4 << 20
@@ -79,8 +82,9 @@ type Receiver struct {
 	metrics *receiveMetrics
 	repeats *telemetry.Repeats
 
-	bodies sync.Pool // of *requestBody
-	plans  sync.Pool // of *plan
+	bodies sync.Pool    // of *requestBody
+	plans  sync.Pool    // of *plan
+	bytes  atomic.Int64 // of bodies
 
 	mu    sync.Mutex
 	sites map[string]*intake
@@ -91,6 +95,37 @@ type requestBody struct {
 	compressed bytes.Buffer
 	raw        []byte
 	batch      *writeproto.Batch
+	bytes      int64 // that are booked
+}
+
+// book takes note that a body needs so many more bytes, if there is room for them.
+func (r *Receiver) book(in *intake, b *requestBody, n int) error {
+	b.bytes += int64(n)
+	site, all := in.bytes.Add(int64(n)), r.bytes.Add(int64(n))
+	if site > maxSiteBodies || all > maxBodies {
+		return &failed{reply{status: http.StatusServiceUnavailable, retryAfter: comeAgain, text: "too many bytes of requests are under way"}}
+	}
+	return nil
+}
+
+func (r *Receiver) unbook(in *intake, b *requestBody) {
+	in.bytes.Add(-b.bytes)
+	r.bytes.Add(-b.bytes)
+	b.bytes = 0
+}
+
+// bookingReader books what it reads.
+type bookingReader struct {
+	io.Reader
+	book func(n int) error
+}
+
+func (r bookingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if full := r.book(n); full != nil {
+		err = full
+	}
+	return n, err
 }
 
 // large reports whether the request, or one before it, takes up much.
@@ -223,12 +258,14 @@ func checkHeader(w http.ResponseWriter, req *http.Request) (writeproto.Message, 
 func (r *Receiver) plan(p *plan, w http.ResponseWriter, req *http.Request, in *intake, message writeproto.Message) error {
 	body := r.bodies.Get().(*requestBody)
 	defer func() {
+		r.unbook(in, body)
 		if !body.large() {
 			body.batch.Reset()
 			r.bodies.Put(body)
 		}
 	}()
-	if err := body.read(w, req, r.options.MaxBody); err != nil {
+	book := func(n int) error { return r.book(in, body, n) }
+	if err := body.read(w, req, r.options.MaxBody, book); err != nil {
 		return err
 	}
 	select {
@@ -237,7 +274,7 @@ func (r *Receiver) plan(p *plan, w http.ResponseWriter, req *http.Request, in *i
 	case <-req.Context().Done():
 		return req.Context().Err()
 	}
-	if err := body.decompress(r.options.MaxBody); err != nil {
+	if err := body.decompress(r.options.MaxBody, book); err != nil {
 		return err
 	}
 	if err := body.batch.Decode(message, body.raw); err != nil {
@@ -256,9 +293,9 @@ func malformed(err error) error {
 }
 
 // read reads the body of a request.
-func (b *requestBody) read(w http.ResponseWriter, req *http.Request, limit int) error {
+func (b *requestBody) read(w http.ResponseWriter, req *http.Request, limit int, book func(n int) error) error {
 	b.compressed.Reset()
-	if _, err := b.compressed.ReadFrom(http.MaxBytesReader(w, req.Body, int64(limit))); err != nil {
+	if _, err := b.compressed.ReadFrom(bookingReader{http.MaxBytesReader(w, req.Body, int64(limit)), book}); err != nil {
 		if _, beyond := errors.AsType[*http.MaxBytesError](err); beyond {
 			return fail(http.StatusRequestEntityTooLarge, "the request is larger than %d bytes", limit)
 		}
@@ -271,13 +308,16 @@ func (b *requestBody) read(w http.ResponseWriter, req *http.Request, limit int) 
 }
 
 // decompress makes raw of what was read.
-func (b *requestBody) decompress(limit int) error {
+func (b *requestBody) decompress(limit int, book func(n int) error) error {
 	n, err := s2.DecodedLen(b.compressed.Bytes())
 	if err != nil {
 		return fail(http.StatusBadRequest, "decompress request: %v", err)
 	}
 	if n > limit {
 		return fail(http.StatusBadRequest, "the request has %d bytes when it is decompressed, %d are taken", n, limit)
+	}
+	if err := book(n); err != nil {
+		return err
 	}
 	if b.raw, err = s2.Decode(b.raw[:cap(b.raw)], b.compressed.Bytes()); err != nil {
 		b.raw = b.raw[:0]

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -39,6 +40,8 @@ type intake struct {
 	seed     maphash.Seed
 	underWay chan struct{} // has a token for each request that is served
 	decoding chan struct{} // has a token for each of them that is decoded, or large and waits for another one
+
+	bytes atomic.Int64 // of their bodies
 
 	mu       sync.Mutex
 	byKey    map[uint64]*spelling // how series are spelled in 1.0, and their labels in order

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -376,6 +377,44 @@ func TestReceiverBoundsRequestsOfASite(t *testing.T) {
 	for range most + 1 {
 		in.expectOK(<-answers)
 	}
+}
+
+// Bodies that come slowly, however many, take up no more than so much memory of a site; others notice nothing.
+func TestReceiverBoundsBytesOfASite(t *testing.T) {
+	in := newInbox(t, nil)
+	const large = 30 << 20
+	var writers []*io.PipeWriter
+	answers := make(chan *httptest.ResponseRecorder, 5)
+	for range 5 {
+		r, w := io.Pipe()
+		writers = append(writers, w)
+		request := httptest.NewRequest(http.MethodPost, "/api/v1/write", r)
+		go func() {
+			w := httptest.NewRecorder()
+			in.receiver.ServeHTTP(w, request)
+			answers <- w
+			r.CloseWithError(io.ErrClosedPipe)
+		}()
+	}
+	chunk := make([]byte, large)
+	for i, w := range writers {
+		if _, err := w.Write(chunk); err != nil && i < 4 {
+			t.Errorf("body %d is cut off: %v", i, err)
+		}
+	}
+	if w := <-answers; w.Code != 503 || w.Header().Get("Retry-After") == "" {
+		t.Errorf("one more is answered with %d", w.Code)
+	}
+	in.expectOK(in.post(map[string][]string{"Test-Site": {"b"}}, snappy(t, v1(at(1, 1, "up")))))
+	for _, w := range writers {
+		w.Close()
+	}
+	for range 4 {
+		if w := <-answers; w.Code != 400 {
+			t.Errorf("a body of zeros is answered with %d", w.Code)
+		}
+	}
+	in.expectOK(in.postV1(v1(at(1, 1, "up"))))
 }
 
 // Requests that wait for another one with the same series keep nobody from being served, however many they are.
