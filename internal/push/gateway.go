@@ -85,9 +85,10 @@ func (l *Limits) setDefaults() {
 }
 
 const (
-	// maxChanges bounds the requests under way that change groups. More are refused: rows are not stored as fast as they come.
+	// maxChanges bounds the requests of a site under way that change groups. More are refused: rows are not stored as fast as
+	// they come.
 	maxChanges = 1000
-	// maxReading bounds the bodies that are read at a time, maxDecoding those that are decoded; others wait.
+	// maxReading bounds the bodies of a site that are read at a time, maxDecoding those that are decoded; others wait.
 	maxReading  = 32
 	maxDecoding = 4
 	// readTimeout is how long a client may take for its body.
@@ -106,9 +107,6 @@ type Gateway struct {
 	metrics  *gatewayMetrics
 	own      *ownMetrics // nil without Options.Own
 	repeats  *telemetry.Repeats
-	changes  chan struct{} // has a token for each request under way that changes a group
-	reading  chan struct{} // for each body that is read
-	decoding chan struct{} // for each body that is decoded
 	wake     chan struct{} // pokes Run: there is something to do earlier than it thinks
 	started  time.Time
 
@@ -128,7 +126,7 @@ func Open(o Options) (*Gateway, error) {
 	}
 	g := &Gateway{
 		options: o, metrics: newGatewayMetrics(), repeats: telemetry.NewRepeats(o.Logger, repeatEvery),
-		changes: make(chan struct{}, maxChanges), reading: make(chan struct{}, maxReading), decoding: make(chan struct{}, maxDecoding), wake: make(chan struct{}, 1), started: o.Now(), sites: map[string]*site{},
+		wake: make(chan struct{}, 1), started: o.Now(), sites: map[string]*site{},
 	}
 	g.Reload(o.Settings)
 	var err error

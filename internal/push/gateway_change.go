@@ -46,9 +46,9 @@ func (g *Gateway) group(w http.ResponseWriter, r *http.Request) {
 	var err error
 	switch r.Method {
 	case http.MethodPut, http.MethodPost:
-		done, err = resultPushed, g.limited(func() error { return g.push(w, r) })
+		done, err = resultPushed, g.limited(r, func() error { return g.push(w, r) })
 	case http.MethodDelete:
-		done, err = resultDeleted, g.limited(func() error { return g.delete(r) })
+		done, err = resultDeleted, g.limited(r, func() error { return g.delete(r) })
 		if err == nil {
 			w.WriteHeader(http.StatusAccepted)
 		}
@@ -62,11 +62,12 @@ func (g *Gateway) group(w http.ResponseWriter, r *http.Request) {
 	g.answer(w, r, done, err)
 }
 
-// limited makes a change, unless too many are under way.
-func (g *Gateway) limited(change func() error) error {
+// limited makes a change, unless too many of the site are under way.
+func (g *Gateway) limited(r *http.Request, change func() error) error {
+	site := g.siteOf(r)
 	select {
-	case g.changes <- struct{}{}:
-		defer func() { <-g.changes }()
+	case site.changes <- struct{}{}:
+		defer func() { <-site.changes }()
 		return change()
 	default:
 		return unavailable("too many changes of groups are under way")
@@ -159,8 +160,13 @@ func (g *Gateway) push(w http.ResponseWriter, r *http.Request) error {
 
 // read reads the body of a push.
 func (g *Gateway) read(w http.ResponseWriter, r *http.Request, p *push) error {
-	g.reading <- struct{}{}
-	defer func() { <-g.reading }()
+	site := g.siteOf(r)
+	select {
+	case site.reading <- struct{}{}:
+		defer func() { <-site.reading }()
+	case <-r.Context().Done():
+		return unavailable("the client has gone")
+	}
 	// Not every ResponseWriter has deadlines.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout))
 	body, err := readBody(w, r, g.options.Limits.Body)
@@ -171,8 +177,8 @@ func (g *Gateway) read(w http.ResponseWriter, r *http.Request, p *push) error {
 		return malformed(err)
 	}
 	g.metrics.bodyBytes.Observe(float64(len(body)))
-	g.decoding <- struct{}{}
-	defer func() { <-g.decoding }()
+	site.decoding <- struct{}{} // which takes no longer than decoding does
+	defer func() { <-site.decoding }()
 	if p.families, err = decode(body, r.Header.Get("Content-Type")); err != nil {
 		return malformed(err)
 	}

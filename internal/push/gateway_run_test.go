@@ -259,13 +259,14 @@ func TestRowsThatAreNotTaken(t *testing.T) {
 // TestWaitingChanges: there are not too many, and what nobody waits for any more is not done.
 func TestWaitingChanges(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
+	changes := r.site("ams-1").changes
 	for range maxChanges {
-		r.changes <- struct{}{}
+		changes <- struct{}{}
 	}
 	r.want(t, 503, "PUT", "/metrics/job/a", "x 1\n")
 	r.want(t, 503, "DELETE", "/metrics/job/a", "")
 	for range maxChanges {
-		<-r.changes
+		<-changes
 	}
 	r.want(t, 200, "PUT", "/metrics/job/a", "x 1\n")
 	r.taken()
@@ -278,7 +279,7 @@ func TestWaitingChanges(t *testing.T) {
 		r.mux.ServeHTTP(w, httptest.NewRequest("PUT", "/metrics/job/a", strings.NewReader("x 2\n")).WithContext(ctx))
 		done <- w.Code
 	}()
-	r.until(t, "the request", func() bool { return len(r.changes) == 1 })
+	r.until(t, "the request", func() bool { return len(changes) == 1 })
 	leave()
 	busy.release()
 	if code := <-done; code != 503 {
@@ -286,6 +287,26 @@ func TestWaitingChanges(t *testing.T) {
 	}
 	if got := r.taken(); got != nil {
 		t.Errorf("rows are %v", got)
+	}
+}
+
+// TestSlowBodies: a site whose clients send nothing holds up no other one, and who goes away no longer waits.
+func TestSlowBodies(t *testing.T) {
+	r := newRig(t, t.TempDir(), func(o *Options) {
+		o.Site, o.SiteName = func(r *http.Request) string { return r.Header.Get("Site") }, ""
+	})
+	for range maxReading {
+		r.site("slow").reading <- struct{}{}
+	}
+	r.want(t, 200, "PUT", "/metrics/job/a", "x 1\n", "Site", "other")
+	ctx, leave := context.WithCancel(t.Context())
+	leave()
+	request := httptest.NewRequest("PUT", "/metrics/job/a", strings.NewReader("x 2\n")).WithContext(ctx)
+	request.Header.Set("Site", "slow")
+	w := httptest.NewRecorder()
+	r.mux.ServeHTTP(w, request)
+	if w.Code != 503 {
+		t.Errorf("the answer to nobody is %d", w.Code)
 	}
 }
 

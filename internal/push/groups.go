@@ -72,6 +72,10 @@ type site struct {
 	name   string
 	limits Limits
 
+	changes  chan struct{} // has a token for each request under way that changes a group
+	reading  chan struct{} // for each body that is read
+	decoding chan struct{} // for each body that is decoded
+
 	mu        sync.Mutex
 	groups    map[string]*group
 	order     []*group // in which they are sampled; nil where one is gone
@@ -84,7 +88,10 @@ type site struct {
 }
 
 func newSite(name string, limits Limits) *site {
-	return &site{name: name, limits: limits, groups: map[string]*group{}, index: newIndex()}
+	return &site{
+		name: name, limits: limits, groups: map[string]*group{}, index: newIndex(),
+		changes: make(chan struct{}, maxChanges), reading: make(chan struct{}, maxReading), decoding: make(chan struct{}, maxDecoding),
+	}
 }
 
 // phase spreads sites over the interval, as scrapes of a site do: rows of both stand in one frame.
