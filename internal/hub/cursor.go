@@ -428,26 +428,31 @@ func (c *cursor) close() error { return c.file.Close() }
 // keyPlaces is where the last keyframes of the lanes of a feed stand, by site.
 type keyPlaces map[string]*keyPlace
 
-// keyPlace is where a lane's last keyframe stands.
+// keyPlace is where a lane's keyframes stand.
 type keyPlace struct {
-	before bus.Position // in front of the message with the keyframe
+	before bus.Position // in front of the message with the one from which on it is read
+	newest bus.Position // in front of that with the last one
 	keySeq uint64
 	last   time.Time // of the lane's last message, by the server's clock
 }
 
-// note takes note of a message; before is the position in front of it.
-func (k keyPlaces) note(site string, at time.Time, before bus.Position, s *lane.Site, backfill bool) {
+// note takes note of a message; before is the position in front of it. With two, a lane is read from its last keyframe but
+// one on, so that there is a row of each source that has some between keyframes.
+func (k keyPlaces) note(site string, at time.Time, before bus.Position, s *lane.Site, backfill, two bool) {
 	if s == nil {
 		return
 	}
 	p := k[site]
 	if p == nil {
-		p = &keyPlace{before: before}
+		p = &keyPlace{before: before, newest: before}
 		k[site] = p
 	}
 	p.last = at
 	if key := s.KeyframeOf(backfill); key != 0 && key != p.keySeq {
-		p.keySeq, p.before = key, before
+		if p.keySeq, p.before = key, before; two {
+			p.before = p.newest
+		}
+		p.newest = before
 	}
 }
 

@@ -274,7 +274,7 @@ func TestCursorRestart(t *testing.T) {
 	position := uint64(0)
 	note := func(site string, when time.Time, before, keyframe uint64) {
 		position = before + 1
-		k.note(site, when, at(before), &lane.Site{KeyframeSequence: keyframe}, false)
+		k.note(site, when, at(before), &lane.Site{KeyframeSequence: keyframe}, false, false)
 	}
 	want := func(n uint64) {
 		t.Helper()
@@ -304,6 +304,19 @@ func TestCursorRestart(t *testing.T) {
 	now = now.Add(laneIdle + time.Second)
 	position = 70
 	want(70) // everything was delivered, and whoever comes begins with a keyframe
+}
+
+// Who tells of ends reads from the last keyframe but one on.
+func TestCursorRestartForEnds(t *testing.T) {
+	at := func(n uint64) bus.Position { return bus.Position{Sequence: n, Checksum: 1} }
+	now := time.Unix(1_700_000_000, 0)
+	k := keyPlaces{}
+	for _, x := range []struct{ before, keyframe, want uint64 }{{9, 0, 9}, {10, 11, 9}, {11, 11, 9}, {20, 21, 10}, {22, 21, 10}, {30, 31, 20}} {
+		k.note("a", now, at(x.before), &lane.Site{KeyframeSequence: x.keyframe}, false, true)
+		if got := k.oldest(now, at(x.before+1)); got.Sequence != x.want {
+			t.Errorf("behind %d: restart behind %d, want %d", x.before, got.Sequence, x.want)
+		}
+	}
 }
 
 // FuzzReplay: whatever stands in a journal, it is read without a panic, and what was understood can be written and read

@@ -143,8 +143,12 @@ func (o *Output) takeOver(ctx context.Context, known *replay) error {
 	switch {
 	case known.whole && known.number >= o.cursor.number:
 		o.cursor.adopt(known.progress)
+	case known.number > 0 && !known.whole:
+		o.log.Warn("what hubs share about this output cannot be read; what this one knows holds, and what others delivered behind it comes again",
+			"number", known.number, "known", o.cursor.number)
 	case known.number > 0:
-		o.log.Warn("what hubs share about this output is older than what this one knows, which holds now")
+		o.log.Warn("what hubs share about this output is older than what this one knows, which holds now",
+			"number", known.number, "known", o.cursor.number)
 	}
 	o.cursor.enter(o.lease.number, o.lease.instance)
 	if err := o.cursor.compact(); err != nil {
@@ -453,8 +457,11 @@ func (l *lease) cancel(cause error) {
 func (l *lease) onEnd(cancel context.CancelCauseFunc) (forget func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ended != nil {
+	switch {
+	case l.ended != nil:
 		cancel(l.ended)
+	case l.sinceRenewed() >= l.times.bound: // the timer may have gone off already
+		cancel(errLeaseExpired)
 	}
 	l.flush++
 	id := l.flush
@@ -482,10 +489,15 @@ func (l *lease) stop() {
 	}
 }
 
-// age is how long ago the last entry was appended. A process that stood still may find out by either clock.
+// age is how long ago the last entry was appended.
 func (l *lease) age() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.sinceRenewed()
+}
+
+// sinceRenewed is age for who holds mu. A process that stood still may find out by either clock.
+func (l *lease) sinceRenewed() time.Duration {
 	now := time.Now()
 	return max(now.Sub(l.renewed), now.Round(0).Sub(l.renewed.Round(0)))
 }

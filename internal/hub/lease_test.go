@@ -399,3 +399,77 @@ func TestJournalOfManySites(t *testing.T) {
 		t.Error("what stands behind an unreadable line counts")
 	}
 }
+
+// A flush that begins when the time of the lease is over, and its timer has gone off, is cancelled.
+func TestFlushBehindTheLease(t *testing.T) {
+	server := bustest.NewServer(t)
+	l := newLease(bustest.Connected(t, bus.Options{Config: bustest.Config(server.URL()), Journals: journals}), AllParts, "out", "a", bustest.Logger(t))
+	began := func() context.Context {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		t.Cleanup(l.onEnd(cancel))
+		return ctx
+	}
+	l.renew(time.Now())
+	defer l.stop()
+	if err := context.Cause(began()); err != nil {
+		t.Errorf("within its time a flush ends with %v", err)
+	}
+	l.renewed = time.Now().Add(-l.times.bound)
+	if err := context.Cause(began()); !errors.Is(err, errLeaseExpired) {
+		t.Errorf("behind its time a flush ends with %v", err)
+	}
+}
+
+// A journal of which nothing can be read, though it goes further than what a hub knows: the hub says so, and goes on with
+// what it knows.
+func TestJournalThatCannotBeRead(t *testing.T) {
+	r := newReplicas(t)
+	dir := t.TempDir()
+	a := r.start("a", dir, "", quick)
+	r.w.live(3)
+	r.d.wait(t, 3)
+	a.stop()
+	if err := <-a.done; err != nil {
+		t.Fatal(err)
+	}
+	shared := bustest.Connected(t, bus.Options{Config: bustest.Config(r.server.URL()), Journals: journals})
+	if _, err := shared.Purge(t.Context(), shared.JournalSubject(">"), 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := shared.Publish(t.Context(), a.lease.subject, []byte(`{"number":1000,"hub":"b","instance":"x","free":true}`+"\nno line\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	b := r.start("a", dir, "", quick)
+	b.holds(t)
+	r.w.live(1)
+	r.d.wait(t, 4)
+	if b.c.logs.count("cannot be read", "known") != 1 || b.c.logs.count("is older than what this one knows") != 0 {
+		t.Error("the log does not say what is wrong with the journal")
+	}
+}
+
+// What kept an output from its turn is no error any more when it holds; what ended it stays.
+func TestTroubleIsOverWithTheTurn(t *testing.T) {
+	server := bustest.NewServer(t)
+	c := newHub(t, bustest.Hub(t, server))
+	o, err := NewOutput(OutputOptions{Name: "out", Dir: t.TempDir(), Hub: c.Hub, Live: newCollector().live()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = o.Close() }()
+	want := func(message string) {
+		t.Helper()
+		if s := c.output(); s.LastError != message || s.LastErrorAt.IsZero() != (message == "") {
+			t.Errorf("the last error is %q at %v, want %q", s.LastError, s.LastErrorAt, message)
+		}
+	}
+	o.record.standby("", errors.New("nobody listens"), c.now())
+	want("nobody listens")
+	o.record.hold("a")
+	want("")
+	o.record.standby("a", errors.New("it is cut off"), c.now())
+	want("it is cut off")
+	o.record.ended(errors.New("it is full"), c.now())
+	o.record.hold("a")
+	want("it is full")
+}

@@ -249,7 +249,7 @@ func (f *feed) step(e *feedEvent, site string) {
 	} else {
 		o.receiver.TurnAway(message, errBytes, handler)
 	}
-	f.places.note(site, e.Time, e.before, o.receiver.Site(site), f.backfill)
+	f.places.note(site, e.Time, e.before, o.receiver.Site(site), f.backfill, o.ends != nil)
 }
 
 // waiting is how many rows were taken and are not settled.

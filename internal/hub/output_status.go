@@ -100,6 +100,7 @@ type outputRecord struct {
 	holds     bool
 	holder    string
 	lastError string
+	idly      bool // lastError came while it waited for its turn
 	failed    time.Time
 	errors    uint64
 	takeovers uint64
@@ -212,16 +213,19 @@ func (r *outputRecord) ended(err error, now time.Time) {
 	defer r.mu.Unlock()
 	r.running, r.holds = false, false
 	if err != nil {
-		r.lastError, r.failed = err.Error(), now
+		r.lastError, r.failed, r.idly = err.Error(), now, false
 		r.errors++
 	}
 }
 
-// hold notes that the output begins to deliver.
+// hold notes that the output begins to deliver. What kept it from that until now is over.
 func (r *outputRecord) hold(hub string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.holds, r.holder = true, hub
+	if r.idly {
+		r.lastError, r.failed, r.idly = "", time.Time{}, false
+	}
 	r.takeovers++
 }
 
@@ -231,7 +235,7 @@ func (r *outputRecord) standby(holder string, trouble error, now time.Time) {
 	defer r.mu.Unlock()
 	r.holder = holder
 	if trouble != nil {
-		r.lastError, r.failed = trouble.Error(), now
+		r.lastError, r.failed, r.idly = trouble.Error(), now, !r.holds
 	}
 }
 
