@@ -1,7 +1,6 @@
 package node
 
 import (
-	"fmt"
 	"sync"
 
 	"github.com/thalweg/thalweg/internal/config"
@@ -112,7 +111,8 @@ func (w *writer) close() { w.Close() }
 
 // pusher is hub.pushgateway.
 type pusher struct {
-	node *Node
+	node    *Node
+	metrics *push.ClientMetrics
 
 	mu     sync.Mutex
 	config push.ClientConfig
@@ -120,7 +120,7 @@ type pusher struct {
 }
 
 func newPusher(n *Node, c *config.Config) (destination, error) {
-	p := &pusher{node: n, config: *c.Hub.Pushgateway}
+	p := &pusher{node: n, metrics: push.NewClientMetrics(hub.PushgatewayOutput), config: *c.Hub.Pushgateway}
 	return p, p.check(c)
 }
 
@@ -132,28 +132,16 @@ func (p *pusher) open(o *hub.OutputOptions) error {
 	if err != nil {
 		return err
 	}
-	p.forget()
-	p.client = client
-	for _, m := range client.Metrics() {
-		if err := p.node.metrics.Register(m); err != nil {
-			return fmt.Errorf("register metrics of output %q: %w", hub.PushgatewayOutput, err)
-		}
+	if p.client == nil {
+		p.node.metrics.MustRegister(p.metrics.Metrics()...)
 	}
+	p.client = client
 	o.Kind, o.Live = "Push Gateway", client
 	return nil
 }
 
 func (p *pusher) newClient(c push.ClientConfig) (*push.Client, error) {
-	return push.NewClient(push.ClientOptions{Config: c, Name: hub.PushgatewayOutput, Logger: p.node.log.With("component", "push")})
-}
-
-// forget unregisters the metrics of the last client. The caller holds mu.
-func (p *pusher) forget() {
-	if p.client != nil {
-		for _, m := range p.client.Metrics() {
-			p.node.metrics.Unregister(m)
-		}
-	}
+	return push.NewClient(push.ClientOptions{Config: c, Name: hub.PushgatewayOutput, Metrics: p.metrics, Logger: p.node.log.With("component", "push")})
 }
 
 func (p *pusher) check(c *config.Config) error {
@@ -186,5 +174,10 @@ func (p *pusher) status() destinationStatus {
 func (p *pusher) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.forget()
+	if p.client == nil {
+		return
+	}
+	for _, m := range p.metrics.Metrics() {
+		p.node.metrics.Unregister(m)
+	}
 }

@@ -37,6 +37,7 @@ type outputs struct {
 
 	mu     sync.Mutex
 	wanted map[string]destination // by name
+	fresh  map[string]destination // that were prepared; guarded by Node.reloading
 	shared *bus.Conn              // nil as long as there is no output
 }
 
@@ -80,7 +81,9 @@ func (o *outputs) prepare(c *config.Config) (use func(), err error) {
 			return nil, err
 		}
 	}
+	o.fresh = fresh
 	return func() {
+		o.fresh = nil
 		for name, d := range kept {
 			if err := d.apply(c); err != nil { // although check found nothing
 				o.log.Error("settings of an output are not changed", "output", name, "err", err)
@@ -95,6 +98,14 @@ func (o *outputs) prepare(c *config.Config) (use func(), err error) {
 		default: // run has been told already
 		}
 	}, nil
+}
+
+// abandon closes what was prepared and not put in force.
+func (o *outputs) abandon() {
+	for _, d := range o.fresh {
+		d.close()
+	}
+	o.fresh = nil
 }
 
 // share connects to the journals that hubs share, once there is an output.

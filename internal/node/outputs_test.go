@@ -91,6 +91,16 @@ func TestOutputsReload(t *testing.T) {
 	if two.requests.Load() > 0 {
 		t.Error("a mistake in one output left another one changed")
 	}
+	// Nor does one that is found later leave anything of what was to begin.
+	n.options.Load = func() (*config.Config, error) {
+		return config.Parse([]byte(strings.Replace(file(fmt.Sprintf("remote_write: [{name: never, url: %q}]", two.URL)), "edge: {}", "edge: {anonymize: {labels: [host], key_file: /nowhere}}", 1)))
+	}
+	if err := n.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "apply to edge") {
+		t.Errorf("a key that is not there: %v", err)
+	}
+	if found := gathered(t, n, "never"); found != "" {
+		t.Errorf("%s is of an output that never began", found)
+	}
 	must(to(two) + fmt.Sprintf(", pushgateway: {url: %q}", gateway.URL))
 	two.more(t)
 	gateway.more(t)
@@ -111,12 +121,35 @@ func TestOutputsReload(t *testing.T) {
 	})
 	two.more(t)
 
+	if gathered(t, n, "pushgateway") == "" {
+		t.Error("there are no metrics of the Push Gateway")
+	}
 	must("")
 	await(t, "no outputs", func() bool { names, _ := outputList(t, n); return names == "" })
 	await(t, "no trouble", func() bool { return healthOf(n, "outputs") == "" })
+	await(t, "no metrics", func() bool { return gathered(t, n, "pushgateway") == "" })
 	// One that comes back goes on where it was.
 	must(to(one))
 	one.more(t)
+}
+
+// gathered names a metric of a destination of an output; "" if there is none.
+func gathered(t *testing.T, n *Node, output string) string {
+	t.Helper()
+	families, err := n.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			for _, l := range m.Label {
+				if l.GetName() == "output" && l.GetValue() == output && !strings.HasPrefix(f.GetName(), "thalweg_output_") {
+					return f.GetName()
+				}
+			}
+		}
+	}
+	return ""
 }
 
 func healthOf(n *Node, condition string) string {

@@ -68,6 +68,7 @@ func (n *Node) reload(ctx context.Context) error {
 		prepare("hub.receive", func() (func(), error) { return n.hub.receiver.prepare(wanted, &wanted.Hub.Receive) })
 	}
 	if n.hub != nil {
+		defer n.hub.outputs.abandon()
 		prepare("outputs of the hub", func() (func(), error) { return n.hub.outputs.prepare(wanted) })
 	}
 	if err != nil {

@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
 
@@ -31,11 +30,11 @@ const (
 
 // ClientOptions of NewClient. All are required but Now.
 type ClientOptions struct {
-	Config ClientConfig
-	// Name of the output in logs and metrics.
-	Name   string
-	Logger *slog.Logger
-	Now    func() time.Time
+	Config  ClientConfig
+	Name    string         // of the output in logs
+	Metrics *ClientMetrics // of the output
+	Logger  *slog.Logger
+	Now     func() time.Time
 }
 
 // Client pushes the last row of every source to a Push Gateway. It is the destination of the live rows of an output; rows
@@ -46,14 +45,14 @@ type ClientOptions struct {
 // rows replace what waits, and it is tried again; what the gateway refuses (a status of 4xx) is given up until the next
 // row of the source. Types are those that the gateway has already (gatewayTypes).
 //
-// Row, Full and Flush are for one goroutine. Apply, Problem and Metrics are safe for concurrent use.
+// Row, Full and Flush are for one goroutine. Apply and Problem are safe for concurrent use.
 type Client struct {
 	log     *slog.Logger
 	repeats *telemetry.Repeats
 	// Of groups that sites take from each other, which they will do again and again.
 	overwrites *telemetry.Repeats
 	now        func() time.Time
-	metrics    *clientMetrics
+	metrics    *ClientMetrics
 	wanted     atomic.Pointer[clientSettings]
 	problem    atomic.Pointer[string] // of the last push, nil if there is none
 
@@ -90,7 +89,7 @@ type rowRefusal struct {
 func NewClient(o ClientOptions) (*Client, error) {
 	log := o.Logger.With("output", o.Name)
 	c := &Client{
-		log: log, repeats: telemetry.NewRepeats(log, time.Minute), overwrites: telemetry.NewRepeats(log, time.Hour), now: o.Now, metrics: newClientMetrics(o.Name),
+		log: log, repeats: telemetry.NewRepeats(log, time.Minute), overwrites: telemetry.NewRepeats(log, time.Hour), now: o.Now, metrics: o.Metrics,
 		groups: map[outgoingKey]*outgoing{}, owners: map[string]string{},
 	}
 	if c.now == nil {
@@ -136,9 +135,6 @@ func (c *Client) adopt() {
 		c.enqueue(g)
 	}
 }
-
-// Metrics are those of this client, labelled with the name of the output.
-func (c *Client) Metrics() []prometheus.Collector { return c.metrics.all() }
 
 // Problem returns why the gateway does not take what waits; nil if it does.
 func (c *Client) Problem() error {

@@ -13,7 +13,8 @@ const (
 	pushUntried pushResult = "untried" // no request: others failed
 )
 
-type clientMetrics struct {
+// ClientMetrics are those of an output, over all its clients.
+type ClientMetrics struct {
 	requests    *prometheus.CounterVec
 	seconds     prometheus.Histogram
 	aged        prometheus.Counter
@@ -24,7 +25,8 @@ type clientMetrics struct {
 	last        prometheus.Gauge
 }
 
-func newClientMetrics(output string) *clientMetrics {
+// NewClientMetrics returns the metrics of clients that are going to be made.
+func NewClientMetrics(output string) *ClientMetrics {
 	labels := prometheus.Labels{"output": output}
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: "thalweg_pushgateway_" + name, Help: help, ConstLabels: labels})
@@ -32,7 +34,7 @@ func newClientMetrics(output string) *clientMetrics {
 	gauge := func(name, help string) prometheus.Gauge {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "thalweg_pushgateway_" + name, Help: help, ConstLabels: labels})
 	}
-	m := &clientMetrics{
+	m := &ClientMetrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name:        "thalweg_pushgateway_requests_total",
 			Help:        "Requests to the Push Gateway, by result: done, refused for good, or failed and tried again.",
@@ -57,6 +59,7 @@ func newClientMetrics(output string) *clientMetrics {
 	return m
 }
 
-func (m *clientMetrics) all() []prometheus.Collector {
+// Metrics returns what is to be registered.
+func (m *ClientMetrics) Metrics() []prometheus.Collector {
 	return []prometheus.Collector{m.requests, m.seconds, m.aged, m.dropped, m.overwritten, m.groups, m.waiting, m.last}
 }

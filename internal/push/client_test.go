@@ -111,7 +111,7 @@ func newPushed(t *testing.T, c ClientConfig) *pushed {
 	p := &pushed{t: t, time: time.UnixMilli(1_700_000_000_000)}
 	c.HTTP = DefaultClientConfig().HTTP
 	client, err := NewClient(ClientOptions{
-		Config: c, Name: "pushgateway", Logger: slog.New(slog.NewTextHandler(&p.log, nil)), Now: func() time.Time { return p.time },
+		Config: c, Name: "pushgateway", Metrics: NewClientMetrics("pushgateway"), Logger: slog.New(slog.NewTextHandler(&p.log, nil)), Now: func() time.Time { return p.time },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -536,7 +536,7 @@ func TestClientConfig(t *testing.T) {
 func TestClientMetrics(t *testing.T) {
 	p := newPushed(t, ClientConfig{URL: "http://127.0.0.1:1"})
 	r := prometheus.NewPedanticRegistry()
-	for _, m := range p.Metrics() {
+	for _, m := range p.metrics.Metrics() {
 		r.MustRegister(m)
 	}
 	p.Row("x", wholeRow(sourceOf("node", "a"), p.time, "up", 1.0))
