@@ -44,6 +44,10 @@ type Replacing interface {
 	Oldest() int
 }
 
+// Resumer is a Destination that is told, before its first row, that the output has delivered before: the batch that was
+// under way when the last run ended comes again, first of all, if it was not noted that it had arrived.
+type Resumer interface{ Resume() }
+
 // OutputOptions of NewOutput. Name, Dir, Hub and Live are required.
 type OutputOptions struct {
 	// Name in logs, metrics and of the cursor.
@@ -207,6 +211,11 @@ func (o *Output) begin() {
 	o.expired = o.hub.now()
 	for site, l := range o.cursor.ledgers {
 		o.receiver.Adopt(site, lane.LedgerFrom(l.State()), o.expired.UnixMilli())
+	}
+	for _, f := range o.feeds {
+		if d, ok := f.destination.(Resumer); ok && len(o.cursor.ledgers) > 0 {
+			d.Resume()
+		}
 	}
 }
 

@@ -41,8 +41,9 @@ type Sender struct {
 
 	rows     int // since the last Flush
 	samples  int
-	origins  []sentRow    // by row
-	before   int          // samples since the sender began, without those since the last Flush
+	origins  []sentRow // by row
+	before   int       // samples since the sender began, without those since the last Flush
+	resumed  bool
 	refusals []refusal    // of rows that were not even encoded
 	metadata time.Time    // when the next is due
 	newest   atomic.Int64 // in ms
@@ -138,10 +139,13 @@ func (s *Sender) refuse(number int, row *series.Row, reason Loss, why string) {
 	s.refusals = append(s.refusals, refusal{number, row.Samples(), reason, why})
 }
 
-// mayRepeat reports whether the receiver may have rows of this batch: those that were under way when the last run of the
-// output ended, without a note that they had arrived. They come first, and were one batch.
+// Resume says that the output has delivered before: what was under way when it ended may come again, and may have arrived.
+func (s *Sender) Resume() { s.resumed = true }
+
+// mayRepeat reports whether the receiver may have rows of this batch: those of the one batch that was under way when the
+// last run of the output ended. They come first.
 func (s *Sender) mayRepeat() bool {
-	return !s.backfill && s.before < s.fullSamples()
+	return s.resumed && !s.backfill && s.before < s.fullSamples()
 }
 
 // fullSamples is how many samples are enough for every shard to send a request.

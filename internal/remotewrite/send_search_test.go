@@ -127,7 +127,6 @@ func TestHopelessSource(t *testing.T) {
 	p := newPeer(t, x.answer)
 	o := newOut(t, p.url, "queue_config: {max_shards: 1, max_samples_per_send: 1000}")
 	s := o.NewSender(false)
-	s.before = s.w.settings.Load().config.QueueConfig.MaxSamplesPerSend // the output began long ago
 	at := int64(sendStart)
 	for round := range 3 {
 		for range 500 {
@@ -161,7 +160,12 @@ func TestRepeated(t *testing.T) {
 	}
 	expect(t, "lost", len(send(o.NewSender(false), before)), 0)
 	x.look()
-	s := o.NewSender(false)
+	resume := func(backfill bool) *Sender {
+		s := o.NewSender(backfill)
+		s.Resume()
+		return s
+	}
+	s := resume(false)
 	expect(t, "lost", len(send(s, all)), 0)
 	_, taken := x.look()
 	expect(t, "taken", taken, sources*(all-before)*2)
@@ -178,13 +182,14 @@ func TestRepeated(t *testing.T) {
 	expect(t, "failed", failed(), sources*2)
 
 	// What is refused for another reason is lost at any time.
-	s = o.NewSender(false)
+	s = resume(false)
 	s.Row("a", o.row("bad", sendStart, 1, 2))
 	expect(t, "lost", len(o.flush(s)), 1)
-	// And so is what is late.
-	b := o.NewSender(true)
-	b.Row("a", o.row("k0", sendStart, 1, 2))
-	expect(t, "lost", len(o.flush(b)), 1)
+	// And so is what is late, and what an output refuses that never delivered before.
+	for _, s := range []*Sender{resume(true), o.NewSender(false)} {
+		s.Row("a", o.row("k0", sendStart, 1, 2))
+		expect(t, "lost", len(o.flush(s)), 1)
+	}
 }
 
 // TestWhatIsRepetition reads answers.
