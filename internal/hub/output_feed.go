@@ -34,6 +34,8 @@ type feed struct {
 	idle   atomic.Bool
 	apart  bool
 	heard  []heard // in the order of the stream, one of each site
+	// known is the last frame that was delivered before and decoded again.
+	known frame.ID
 
 	places keyPlaces
 	place  bus.Position // what places said last
@@ -240,7 +242,10 @@ func (f *feed) step(e *feedEvent, site string) {
 	if o.ends != nil {
 		handler.Known = func(d *lane.Delivery, row *series.Row) {
 			f.row(d, row, stored, true)
-			f.settleEnds(d, stored)
+			if f.known != d.Header.ID { // once for each frame
+				f.known = d.Header.ID
+				f.settleEnds(d, stored)
+			}
 		}
 	}
 	limits := o.guards.config.SiteLimits(site)
