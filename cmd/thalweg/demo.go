@@ -43,8 +43,8 @@ func newDemoCommand() *cobra.Command {
 		Use:   "demo",
 		Short: "Run everything in this process, to try it: NATS, a hub and an edge",
 		Long: `Run an embedded NATS server, a hub and an edge in this process, without any file. The edge scrapes
-this process, every --scrape and every --federate, at once and then every 5 s. Data stands in a
-temporary directory that is removed at the end.`,
+this process, every --scrape and every --federate, at once and then every 5 s. It takes remote write
+and pushes on a loopback listener. Data stands in a temporary directory that is removed at the end.`,
 		Args: takes(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if d.hubs < 1 || d.hubs > 16 {
@@ -145,7 +145,11 @@ func (d *demo) config(dir string) (*config.Config, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "site: demo\ndata_dir: %q\n", dir)
 	fmt.Fprintf(&b, "global: {scrape_interval: %s, scrape_timeout: 4s}\n", model.Duration(demoInterval))
-	b.WriteString("nats: {embedded: {listen: \"127.0.0.1:0\"}}\nhub: {}\nedge:\n  scrape_configs:\n")
+	b.WriteString("nats: {embedded: {listen: \"127.0.0.1:0\"}}\nhub: {}\nedge:\n")
+	if d.receives() {
+		b.WriteString("  receive: {remote_write: true, pushgateway: true}\n")
+	}
+	b.WriteString("  scrape_configs:\n")
 	given := map[string]bool{}
 	for _, s := range slices.Concat(d.scrape, d.federate) {
 		if given[s] {
@@ -184,6 +188,12 @@ func (d *demo) config(dir string) (*config.Config, error) {
 		b.WriteString("}\n")
 	}
 	return config.Parse([]byte(b.String()))
+}
+
+// receives reports whether the demo takes what others write: only from this machine, for nobody is asked who he is.
+func (d *demo) receives() bool {
+	host, _, err := net.SplitHostPort(d.web.listen)
+	return err == nil && (host == "localhost" || net.ParseIP(host).IsLoopback())
 }
 
 // target splits HOST:PORT[/path].
@@ -229,6 +239,10 @@ func (d *demo) explain(w io.Writer, nodes []*node.Node, dir string) {
 		fmt.Fprintf(w, ", %s", s)
 	}
 	fmt.Fprintf(w, "; at once and then every %s\n", demoInterval)
+	if d.receives() {
+		fmt.Fprintf(w, "  writing    %s/api/v1/write takes remote write\n", nodes[0].URL())
+		fmt.Fprintf(w, "  pushing    echo 'answer 42' | curl --data-binary @- %s/metrics/job/try\n", nodes[0].URL())
+	}
 	fmt.Fprintf(w, "  data       %s (removed at the end)\n\nLook at\n\n", dir)
 	for i, n := range nodes {
 		if i > 0 {

@@ -109,7 +109,29 @@ func (n *Node) webStatus() web.Status {
 	if n.edge != nil {
 		s.Targets, s.Outbox = n.targets, n.outbox
 	}
+	if len(n.gateways()) > 0 {
+		s.Pushed = n.pushed
+	}
 	return s
+}
+
+// gateways are the receivers that hold pushed groups.
+func (n *Node) gateways() (list []*receiver) {
+	if n.edge != nil && n.edge.receiver != nil && n.edge.receiver.gateway != nil {
+		list = append(list, n.edge.receiver)
+	}
+	if n.hub != nil && n.hub.receiver != nil && n.hub.receiver.gateway != nil {
+		list = append(list, n.hub.receiver)
+	}
+	return list
+}
+
+func (n *Node) pushed() (list []web.Pushed) {
+	for _, r := range n.gateways() {
+		s := r.gateway.Stats()
+		list = append(list, web.Pushed{Role: string(r.role), Groups: s.Groups, Metrics: s.Series, Bytes: s.Bytes})
+	}
+	return list
 }
 
 func (n *Node) process() web.Process {

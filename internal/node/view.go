@@ -104,6 +104,7 @@ func (n *Node) narrow(req *http.Request, s web.Status) web.Status {
 			return !sight.SeesSource(b.Set(siteLabel, x.Site).Labels())
 		})
 	}
+	s.Pushed = nil // of all sites
 	if all.Targets != nil && hidden(n.options.Config.Site) {
 		s.Targets = nil
 	}

@@ -33,6 +33,7 @@ type pageData struct {
 	MoreGaps    int
 	Outputs     []Output
 	Edge        bool
+	Pushed      []Pushed
 	Outbox      *Outbox // nil where there is none
 	Lanes       []Lane  // of the edge
 	Targets     []Target
@@ -64,6 +65,7 @@ func page(o *Options) http.Handler {
 		}
 		d.Gaps, d.MoreGaps = first(call(status.Gaps))
 		d.Outputs = call(status.Outputs)
+		d.Pushed = call(status.Pushed)
 		if status.Outbox != nil {
 			outbox := status.Outbox()
 			d.Outbox = &outbox

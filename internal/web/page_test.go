@@ -28,7 +28,8 @@ func TestPage(t *testing.T) {
 			}
 			return sites
 		},
-		Gaps: func() []Gap { return []Gap{{Site: "fra-1", Rows: 99, Cause: "outbox full"}} },
+		Pushed: func() []Pushed { return []Pushed{{Role: "hub", Groups: 12, Metrics: 345}} },
+		Gaps:   func() []Gap { return []Gap{{Site: "fra-1", Rows: 99, Cause: "outbox full"}} },
 		Account: func() Account {
 			return Account{Since: now.Add(-time.Hour), MissingRows: map[string]uint64{"evicted": 90, "corrupt": 3, NotArrived: 6}}
 		},
@@ -53,7 +54,7 @@ func TestPage(t *testing.T) {
 	}
 	last := 0
 	for _, want := range []string{
-		"Thalweg · core", "✗ not ready", "hub core", "version 1.2.3", "! nats.urls needs a restart",
+		"Thalweg · core", "✗ not ready", "hub core", "version 1.2.3", "The hub holds 12 pushed groups with 345 metrics.", "! nats.urls needs a restart",
 		"hub tail reader", "reads from 3 min ago", "nats edge", "✓ ready</span>, but", "no answer from the server",
 		"alb-1", "✗ silent", "clock 1h1m40s behind", "60 min ago", "lost-1", "✗ missing", "never", "fra-1", "✓ live", "2 (99 rows)",
 		"ams-1", "10 min ago", "4711", "0.75", "and 4 more",

@@ -22,6 +22,7 @@ type Status struct {
 	Sources    func(site string) []Source // of one site, of all if it is ""
 	Targets    func() []Target
 	Outbox     func() Outbox
+	Pushed     func() []Pushed
 }
 
 // Process is what runs here.
@@ -215,6 +216,14 @@ type Outbox struct {
 	Dropped      uint64        // rows that the server did not have, since the process started
 }
 
+// Pushed is what one role holds of groups that clients pushed, of all sites.
+type Pushed struct {
+	Role    string `json:"role"`
+	Groups  int    `json:"groups"`
+	Metrics int    `json:"metrics"`
+	Bytes   int    `json:"bytes"`
+}
+
 // api adds the JSON API. Answers have the form of Prometheus' own API: {"status": "success", "data": [...]}; that of gaps
 // has the account beside the list.
 func api(o *Options, handle func(pattern, name string, h http.Handler)) {
@@ -235,6 +244,7 @@ func api(o *Options, handle func(pattern, name string, h http.Handler)) {
 	}
 	add("sites", func(r *http.Request) any { return call(o.status(r).Sites) })
 	add("lanes", func(r *http.Request) any { return call(o.status(r).Lanes) })
+	add("pushed", func(r *http.Request) any { return call(o.status(r).Pushed) })
 	add("outputs", func(r *http.Request) any { return call(o.status(r).Outputs) })
 	serve("gaps", func(r *http.Request) answer {
 		status := o.status(r)
