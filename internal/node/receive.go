@@ -61,6 +61,7 @@ type receiver struct {
 	log      *telemetry.Log
 	guard    *receive.Guard
 	gateway  *push.Gateway // nil: nothing is pushed here
+	sites    bool          // each sender is one
 	listener *web.Server   // nil: on the web listener
 }
 
@@ -81,7 +82,7 @@ func (n *Node) newReceiver(o receiverOptions, handlers map[string]http.Handler) 
 	if !c.On() {
 		return nil, nil
 	}
-	r := &receiver{role: o.role, log: n.log}
+	r := &receiver{role: o.role, log: n.log, sites: o.site == ""}
 	log := n.log.With("component", "receive", "role", o.role)
 	if r.guard, err = receive.NewGuard(receive.GuardOptions{Config: *c, Logger: log}); err != nil {
 		return nil, err
@@ -101,7 +102,7 @@ func (n *Node) newReceiver(o receiverOptions, handlers map[string]http.Handler) 
 	if c.Pushgateway {
 		options := push.Options{
 			Dir: o.dir, SiteName: o.site, Commit: pushCommit(o.commit), Sample: pushCommit(o.sample), Catalog: n.catalog,
-			Settings: pushSettings(n.config, c), Own: c.ListenAddress != "", Version: n.options.Version, Logger: log,
+			Settings: r.pushSettings(n.config, c), Own: c.ListenAddress != "", Version: n.options.Version, Logger: log,
 		}
 		if o.site == "" {
 			options.Site = site
@@ -129,8 +130,12 @@ func (n *Node) newReceiver(o receiverOptions, handlers map[string]http.Handler) 
 	return r, nil
 }
 
-func pushSettings(c *config.Config, r *receive.Config) push.Settings {
-	return push.Settings{Interval: time.Duration(c.Global.ScrapeInterval), TTL: time.Duration(r.Gateway.TTL), Admin: r.Gateway.Admin}
+func (r *receiver) pushSettings(c *config.Config, wanted *receive.Config) push.Settings {
+	s := push.Settings{Interval: time.Duration(c.Global.ScrapeInterval), TTL: time.Duration(wanted.Gateway.TTL), Admin: wanted.Gateway.Admin}
+	if r.sites {
+		s.Keeps = r.guard.Knows
+	}
+	return s
 }
 
 // mayReceive says why senders should not, or cannot, write to the web listener.
@@ -197,7 +202,7 @@ func (r *receiver) prepare(c *config.Config, wanted *receive.Config) (use func()
 	return func() {
 		useGuard()
 		if r.gateway != nil {
-			r.gateway.Reload(pushSettings(c, wanted))
+			r.gateway.Reload(r.pushSettings(c, wanted))
 		}
 	}, nil
 }

@@ -63,6 +63,8 @@ type Settings struct {
 	TTL time.Duration
 	// Admin serves /api/v1/admin/wipe.
 	Admin bool
+	// Keeps says whether there still is who may push for a site; the groups of others end. Nil: there is.
+	Keeps func(site string) bool
 }
 
 // Limits bound what is kept of each site, and bodies. Zero values mean the defaults.

@@ -97,9 +97,13 @@ type runner struct {
 
 // round does what is due, and returns when the next thing is.
 func (r *runner) round(ctx context.Context) time.Time {
-	interval := r.settings.Load().Interval
+	settings := r.settings.Load()
+	interval := settings.Interval
 	next := r.options.Now().Add(interval)
 	for _, site := range r.allSites() {
+		if settings.Keeps != nil && !settings.Keeps(site.name) {
+			site.expireAll(r.options.Now())
+		}
 		if at := r.expire(ctx, site); !at.IsZero() && at.Before(next) {
 			next = at
 		}

@@ -187,6 +187,49 @@ func TestTTL(t *testing.T) {
 	})
 }
 
+// TestGroupsWithoutAnOwner: groups of a site for which nobody may push any more end, after a restart too.
+func TestGroupsWithoutAnOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		kept := map[string]bool{"a": true}
+		open := func() *rig {
+			return newBareRig(t, dir, func(o *Options) {
+				o.Site, o.SiteName = func(r *http.Request) string { return r.Header.Get("Site") }, ""
+				o.Settings.Keeps = func(site string) bool { return kept[site] }
+			})
+		}
+		r := open()
+		kept["b"] = true
+		stop := r.run(t)
+		r.want(t, 200, "PUT", "/metrics/job/x", "x 1\n", "Site", "a")
+		r.want(t, 200, "PUT", "/metrics/job/x", "x 1\n", "Site", "b")
+		r.want(t, 200, "PUT", "/metrics/job/y", "x 1\n", ttlHeader, "1h", "Site", "b")
+		r.taken()
+		delete(kept, "b")
+		r.setFail(errors.New("no link"))
+		r.Reload(*r.settings.Load())
+		time.Sleep(2500 * time.Millisecond)
+		if n := r.Stats().Groups; n != 3 {
+			t.Errorf("%d groups, although no end was taken", n)
+		}
+		r.setFail(nil)
+		time.Sleep(3 * time.Second)
+		if got := r.taken(); r.Stats().Groups != 1 || len(got) != 2 || !strings.HasSuffix(got[0], ": end") || !strings.HasSuffix(got[1], ": end") {
+			t.Errorf("%d groups are left; %v", r.Stats().Groups, got)
+		}
+		stop()
+		r.close()
+		delete(kept, "a")
+		r = open()
+		stop = r.run(t)
+		time.Sleep(time.Second)
+		stop()
+		if n := r.Stats().Groups; n != 0 {
+			t.Errorf("%d groups after a restart", n)
+		}
+	})
+}
+
 // TestExpiryWaitsForItsRow: a group whose end is not taken is still there, and ends later, once.
 func TestExpiryWaitsForItsRow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

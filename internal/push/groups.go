@@ -227,6 +227,17 @@ func (s *site) reschedule(ttl time.Duration) {
 	}
 }
 
+// expireAll makes all groups expire now.
+func (s *site) expireAll(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.order {
+		if g != nil {
+			s.deadlines.set(g, now)
+		}
+	}
+}
+
 // content is a group as it was at one moment.
 type content struct {
 	grouping grouping

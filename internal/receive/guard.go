@@ -59,6 +59,12 @@ func (g *Guard) Prepare(c Config) (use func(), err error) {
 	return func() { g.tokens.Store(&all) }, nil
 }
 
+// Knows reports whether there is a token for a name, or nobody is asked.
+func (g *Guard) Knows(name string) bool {
+	all := g.tokens.Load()
+	return all == nil || all.has(name)
+}
+
 // Metrics returns the collectors of this package.
 func (g *Guard) Metrics() []prometheus.Collector { return []prometheus.Collector{g.refused} }
 

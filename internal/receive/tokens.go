@@ -63,3 +63,13 @@ func (t tokens) holder(token string) (name string, ok bool) {
 	name, ok = t[sha256.Sum256([]byte(token))]
 	return name, ok
 }
+
+// has reports whether there is a token for a name.
+func (t tokens) has(name string) bool {
+	for _, holder := range t {
+		if holder == name {
+			return true
+		}
+	}
+	return false
+}
