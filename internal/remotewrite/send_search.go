@@ -80,7 +80,7 @@ func (sh *shard) search(ctx context.Context, r writeproto.Request) (took bool, e
 		sh.refuse(&r, &a)
 	}
 	if tooLate && !took && sh.withinLateSpan(&r) {
-		sh.sender.w.refusesLate(sh.of(&r, 0).site, r.Newest, a.words)
+		sh.sender.w.refusesLate(sh.newest(&r), a.words)
 	}
 	return took, nil
 }
@@ -88,6 +88,17 @@ func (sh *shard) search(ctx context.Context, r writeproto.Request) (took bool, e
 // of returns where the row of a part of a request is from.
 func (sh *shard) of(r *writeproto.Request, part int) *sentRow {
 	return &sh.sender.origins[r.Rows[part].Row]
+}
+
+// newest returns where the newest row of a request is from.
+func (sh *shard) newest(r *writeproto.Request) *sentRow {
+	newest := sh.of(r, 0)
+	for i := range r.Rows {
+		if o := sh.of(r, i); o.t > newest.t {
+			newest = o
+		}
+	}
+	return newest
 }
 
 // halve cuts a request that was refused in two, with all rows of a source in one of them, or those of one source in their

@@ -328,6 +328,15 @@ func TestRefusesLate(t *testing.T) {
 	expect(t, "refuses", o.value("thalweg_remote_write_refuses_backfill"), 0)
 	check(sendStart-600_000, 1, 0)
 	expect(t, "status", o.Status().RefusesBackfill, "")
+
+	// Newer rows that it takes are no proof, unless they are of a source whose rows it refused.
+	from = sendStart
+	check(sendStart-600_000, 1, 2)
+	backfill.Row("a", o.row("other", sendStart, 1, 2))
+	expect(t, "lost", len(o.flush(backfill)), 0)
+	expect(t, "refuses", o.value("thalweg_remote_write_refuses_backfill"), 1)
+	check(sendStart, 1, 0)
+	expect(t, "refuses", o.value("thalweg_remote_write_refuses_backfill"), 0)
 }
 
 // TestWindow has a receiver that takes what is not too late: of a backlog that is longer than its window, it gets the

@@ -193,7 +193,8 @@ type late struct {
 	newest int64     // time of a row that was refused, in ms: what is older, or hardly newer, is refused as well
 	probed time.Time // when that was tried last
 	words  string    // of the receiver
-	takes  bool      // rows that are newer, since
+	source uint64    // one that was refused
+	takes  bool      // newer rows of that, since
 }
 
 // tooLate reports whether a row of the backfill feed would be refused because it is late, and with which words. Now and
@@ -215,20 +216,21 @@ func (w *Writer) isLate(site string) bool {
 	return w.late[site] != nil
 }
 
-// refusesLate notes that the receiver took none of the rows of a site up to a time, in ms, because they were late.
-func (w *Writer) refusesLate(site string, newest int64, words string) {
+// refusesLate notes that the receiver took none of the rows of a site up to a time because they were late. One of them
+// stands for all.
+func (w *Writer) refusesLate(row *sentRow, words string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.late[site] == nil && len(w.late) >= maxLateSites {
+	newest := row.t
+	if old := w.late[row.site]; old != nil {
+		newest = max(newest, old.newest)
+	} else if len(w.late) >= maxLateSites {
 		clear(w.late) // they are found out again
 	}
-	if old := w.late[site]; old != nil {
-		newest = max(newest, old.newest)
-	}
-	w.late[site] = &late{newest: newest, probed: w.now(), words: words}
+	w.late[row.site] = &late{newest: newest, probed: w.now(), words: words, source: row.source}
 	if !w.refusing {
 		w.log.Warn("receiver refuses rows that are late; they are a gap there until it takes them, live rows are not affected",
-			"site", site, "answer", words, "tried_again_every", probeEvery)
+			"site", row.site, "answer", words, "tried_again_every", probeEvery)
 	}
 	w.setRefusing()
 }
@@ -245,7 +247,7 @@ func (w *Writer) takesLate(rows iter.Seq[*sentRow]) {
 		case l == nil:
 		case o.t <= l.newest:
 			delete(w.late, o.site)
-		default:
+		case o.source == l.source: // others may have nothing newer there, so that nothing of them is late
 			l.takes = true
 		}
 	}
