@@ -41,7 +41,7 @@ type suspect struct {
 // settle sends a request until all of it is answered for good. What is refused of one source never costs another one its
 // rows, though a receiver of 1.0 refuses a whole request for the sake of one sample.
 func (sh *shard) settle(ctx context.Context, r writeproto.Request) error {
-	good, bad, _ := split(&r, func(i int) bool { return sh.suspects[sh.of(&r, i).source] == nil })
+	good, bad, _ := r.Split(func(i int) bool { return sh.suspects[sh.of(&r, i).source] == nil })
 	for _, part := range []writeproto.Request{good, bad} {
 		if _, err := sh.search(ctx, part); err != nil {
 			return err
@@ -111,11 +111,11 @@ func (sh *shard) halve(r *writeproto.Request, a *answer, tooLate bool) (first, s
 	if tooLate {
 		sites := sh.numbered(r, func(o *sentRow) any { return o.site })
 		if last := slices.Max(sites); last > 0 {
-			return split(r, func(i int) bool { return sites[i] <= last/2 })
+			return r.Split(func(i int) bool { return sites[i] <= last/2 })
 		}
 		if !sh.withinLateSpan(r) {
 			middle := r.Oldest + (r.Newest-r.Oldest)/2
-			return split(r, func(i int) bool { return sh.of(r, i).t <= middle })
+			return r.Split(func(i int) bool { return sh.of(r, i).t <= middle })
 		}
 		if sh.sender.w.isLate(sh.of(r, 0).site) {
 			return first, second, false // as expected
@@ -123,12 +123,12 @@ func (sh *shard) halve(r *writeproto.Request, a *answer, tooLate bool) (first, s
 	}
 	sources := sh.numbered(r, func(o *sentRow) any { return o.source })
 	if last := slices.Max(sources); last > 0 {
-		return split(r, func(i int) bool { return sources[i] <= last/2 })
+		return r.Split(func(i int) bool { return sources[i] <= last/2 })
 	}
 	if s := sh.suspects[sh.of(r, 0).source]; s != nil && s.rows >= hopelessAfter && !sh.sender.mayRepeat() {
 		return first, second, false
 	}
-	return split(r, func(i int) bool { return i < n/2 })
+	return r.Split(func(i int) bool { return i < n/2 })
 }
 
 // numbered numbers what the rows of a request have in common, in the order in which it appears.
@@ -161,7 +161,7 @@ func (sh *shard) withinLateSpan(r *writeproto.Request) bool {
 // leave gives up, without sending them, rows of which is known that they come too late, and returns the rest of a request.
 func (sh *shard) leave(r writeproto.Request) writeproto.Request {
 	why := ""
-	late, rest, _ := split(&r, func(i int) bool {
+	late, rest, _ := r.Split(func(i int) bool {
 		words, late := sh.sender.w.tooLate(sh.of(&r, i))
 		if late {
 			why = words
