@@ -41,7 +41,6 @@ type endsSource struct {
 	source  *series.Source
 	schema  *series.Schema
 	names   int // given so far
-	present map[int]bool
 	partial int // percent of the rows
 	fixed   bool
 }
