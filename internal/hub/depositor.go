@@ -69,7 +69,7 @@ func (p *depositor) store(ctx context.Context, spacing time.Duration, queue []*d
 		queue, err = p.try(ctx, spacing, queue)
 		if errors.Is(err, errMoved) {
 			p.metrics.moved.Inc()
-			err = pause(ctx)
+			err = wait(ctx, depositPause)
 		}
 	}
 	for _, w := range queue {
@@ -299,7 +299,7 @@ func (p *depositor) publish(ctx context.Context, m *depositMessage) error {
 		case !doubtful && !errors.Is(err, bus.ErrDoubtful):
 			return err
 		}
-		if cause := pause(ctx); cause != nil {
+		if cause := wait(ctx, depositPause); cause != nil {
 			return fmt.Errorf("outcome unknown: %w", err)
 		}
 	}
@@ -324,20 +324,8 @@ func (p *depositor) isLast(ctx context.Context, sequence uint64, payload []byte)
 			// One that another hub has stored behind it hides it: then it is stored once more.
 			return m.Sequence == sequence && bytes.Equal(m.Payload, payload), nil
 		}
-		if cause := pause(ctx); cause != nil { // else the server that answered may be behind
+		if cause := wait(ctx, depositPause); cause != nil { // else the server that answered may be behind
 			return false, fmt.Errorf("read back %q: outcome unknown: %w", p.subject(), cmp.Or(err, cause))
 		}
-	}
-}
-
-// pause waits a moment, unless ctx ends.
-func pause(ctx context.Context) error {
-	t := time.NewTimer(depositPause)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }
