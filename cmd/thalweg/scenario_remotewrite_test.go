@@ -40,6 +40,7 @@ type wireSample struct {
 	t         int64
 	value     float64
 	parsed    labels.Labels
+	start     int64 // of 2.0, if it has one
 	exemplars []exemplar.Exemplar
 	metadata  string // TYPE|help|unit, of 2.0
 }
@@ -78,7 +79,7 @@ func (r *writeRequest) readFloats() (all []wireSample) {
 		m := ts.Metadata
 		metadata := strings.TrimPrefix(m.Type.String(), "METRIC_TYPE_") + "|" + r.v2.Symbols[m.HelpRef] + "|" + r.v2.Symbols[m.UnitRef]
 		for _, s := range ts.Samples {
-			all = append(all, wireSample{labels: ls.String(), t: s.Timestamp, value: s.Value, parsed: ls, exemplars: exemplars, metadata: metadata})
+			all = append(all, wireSample{labels: ls.String(), t: s.Timestamp, value: s.Value, parsed: ls, start: s.StartTimestamp, exemplars: exemplars, metadata: metadata})
 		}
 	}
 	return all
@@ -218,8 +219,7 @@ func (r *writeRequest) checkV2() error {
 		}
 		key := fmt.Sprint(pairs)
 		for _, s := range ts.Samples {
-			// A row has the time when its scrape began: what was created meanwhile started later.
-			if s.Timestamp < newest[key] || s.StartTimestamp > s.Timestamp+1000 {
+			if s.Timestamp < newest[key] || s.StartTimestamp > s.Timestamp {
 				return fmt.Errorf("%s: %d stands behind %d, and started at %d", key, s.Timestamp, newest[key], s.StartTimestamp)
 			}
 			newest[key] = s.Timestamp
@@ -388,7 +388,7 @@ func (r *recorder) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 // stored returns everything of a request.
 func (r *writeRequest) stored() (all []storedSample) {
 	for _, s := range r.samples() {
-		all = append(all, storedSample{s.labels, s.t, floatBits(s.value)})
+		all = append(all, storedSample{withStart(s.parsed, s.start).String(), s.t, floatBits(s.value)})
 	}
 	b := labels.NewScratchBuilder(0)
 	if r.v1 != nil {
@@ -401,6 +401,7 @@ func (r *writeRequest) stored() (all []storedSample) {
 			continue // check has complained
 		}
 		for _, h := range ts.Histograms {
+			ls := withStart(ls, h.StartTimestamp)
 			if h.IsFloatHistogram() {
 				all = append(all, storedHistogram(ls, prompb.FromFloatHistogram(h.Timestamp, h.ToFloatHistogram())))
 			} else {
@@ -497,7 +498,11 @@ func (r *recorder) copy(path string) map[storedSample]int {
 // cmdSameWrites waits until a storage has just the samples of up to now that a recorder has, by remote read: series, time
 // and bits, stale markers and histograms included.
 func cmdSameWrites(ts *testscript.TestScript, neg bool, args []string) {
-	usageOf(ts, !neg && len(args) == 4, "same-writes N RECORDER PATH ADDRESS")
+	starts := len(args) > 0 && args[0] == "-starts"
+	if starts {
+		args = args[1:]
+	}
+	usageOf(ts, !neg && len(args) == 4, "same-writes [-starts] N RECORDER PATH ADDRESS")
 	least, err := strconv.Atoi(args[0])
 	ts.Check(err)
 	end := time.Now().UnixMilli()
@@ -506,7 +511,7 @@ func cmdSameWrites(ts *testscript.TestScript, neg bool, args []string) {
 		if err != nil {
 			return err
 		}
-		want, markers := map[storedSample]bool{}, 0
+		want, markers, started := map[storedSample]bool{}, 0, 0
 		for s := range recorderOf(ts, args[1]).copy(args[2]) {
 			if s.t <= end {
 				want[s] = true
@@ -514,14 +519,17 @@ func cmdSameWrites(ts *testscript.TestScript, neg bool, args []string) {
 			if s.value == floatBits(math.Float64frombits(value.StaleNaN)) {
 				markers++
 			}
+			if strings.Contains(s.labels, startLabel) {
+				started++
+			}
 		}
 		if err := sameSet(got, want); err != nil {
 			return fmt.Errorf("%s has %d samples, recorder has %d: %w", args[3], len(got), len(want), err)
 		}
-		if len(got) < least || markers == 0 {
-			return fmt.Errorf("there are %d samples, %d stale markers", len(got), markers)
+		if len(got) < least || markers == 0 || starts && started == 0 {
+			return fmt.Errorf("there are %d samples, %d stale markers, %d samples with a start", len(got), markers, started)
 		}
-		ts.Logf("%d samples, %d stale markers", len(got), markers)
+		ts.Logf("%d samples, %d stale markers, %d samples with a start", len(got), markers, started)
 		return nil
 	})
 }

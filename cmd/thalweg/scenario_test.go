@@ -83,7 +83,7 @@ func TestMain(m *testing.M) {
 //	recorder NAME                     begin a receiver that takes everything and keeps it; sets $NAME
 //	every-write [-repeats] NAME PATH TARGET   until it has, once, every value that a counter has served
 //	write [-code=N] [-token=TOKEN] URL SERIES VALUE   send a sample of now; standard output is the answer
-//	same-writes N NAME PATH ADDRESS   until a Prometheus has just its samples, N at least, markers and histograms included
+//	same-writes [-starts] N NAME PATH ADDRESS   until a Prometheus has just its samples, N at least, markers, histograms and starts included
 //
 // Senders of remote write
 //
