@@ -23,7 +23,9 @@ func cmdWrite(ts *testscript.TestScript, neg bool, args []string) {
 	value, err := strconv.ParseFloat(args[2], 64)
 	ts.Check(err)
 	sample := prompb.TimeSeries{Samples: []prompb.Sample{{Value: value, Timestamp: time.Now().UnixMilli()}}}
-	series.Range(func(l labels.Label) { sample.Labels = append(sample.Labels, prompb.Label{Name: l.Name, Value: l.Value}) })
+	series.Range(func(l labels.Label) {
+		sample.Labels = append(sample.Labels, prompb.Label{Name: l.Name, Value: l.Value})
+	})
 	body, err := (&prompb.WriteRequest{Timeseries: []prompb.TimeSeries{sample}}).Marshal()
 	ts.Check(err)
 	header := http.Header{"Content-Type": {"application/x-protobuf"}, "Content-Encoding": {"snappy"}}
