@@ -85,6 +85,7 @@ type Reader struct {
 
 	mu       sync.Mutex
 	position Position
+	head     uint64
 }
 
 // NewReader returns a reader of the stream of the connection's configuration. Nothing happens before Run.
@@ -112,6 +113,14 @@ func (r *Reader) Position() Position {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.position
+}
+
+// Head is the last sequence that the stream had at the last (re)subscription, whether or not that message was to be
+// delivered; 0 before the first.
+func (r *Reader) Head() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.head
 }
 
 func (r *Reader) setPosition(p Position) {
@@ -199,6 +208,9 @@ func (r *Reader) follow(ctx context.Context) error {
 		return err
 	}
 	r.conn.metrics.readerResumes.Inc()
+	r.mu.Lock()
+	r.head = info.State.LastSeq
+	r.mu.Unlock()
 	run := &run{Reader: r, consumer: s, created: info.Created, target: info.State.LastSeq, last: info.State.LastSeq}
 	if end := r.options.End; end > 0 {
 		run.target = min(run.target, end)

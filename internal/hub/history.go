@@ -101,7 +101,9 @@ func (h *history) read(ctx context.Context, from time.Time) error {
 			}
 			messages++
 			h.setLeft(m.Pending)
-			h.step(receiver, config, sizes, m, m.Sequence > caughtUpAt)
+			if m.Sequence <= caughtUpAt {
+				h.step(receiver, config, sizes, m)
+			}
 			return nil
 		},
 		CaughtUp: func() { done(errCaughtUp) },
@@ -119,9 +121,9 @@ func (h *history) read(ctx context.Context, from time.Time) error {
 	return nil
 }
 
-// step takes one message. Of one that the tail reader took when it had caught up, that reader knows better what could not
-// be taken.
-func (h *history) step(receiver *lane.Receiver, config *Config, sizes *meter, m bus.Message, judged bool) {
+// step takes one message. Those behind what the tail reader had read when it had caught up are its own: it alone knows
+// which of their rows were let in.
+func (h *history) step(receiver *lane.Receiver, config *Config, sizes *meter, m bus.Message) {
 	site, l, err := h.hub.conn.Root().ParseLane(m.Subject)
 	if err != nil {
 		return // the tail reader counts and logs such messages
@@ -132,7 +134,7 @@ func (h *history) step(receiver *lane.Receiver, config *Config, sizes *meter, m 
 		Done: v.took,
 		Loss: v.lose,
 		Problem: func(p lane.Problem) {
-			if p.Reason != lane.ReasonRefused && !judged {
+			if p.Reason != lane.ReasonRefused {
 				v.trouble(&p, true)
 			}
 		},

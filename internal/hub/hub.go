@@ -106,7 +106,7 @@ type Hub struct {
 	shares     *shares
 	lastRow    map[string]int64 // by site: when the last row was applied, by this clock
 	catchingUp bool             // the tail reader has not reached the head since it began
-	caughtUpAt uint64           // the last sequence that it had read when it did; 0: none
+	caughtUpAt uint64           // the last sequence of the stream when it did; what comes behind it is read by it
 	tail       tailPlace
 	// tailPosition is that of the tail reader; nil before there is one.
 	tailPosition func() bus.Position

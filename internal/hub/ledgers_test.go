@@ -325,7 +325,7 @@ func TestHistoryInterrupted(t *testing.T) {
 	set := func(parts Parts) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.config.Parts, c.catchingUp = parts, false
+		c.config.Parts, c.catchingUp, c.caughtUpAt = parts, false, 4 // as if the tail reader had read all
 	}
 	set(0) // there is nothing that could be read
 	c.history.pause = time.Millisecond

@@ -44,6 +44,7 @@ func (h *Hub) keepTail(ctx context.Context) error {
 func (h *Hub) readTail(ctx context.Context) error {
 	begun, rewound := h.now(), false
 	config, _ := h.configured()
+	var reader *bus.Reader
 	reader, err := h.conn.NewReader(bus.ReaderOptions{
 		Name:     "tail",
 		Subjects: config.subjects(h.conn.Root()),
@@ -61,7 +62,7 @@ func (h *Hub) readTail(ctx context.Context) error {
 		CaughtUp: func() {
 			h.mu.Lock()
 			h.catchingUp, h.tail.pending = false, 0
-			h.caughtUpAt = h.tailPosition().Sequence
+			h.caughtUpAt = max(h.tailPosition().Sequence, reader.Head())
 			h.mu.Unlock()
 			h.caughtUpOnce.Do(func() { close(h.caughtUp) })
 			h.history.caughtUp()
