@@ -342,8 +342,9 @@ func (f *feed) flush(ctx context.Context) error {
 	return nil
 }
 
-// trim settles the frames of which nothing waits any more, though the batch is not done. Beyond the bound of what may
-// wait the older half is settled: the destination still has it and goes on trying, but the next process will not.
+// trim settles the frames of which nothing waits any more, though the batch is not done. An output of the newest rows
+// settles the older half beyond the bound of what may wait: the destination still has it and goes on trying, but the next
+// process will not. Others wait there.
 func (f *feed) trim(ctx context.Context) error {
 	n := 0
 	if d, ok := f.destination.(Replacing); ok {
@@ -353,7 +354,7 @@ func (f *feed) trim(ctx context.Context) error {
 			n-- // it is a row of the frame before
 		}
 	}
-	if len(f.frames) >= f.most {
+	if f.newest && len(f.frames) >= f.most {
 		n = max(n, len(f.frames)/2)
 	}
 	if n == 0 {
