@@ -191,21 +191,25 @@ func TestTTL(t *testing.T) {
 func TestGroupsWithoutAnOwner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
-		kept := map[string]bool{"a": true}
+		var kept sync.Map
+		kept.Store("a", true)
 		open := func() *rig {
 			return newBareRig(t, dir, func(o *Options) {
 				o.Site, o.SiteName = func(r *http.Request) string { return r.Header.Get("Site") }, ""
-				o.Settings.Keeps = func(site string) bool { return kept[site] }
+				o.Settings.Keeps = func(site string) bool {
+					_, yes := kept.Load(site)
+					return yes
+				}
 			})
 		}
 		r := open()
-		kept["b"] = true
+		kept.Store("b", true)
 		stop := r.run(t)
 		r.want(t, 200, "PUT", "/metrics/job/x", "x 1\n", "Site", "a")
 		r.want(t, 200, "PUT", "/metrics/job/x", "x 1\n", "Site", "b")
 		r.want(t, 200, "PUT", "/metrics/job/y", "x 1\n", ttlHeader, "1h", "Site", "b")
 		r.taken()
-		delete(kept, "b")
+		kept.Delete("b")
 		r.setFail(errors.New("no link"))
 		r.Reload(*r.settings.Load())
 		time.Sleep(2500 * time.Millisecond)
@@ -219,7 +223,7 @@ func TestGroupsWithoutAnOwner(t *testing.T) {
 		}
 		stop()
 		r.close()
-		delete(kept, "a")
+		kept.Delete("a")
 		r = open()
 		stop = r.run(t)
 		time.Sleep(time.Second)
