@@ -54,11 +54,9 @@ What it has counted stands in the data directory, and goes on after a restart.`,
 			if err != nil {
 				return fmt.Errorf("the configuration is not valid:\n%w", err)
 			}
-			o := node.Options{Config: cfg, ListenAddress: web.listen, WebConfigFile: web.config, ExternalURL: web.external, Version: build().Version}
-			if file != "" {
-				o.Load = load
-			}
-			return run(c.Context(), o, log, c.ErrOrStderr())
+			return run(c.Context(), node.Options{
+				Config: cfg, Load: load, ListenAddress: web.listen, WebConfigFile: web.config, ExternalURL: web.external, Version: build().Version,
+			}, log, c.ErrOrStderr())
 		},
 	}
 	f := c.Flags()
