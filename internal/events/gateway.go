@@ -205,6 +205,10 @@ func (g *Gateway) sample(now time.Time) time.Time {
 	g.mu.Lock()
 	interval := g.rows.source.Interval
 	at := now.Truncate(interval)
+	if at.UnixMilli() <= g.rows.row.T { // the interval is longer than it was
+		g.mu.Unlock()
+		return at.Add(interval)
+	}
 	row := g.rows.make(g.state.aggregate, at.UnixMilli())
 	g.mu.Unlock()
 	if err := g.options.Sink(row); err != nil {
