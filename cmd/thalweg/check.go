@@ -118,6 +118,9 @@ func runs(c *config.Config) []string {
 		lines = append(lines, received("hub", &h.Receive)...)
 		lines = append(lines, destinations(h)...)
 	}
+	if c.Gateway != nil {
+		lines = append(lines, aggregated(c)...)
+	}
 	if n := c.Embedded(); n != nil {
 		who := "clients without a credential are admitted"
 		if needed := neededCredentials(&n.Auth); needed != "" {
@@ -147,6 +150,30 @@ func received(role string, c *receive.Config) (lines []string) {
 			kept = fmt.Sprintf("for %s after the last push", ttl)
 		}
 		lines = append(lines, fmt.Sprintf("%s takes pushes at /metrics/job/... on %s, from %s; groups are kept %s", role, at, who, kept))
+	}
+	return lines
+}
+
+// aggregated says where events come from, and where what they came to stands.
+func aggregated(c *config.Config) (lines []string) {
+	g := c.Gateway
+	if r := g.Redis; r != nil {
+		lines = append(lines, fmt.Sprintf("event gateway takes events from the list %q of Redis at %s", r.Key, r.Servers()))
+	}
+	at := "the web listener"
+	if g.ListenAddress != "" {
+		at += " and " + g.ListenAddress
+	}
+	if g.HTTP {
+		lines = append(lines, fmt.Sprintf("event gateway takes events at /api/v1/events on %s, from everybody who reaches it", at))
+	}
+	page := "/gateway/metrics"
+	if g.ListenAddress != "" {
+		page += ", and at /metrics on " + g.ListenAddress
+	}
+	lines = append(lines, "event gateway shows what they came to at "+page)
+	if c.Edge != nil {
+		lines = append(lines, fmt.Sprintf("edge sends what events came to every %s, as job events", c.Global.ScrapeInterval))
 	}
 	return lines
 }
@@ -195,6 +222,7 @@ func neededCredentials(a *natsd.Auth) string {
 
 func off(c *config.Config) []string {
 	var lines []string
+	alone := c.Edge == nil && c.Hub == nil
 	if c.Edge == nil {
 		lines = append(lines, "edge: nothing is scraped or sent")
 	} else {
@@ -208,10 +236,21 @@ func off(c *config.Config) []string {
 	switch {
 	case c.Hub == nil && c.Embedded() != nil:
 		lines = append(lines, "hub: nothing in this process reads what the edge sends; another process may, from the NATS server here")
+	case alone:
+		lines = append(lines, "hub: there is no /federate; what events came to stands at /gateway/metrics")
 	case c.Hub == nil:
 		lines = append(lines, "hub: /federate serves only the last rows of this edge")
 	}
-	if c.Embedded() == nil {
+	if g := c.Gateway; g != nil && !g.HTTP {
+		lines = append(lines, "events by HTTP: gateway.http is false")
+	}
+	if g := c.Gateway; g != nil && g.Redis == nil {
+		lines = append(lines, "events from Redis: gateway.redis is not there")
+	}
+	switch {
+	case alone:
+		lines = append(lines, "NATS: nothing is sent")
+	case c.Embedded() == nil:
 		lines = append(lines, "embedded NATS server: an existing one is used")
 	}
 	if c.Hub != nil && !c.NATS.Client.Stream.Manage {

@@ -38,4 +38,11 @@ func TestExplainTraffic(t *testing.T) {
 		"a Prometheus has to scrape the Push Gateway with honor_labels: true",
 		"two sites with the same job and instance overwrite each other",
 		"hub.pushgateway.max_age is 20s, less than two intervals of 15s")
+	f("{site: a, gateway: {listen_address: ':9091', redis: {address: 'r1:6379,r2,password=secret'}}}",
+		"event gateway takes events from the list \"prom-stream-gateway:metric-queue\" of Redis at r1:6379, r2:6379\n",
+		"event gateway takes events at /api/v1/events on the web listener and :9091, from everybody who reaches it\n",
+		"event gateway shows what they came to at /gateway/metrics, and at /metrics on :9091\n",
+		"NATS: nothing is sent\n")
+	f("{site: a, edge: {}, gateway: {http: false}}",
+		"edge sends what events came to every 15s, as job events\n", "events by HTTP: gateway.http is false\n", "events from Redis: gateway.redis is not there\n")
 }

@@ -11,7 +11,7 @@ import (
 )
 
 func newConvertCommand() *cobra.Command {
-	return group(&cobra.Command{Use: "convert", Short: "Turn configuration files of other systems into ours"}, newConvertChoriaCommand())
+	return group(&cobra.Command{Use: "convert", Short: "Turn configuration files of other systems into ours"}, newConvertChoriaCommand(), newConvertAppsettingsCommand())
 }
 
 func newConvertChoriaCommand() *cobra.Command {
@@ -31,26 +31,46 @@ there is named on standard error, line by line, with what to do instead.`,
 			default:
 				return usage("--role is %q, not edge or hub", role)
 			}
-			content, err := os.ReadFile(args[0])
-			if err != nil {
-				return fmt.Errorf("read file to convert: %w", err)
-			}
-			file, notes, err := convert.Choria(content, roles)
-			if err != nil {
-				return fmt.Errorf("convert %s: %w", args[0], err)
-			}
-			for _, note := range notes {
-				fmt.Fprintf(c.ErrOrStderr(), "%s: %s\n", args[0], note)
-			}
-			if _, err := fmt.Fprintf(c.OutOrStdout(), "# Made of %s by thalweg convert choria.\n%s", args[0], file); err != nil {
-				return err
-			}
-			if _, err := config.Parse(file); err != nil {
-				return fmt.Errorf("what was made of %s is not valid yet:\n%w", args[0], err)
-			}
-			return nil
+			return convertFile(c, args[0], func(content []byte) ([]byte, []convert.Note, error) { return convert.Choria(content, roles) })
 		},
 	}
 	c.Flags().StringVar(&role, "role", "", "what to make: edge or hub; default: what stands in the file")
 	return c
+}
+
+func newConvertAppsettingsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "appsettings FILE",
+		Short: "Convert an appsettings.json of prom-stream-gateway",
+		Long: `Convert an appsettings.json of prom-stream-gateway to a section gateway. The configuration is printed to
+standard output. What was not carried over as it stood there is named on standard error, line by line.
+Environment variables such as Redis__ConnectionString need no conversion: thalweg gateway knows them.`,
+		Example: "  thalweg convert appsettings appsettings.json > thalweg.yml",
+		Args:    takes(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			return convertFile(c, args[0], convert.Appsettings)
+		},
+	}
+}
+
+// convertFile prints what is made of a file, the notes, and what is wrong with it.
+func convertFile(c *cobra.Command, name string, to func(content []byte) ([]byte, []convert.Note, error)) error {
+	content, err := os.ReadFile(name)
+	if err != nil {
+		return fmt.Errorf("read file to convert: %w", err)
+	}
+	file, notes, err := to(content)
+	if err != nil {
+		return fmt.Errorf("convert %s: %w", name, err)
+	}
+	for _, note := range notes {
+		fmt.Fprintf(c.ErrOrStderr(), "%s: %s\n", name, note)
+	}
+	if _, err := fmt.Fprintf(c.OutOrStdout(), "# Made of %s by %s.\n%s", name, c.CommandPath(), file); err != nil {
+		return err
+	}
+	if _, err := config.Parse(file); err != nil {
+		return fmt.Errorf("what was made of %s is not valid yet:\n%w", name, err)
+	}
+	return nil
 }

@@ -25,7 +25,7 @@ func newRunCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "run --config.file=FILE",
 		Short: "Run the roles whose sections stand in a configuration file",
-		Long: `Run the roles whose sections stand in a configuration file: edge, hub, or both.
+		Long: `Run the roles whose sections stand in a configuration file: edge, hub and gateway, in any combination.
 
 SIGHUP and POST /-/reload read the file again; SIGTERM and SIGINT stop the process after what was
 accepted is on its way. The reference of the file is docs/config.md.`,

@@ -97,6 +97,10 @@ func TestMain(m *testing.M) {
 //	push-no-more NAME                 end them
 //	every-push NAME URL               check that it has of each client what was answered, or something later
 //
+// Events
+//
+//	redis ADDRESS ANSWER COMMAND ARGUMENTS...   until the answer of Redis to a command is this, of the protocol
+//
 // NATS
 //
 //	delete-stream ADDRESS             as somebody with the rights of a hub
@@ -136,6 +140,7 @@ func TestScenarios(t *testing.T) {
 			"authorize": cmdAuthorize, "upload": cmdUpload, "write": cmdWrite,
 			"group": cmdGroup, "pushers": cmdPushers, "pushed": cmdPushed, "push-no-more": cmdPushNoMore, "every-push": cmdEveryPush,
 			"recorder": cmdRecorder, "every-write": cmdEveryWrite, "same-writes": cmdSameWrites,
+			"redis":         cmdRedis,
 			"delete-stream": cmdDeleteStream, "create-stream": cmdCreateStream, "send-frame": cmdSendFrame,
 			"copy-stream": cmdCopyStream, "link": cmdLink,
 		},
@@ -234,7 +239,7 @@ func cmdExpand(ts *testscript.TestScript, neg bool, args []string) {
 // tool returns the path of a program, this one or a peer that scripts/tools.sh has put into place.
 func tool(ts *testscript.TestScript, name string) string {
 	switch name {
-	case "prometheus", "node_exporter", "prometheus-pushgateway":
+	case "prometheus", "node_exporter", "prometheus-pushgateway", "redis-server":
 		path := filepath.Join("..", "..", ".cache", "tools", "bin", name)
 		path, err := filepath.Abs(path)
 		ts.Check(err)

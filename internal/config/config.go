@@ -13,6 +13,7 @@ import (
 
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/edge"
+	"github.com/thalweg/thalweg/internal/events"
 	"github.com/thalweg/thalweg/internal/hub"
 	"github.com/thalweg/thalweg/internal/natsd"
 )
@@ -32,6 +33,8 @@ type Config struct {
 	Edge *Edge `yaml:"edge"`
 	// Present: this process is a hub, which receives and serves /federate.
 	Hub *Hub `yaml:"hub"`
+	// Present: this process is an event gateway, which aggregates what short-lived processes throw at a queue.
+	Gateway *events.Config `yaml:"gateway"`
 
 	places places
 	// roleless: it is no mistake that no role is on.

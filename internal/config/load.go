@@ -29,6 +29,11 @@ import (
 // and the credential in the data directory, which is data_dir unless another one is given here. The error joins one
 // *Error for each mistake.
 func Load(file, dataDir string) (*Config, error) {
+	return loadWith(file, dataDir, func(*Config) error { return nil })
+}
+
+// loadWith calls change between what the file says and the checks.
+func loadWith(file, dataDir string, change func(*Config) error) (*Config, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
@@ -40,7 +45,7 @@ func Load(file, dataDir string) (*Config, error) {
 	}
 	c, err := parseWith(b, func(c *Config) error {
 		c.DataDir = cmp.Or(dataDir, c.DataDir)
-		return c.useCredential(config.JoinDir(filepath.Dir(file), c.DataDir))
+		return errors.Join(change(c), c.useCredential(config.JoinDir(filepath.Dir(file), c.DataDir)))
 	})
 	if err == nil {
 		c.SetDirectory(filepath.Dir(file))
@@ -86,7 +91,7 @@ func Parse(b []byte) (*Config, error) { return parseWith(b, func(*Config) error 
 
 // parseWith calls complete between what the file says and the checks.
 func parseWith(b []byte, complete func(*Config) error) (*Config, error) {
-	root, written, err := parseTree(b, map[string]bool{"edge": true, "hub": true})
+	root, written, err := parseTree(b, map[string]bool{"edge": true, "hub": true, "gateway": true})
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +163,9 @@ func (c *Config) SetDirectory(dir string) {
 	}
 	if c.Hub != nil {
 		c.Hub.setDirectory(dir)
+	}
+	if c.Gateway != nil {
+		c.Gateway.SetDirectory(dir)
 	}
 }
 
@@ -233,7 +241,7 @@ func (c *Config) Validate() error {
 	if c.DataDir == "" {
 		report("", errors.New("data_dir: is empty"))
 	}
-	if c.Edge == nil && c.Hub == nil && !c.roleless {
+	if c.Edge == nil && c.Hub == nil && c.Gateway == nil && !c.roleless {
 		report("", c.noRole())
 	}
 	report("nats", c.validateNATS())
@@ -255,6 +263,9 @@ func (c *Config) Validate() error {
 			report("hub", fmt.Errorf("site_label: %q is one of global.external_labels too", name))
 		}
 	}
+	if c.Gateway != nil {
+		report("gateway", c.Gateway.Validate())
+	}
 	return inOrder(found)
 }
 
@@ -271,12 +282,12 @@ func inOrder(found []*Error) error {
 }
 
 func (c *Config) noRole() error {
-	for _, role := range []string{"edge", "hub"} {
+	for _, role := range []string{"edge", "hub", "gateway"} {
 		if _, written := c.places[role]; written {
 			return fmt.Errorf("%s: section is empty; write %s: {} to turn it on", role, role)
 		}
 	}
-	return errors.New("nothing to run: neither edge nor hub is there")
+	return errors.New("nothing to run: none of edge, hub and gateway is there")
 }
 
 func (c *Config) validateNATS() error {

@@ -163,6 +163,10 @@ func TestNeedsRestart(t *testing.T) {
 	f(receiver, "{site: a, hub: {receive: {remote_write: true, tokens_file: u, pushgateway_ttl: 1m}, remote_write: [{url: 'http://x/'}], pushgateway: {url: 'http://x'}}}")
 	f(receiver, "{site: a, hub: {receive: {pushgateway: true, tokens_file: t, listen_address: ':1'}}}",
 		"hub.receive.remote_write", "hub.receive.pushgateway", "hub.receive.listen_address")
+	const gateway = "{site: a, gateway: {}}"
+	f(gateway, "{site: a, gateway: {ttl: 1h, limits: {series: 5}, relabel_configs: [{action: labeldrop, regex: x}]}, global: {scrape_interval: 1m}}")
+	f(gateway, "{site: a, gateway: {redis: {}, http: false, listen_address: ':1'}}", "gateway.listen_address", "gateway.redis", "gateway.http")
+	f(gateway, "{site: a, edge: {}}", "nats.embedded", "edge", "gateway")
 	f("{site: a, hub: {}, nats: {embedded: {}}}", "{site: a, hub: {}, nats: {embedded: {listen: '127.0.0.1:1'}, stream: {replicas: 3}}}",
 		"nats.embedded.listen", "nats.stream.replicas")
 }

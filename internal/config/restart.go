@@ -16,6 +16,7 @@ var reloadable = []string{
 	"hub.receive.tokens_file", "hub.receive.pushgateway_ttl", "hub.receive.pushgateway_admin", "hub.remote_write", "hub.pushgateway",
 	"hub.telemeter.label", "hub.telemeter.tokens_file", "hub.telemeter.authorize_url", "hub.telemeter.token_ttl",
 	"hub.telemeter.rate_limit", "hub.telemeter.limit_bytes", "hub.telemeter.ttl", "hub.telemeter.match",
+	"gateway.relabel_configs", "gateway.limits", "gateway.ttl",
 }
 
 // NeedsRestart returns the keys in which two configurations differ and that a running process cannot take over, in the

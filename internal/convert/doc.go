@@ -1,6 +1,6 @@
 // Package convert turns configuration files of other systems into ours.
 //
-//	file, notes, err := convert.Choria(content, convert.AllRoles)
+//	file, notes, err := convert.Choria(content, convert.AllRoles) // or Appsettings(content)
 //	os.Stdout.Write(file)
 //	for _, note := range notes {
 //		fmt.Fprintln(os.Stderr, note)

@@ -47,9 +47,11 @@ type Limits struct {
 	Summaries int `yaml:"summaries"`
 	// Size of what stands in one element of the queue, which may be several events.
 	EventBytes units.Base2Bytes `yaml:"event_bytes"`
-	// Labels of a series, and how long their names and values are.
-	Labels           int `yaml:"labels"`
-	LabelNameLength  int `yaml:"label_name_length"`
+	// Labels of a series.
+	Labels int `yaml:"labels"`
+	// Length of the name of a label, in bytes.
+	LabelNameLength int `yaml:"label_name_length"`
+	// Length of the value of a label, in bytes.
 	LabelValueLength int `yaml:"label_value_length"`
 }
 
@@ -71,6 +73,13 @@ func (c *Config) UnmarshalYAML(unmarshal func(any) error) error {
 	*c = DefaultConfig()
 	type plain Config
 	return unmarshal((*plain)(c))
+}
+
+// UnmarshalYAML decodes over the defaults.
+func (l *Limits) UnmarshalYAML(unmarshal func(any) error) error {
+	*l = DefaultLimits()
+	type plain Limits
+	return unmarshal((*plain)(l))
 }
 
 // SetDirectory joins relative file names with dir.

@@ -1,6 +1,7 @@
 package events
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,6 +68,7 @@ type Gateway struct {
 	durable position // what the last record on disk says
 	failing error    // why the last record is not on disk
 	trouble string   // why no events can be taken from Redis
+	stopped bool     // what would be applied now would not be durable
 }
 
 // commit is what waits for the next record.
@@ -122,10 +124,13 @@ func (g *Gateway) begin() {
 	}
 }
 
-// Reload puts limits, rules and the TTL of another configuration in force, which is valid.
-func (g *Gateway) Reload(c Config) {
+// Reload puts limits, rules and the TTL of another configuration in force, which is valid, and another interval of rows.
+func (g *Gateway) Reload(c Config, interval time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.rows != nil {
+		g.rows.setInterval(interval)
+	}
 	g.state.configure(&c)
 	g.memo.clear()
 }
@@ -150,6 +155,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.write(ctx)
 	tasks.Wait()
 	g.mu.Lock()
+	g.stopped = true
 	g.state.clean, g.changed = !g.replaying.Load(), true
 	g.mu.Unlock()
 	if err := g.checkpoint(); err != nil {
@@ -177,9 +183,7 @@ func (g *Gateway) tick(ctx context.Context) {
 		if g.rows == nil || now.Before(next) || g.replaying.Load() {
 			continue
 		}
-		at := now.Truncate(g.options.Interval)
-		next = at.Add(g.options.Interval)
-		g.sample(at)
+		next = g.sample(now)
 	}
 }
 
@@ -196,15 +200,22 @@ func (g *Gateway) expire(now time.Time) {
 	}
 }
 
-// sample hands over the aggregate.
-func (g *Gateway) sample(at time.Time) {
+// sample hands over the aggregate, and returns when it is to be handed over next.
+func (g *Gateway) sample(now time.Time) time.Time {
 	g.mu.Lock()
+	interval := g.rows.source.Interval
+	at := now.Truncate(interval)
+	if at.UnixMilli() <= g.rows.row.T { // the interval is longer than it was
+		g.mu.Unlock()
+		return at.Add(interval)
+	}
 	row := g.rows.make(g.state.aggregate, at.UnixMilli())
 	g.mu.Unlock()
 	if err := g.options.Sink(row); err != nil {
 		g.metrics.rowErrors.Inc()
 		g.repeats.Log(slog.LevelError, "row", "row of the event gateway is not accepted", slog.Any("err", err))
 	}
+	return at.Add(interval)
 }
 
 // write writes checkpoints: soon if somebody waits, else every now and then.
@@ -279,7 +290,10 @@ func (g *Gateway) await(ctx context.Context) error {
 }
 
 // errNotDurable is the answer to events as long as nothing can be written.
-var errNotDurable = errors.New("events cannot be made durable")
+var (
+	errNotDurable = errors.New("events cannot be made durable")
+	errStopped    = errors.New("the gateway stops")
+)
 
 // Outcome is what became of a payload.
 type Outcome struct {
@@ -291,8 +305,8 @@ type Outcome struct {
 // may send it again, if its events have ids.
 func (g *Gateway) Take(ctx context.Context, payload []byte) (Outcome, error) {
 	g.mu.Lock()
-	if g.failing != nil { // before it counts
-		err := g.failing
+	if g.failing != nil || g.stopped { // before it counts
+		err := cmp.Or(g.failing, errStopped)
 		g.mu.Unlock()
 		return Outcome{}, fmt.Errorf("%w: %w", errNotDurable, err)
 	}

@@ -249,6 +249,44 @@ func TestRowsGoToTheSink(t *testing.T) {
 	}
 }
 
+// Another interval holds from the next row on.
+func TestRowsAfterReload(t *testing.T) {
+	var rows []string
+	x := open(t, t.TempDir(), func(o *Options) {
+		o.Catalog, o.Interval = series.NewCatalog(), time.Second
+		o.Sink = func(r *series.Row) error {
+			rows = append(rows, fmt.Sprint(r.T, r.Source.Interval))
+			return nil
+		}
+	})
+	defer x.crash()
+	now := time.UnixMilli(1_234_567)
+	first := x.sample(now)
+	x.Reload(x.options.Config, 10*time.Second)
+	second := x.sample(first)
+	x.sample(second)
+	if want := []string{"1234000 1s", "1240000 10s"}; !slices.Equal(rows, want) || first.UnixMilli() != 1_235_000 || second.UnixMilli() != 1_240_000 {
+		t.Errorf("rows %v, want %v; next at %d and %d", rows, want, first.UnixMilli(), second.UnixMilli())
+	}
+}
+
+// Who comes when the gateway has stopped is told at once, and nothing of it counts.
+func TestTakeAfterStop(t *testing.T) {
+	x := open(t, t.TempDir(), nil)
+	defer x.crash()
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if err := x.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if o, err := x.Take(t.Context(), []byte(`{"name":"a","value":5}`)); !errors.Is(err, errStopped) || !errors.Is(err, errNotDurable) || o.Taken != 0 {
+		t.Errorf("%+v, %v", o, err)
+	}
+	if body, _ := x.page(""); strings.Contains(body, "\na 5\n") {
+		t.Errorf("the page is %s", body)
+	}
+}
+
 // runWith runs a gateway without Redis, with the real clock.
 func runWith(t *testing.T, change func(*Options)) *opened {
 	x := open(t, t.TempDir(), func(o *Options) {

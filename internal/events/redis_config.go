@@ -17,10 +17,12 @@ type RedisConfig struct {
 	// HOST:PORT, several with commas between them, of which the first that answers is used; or a connection string as
 	// StackExchange.Redis has it: HOST:PORT,password=...,ssl=true. Where the keys below say something, they count.
 	Address string `yaml:"address"`
-	// Name and password of a user. Without a name it is the default user.
-	Username     string        `yaml:"username"`
-	Password     config.Secret `yaml:"password"`
-	PasswordFile string        `yaml:"password_file"`
+	// Name of a user. Empty: the default user.
+	Username string `yaml:"username"`
+	// Password of the user, or a file that holds it.
+	Password config.Secret `yaml:"password"`
+	// File with the password of the user.
+	PasswordFile string `yaml:"password_file"`
 	// Present: connect by TLS.
 	TLSConfig *config.TLSConfig `yaml:"tls_config"`
 	// Number of the database.
@@ -82,6 +84,15 @@ func (c *RedisConfig) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Servers are the addresses of a valid configuration, each HOST:PORT, without what a connection string says beside them.
+func (c *RedisConfig) Servers() string {
+	o, err := parseConnection(c.Address)
+	if err != nil {
+		return ""
+	}
+	return strings.Join(o.endpoints, ", ")
 }
 
 // connection is what a connection string says.

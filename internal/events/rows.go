@@ -2,6 +2,7 @@ package events
 
 import (
 	"math"
+	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -23,6 +24,14 @@ type rows struct {
 
 func newRows(catalog *series.Catalog, source *series.Source) *rows {
 	return &rows{catalog: catalog, source: source, schema: catalog.Empty()}
+}
+
+// setInterval says how far apart rows are from now on.
+func (r *rows) setInterval(interval time.Duration) {
+	if source := *r.source; source.Interval != interval {
+		source.Interval = interval
+		r.source = &source // rows share the one before
+	}
 }
 
 // make returns all series as they are at a time, in ms. The row is valid until the next call.

@@ -79,6 +79,7 @@ hub:
   pushgateway: {url: 'http://127.0.0.1:1'}
 edge:
   receive: {remote_write: true, pushgateway: true, listen_address: '127.0.0.1:0'}
+gateway: {listen_address: '127.0.0.1:0', redis: {address: '127.0.0.1:1'}}
 `, filepath.Join(dir, "a"), tokens),
 		func(f map[string]*dto.MetricFamily) bool {
 			return f["thalweg_site_clock_skew_seconds"] != nil && f["thalweg_store_series"] != nil && f["thalweg_output_missing_rows"] != nil &&

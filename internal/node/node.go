@@ -54,6 +54,7 @@ type Node struct {
 	hub    *hubRole
 	// telemeter is nil where the hub takes no pushes.
 	telemeter *telemeterRole
+	gateway   *gatewayRole // nil where the role is off
 	web       *web.Server
 	listener  net.Listener // of web
 	scheme    string       // of it
@@ -117,6 +118,11 @@ func New(o Options) (_ *Node, err error) {
 	if o.Config.Edge != nil {
 		if n.edge, err = n.newEdge(handlers); err != nil {
 			return nil, fmt.Errorf("start edge: %w", err)
+		}
+	}
+	if o.Config.Gateway != nil {
+		if n.gateway, err = n.newGateway(handlers); err != nil {
+			return nil, fmt.Errorf("start gateway: %w", err)
 		}
 	}
 	if n.server != nil && n.hub == nil {
@@ -246,6 +252,10 @@ func (n *Node) Run(ctx context.Context) error {
 		before(stage("receiver of the "+string(r.role), r.serve))
 		before(stage("pushed groups of the "+string(r.role), r.keepGroups))
 	}
+	if n.gateway != nil {
+		before(stage("event gateway", n.gateway.gateway.Run))
+		before(stage("listener of the event gateway", n.gateway.serve))
+	}
 	if n.edge != nil {
 		before(stage("scrape", n.edge.scrape.Run))
 		before(stage("own metrics", n.edge.keepSelf))
@@ -301,6 +311,9 @@ func (n *Node) close() {
 	for _, r := range n.receivers() {
 		r.close()
 	}
+	if n.gateway != nil {
+		n.gateway.close()
+	}
 	if n.edge != nil {
 		n.edge.clear.Save()
 		if err := n.edge.edge.Close(); err != nil {
@@ -346,6 +359,9 @@ func (n *Node) roles() []string {
 	}
 	if n.edge != nil {
 		roles = append(roles, "edge of "+where(n.options.Config.EdgeClient()))
+	}
+	if n.gateway != nil {
+		roles = append(roles, n.gateway.role())
 	}
 	if n.server != nil {
 		roles = append(roles, "NATS server at "+n.server.URL())

@@ -38,7 +38,7 @@ func (n *Node) reload(ctx context.Context) error {
 	}
 	running := n.current()
 	rest := config.NeedsRestart(n.options.Config, wanted)
-	if (running.Hub == nil) != (wanted.Hub == nil) || (running.Edge == nil) != (wanted.Edge == nil) {
+	if (running.Hub == nil) != (wanted.Hub == nil) || (running.Edge == nil) != (wanted.Edge == nil) || (running.Gateway == nil) != (wanted.Gateway == nil) {
 		n.note(rest)
 		return fmt.Errorf("roles changed, which needs a restart: %v", rest)
 	}
@@ -90,6 +90,9 @@ func (n *Node) reload(ctx context.Context) error {
 			n.use(running)
 			return fmt.Errorf("apply to hub: %w", err)
 		}
+	}
+	if n.gateway != nil {
+		n.gateway.apply(wanted)
 	}
 	for _, use := range uses {
 		use()

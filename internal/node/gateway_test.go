@@ -1,0 +1,96 @@
+package node
+
+import (
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+// request returns the code and the body of an answer.
+func request(t *testing.T, method, url, user, body string) (code int, answer string) {
+	t.Helper()
+	r, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if user != "" {
+		r.SetBasicAuth(user, "password")
+	}
+	a, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Body.Close()
+	text, err := io.ReadAll(a.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.StatusCode, string(text)
+}
+
+const paid = `{"name":"paid_total","value":2,"labels":{"shop":"a"}}`
+
+// A file with nothing but the section is a whole program.
+func TestGatewayAlone(t *testing.T) {
+	n := start(t, "{site: a, data_dir: '"+t.TempDir()+"', gateway: {listen_address: '127.0.0.1:0'}}")
+	own := "http://" + n.gateway.listener.Addr().String()
+	for _, at := range []string{n.URL(), own} {
+		if code, answer := request(t, http.MethodPost, at+"/api/v1/events", "", paid); code != http.StatusOK {
+			t.Errorf("%s: %d %s", at, code, answer)
+		}
+	}
+	for _, page := range []string{n.URL() + "/gateway/metrics", own + "/gateway/metrics", own + "/metrics"} {
+		if code, answer := request(t, http.MethodGet, page, "", ""); code != http.StatusOK || !strings.Contains(answer, "\npaid_total{shop=\"a\"} 4\n") {
+			t.Errorf("%s: %d %s", page, code, answer)
+		}
+	}
+	if code, answer := request(t, http.MethodGet, n.URL()+"/metrics", "", ""); code != http.StatusOK || strings.Contains(answer, "paid_total") || !strings.Contains(answer, "\nthalweg_events_taken_total 2\n") {
+		t.Errorf("own metrics: %d %s", code, answer)
+	}
+	if code, answer := request(t, http.MethodGet, n.URL()+"/-/ready", "", ""); code != http.StatusOK {
+		t.Errorf("ready: %d %s", code, answer)
+	}
+	if code, answer := request(t, http.MethodGet, n.URL()+"/", "", ""); code != http.StatusOK || !regexp.MustCompile(`event gateway at 127\.0\.0\.1:\d+`).MatchString(answer) {
+		t.Errorf("page: %d %s", code, answer)
+	}
+}
+
+// What cannot be reached says so.
+func TestGatewayWithoutRedis(t *testing.T) {
+	n := start(t, "{site: a, data_dir: '"+t.TempDir()+"', gateway: {redis: {address: '127.0.0.1:1'}}}")
+	await(t, "the reason", func() bool {
+		code, answer := request(t, http.MethodGet, n.URL()+"/-/ready", "", "")
+		return code == http.StatusServiceUnavailable && strings.Contains(answer, "gateway") && strings.Contains(answer, "127.0.0.1:1")
+	})
+	if code, answer := request(t, http.MethodGet, n.URL()+"/gateway/metrics", "", ""); code != http.StatusOK {
+		t.Errorf("%d %s", code, answer)
+	}
+}
+
+// A user with a view of a part does not see a page that is not cut to it.
+func TestGatewayPageBehindViews(t *testing.T) {
+	hash, err := bcrypt.GenerateFromPassword([]byte("password"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	webConfig := filepath.Join(t.TempDir(), "web.yml")
+	if err := os.WriteFile(webConfig, []byte("basic_auth_users: {part: '"+string(hash)+"', all: '"+string(hash)+"'}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := startWith(t, "{site: a, data_dir: '"+t.TempDir()+`', nats: {embedded: {listen: '127.0.0.1:0'}}, gateway: {},
+hub: {views: [{users: [part], match: ['{site="a"}']}, {users: [all], match: ['{__name__=~".+"}']}]}}`, webConfig)
+	f := func(user string, want int) {
+		t.Helper()
+		if code, answer := request(t, http.MethodGet, n.URL()+"/gateway/metrics", user, ""); code != want {
+			t.Errorf("%s: %d %s", user, code, answer)
+		}
+	}
+	f("part", http.StatusForbidden)
+	f("all", http.StatusOK)
+}
