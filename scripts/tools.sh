@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests run beside the program, without root, into .cache/tools/bin:
 #   staticcheck, node_exporter  built from their modules; with --vuln only govulncheck
-#   prometheus                  from Debian's package, or else the one on PATH
+#   prometheus, promtool        from Debian's package, or else those on PATH
 #   prometheus-pushgateway      likewise
 #   redis-server                from Debian's packages, with the libraries that it needs
 #   python-prometheus-client    runs python3 where prometheus_client of Debian's package can be imported
@@ -53,10 +53,10 @@ debian() {
 	return $status
 }
 
-# program NAME installs a program of the Debian package of its name.
+# program NAME [PACKAGE] installs a program of a Debian package, the one of its name if no other is given.
 program() {
-	local name=$1 found
-	if [[ -x $bin/$name ]] || debian "$name" "usr/bin/$name" "$bin/$name"; then
+	local name=$1 package=${2-$1} found
+	if [[ -x $bin/$name ]] || debian "$package" "usr/bin/$name" "$bin/$name"; then
 		return
 	fi
 	if found=$(command -v "$name"); then
@@ -115,13 +115,14 @@ if [[ ${1-} == --vuln ]]; then
 fi
 go_tool staticcheck honnef.co/go/tools/cmd/staticcheck "$staticcheck_version"
 program prometheus-pushgateway
+program promtool prometheus
 redis_server
 python_client
 "$bin/python-prometheus-client" -c 'import prometheus_client' || {
 	say "python3 with prometheus_client does not run"
 	exit 1
 }
-runs prometheus-pushgateway redis-server
+runs prometheus-pushgateway promtool redis-server
 if [[ ${1-} == --check ]]; then # all that the fast checks need
 	exit 0
 fi
