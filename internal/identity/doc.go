@@ -15,7 +15,7 @@
 //	login := identity.Login(identity.CredentialFile(dataDir), "ams-1")
 //	conn, err := bus.Connect(bus.Options{Config: credential.BusConfig(), Site: "ams-1", Login: login, Logger: log})
 //
-// In a server that admits clients: a Table, which follows the registry.
+// In a server that admits clients: a Table, which follows the registry. Where tokens of a file do: ReadTokens.
 //
 // It promises that private keys do not leave the machine on which they were made; that a join token is good for one
 // key, whoever races for it, and only its hash is stored; that who registers a key has it; that a revoked key never

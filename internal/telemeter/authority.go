@@ -1,7 +1,6 @@
 package telemeter
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -12,10 +11,10 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"os"
 	"slices"
-	"strings"
 	"time"
+
+	"github.com/thalweg/thalweg/internal/identity"
 )
 
 // authority knows who may push as whom.
@@ -40,36 +39,15 @@ type tokens map[string][]string
 
 // readTokens reads a file of lines "ID TOKEN". Its errors quote no token.
 func readTokens(path string) (tokens, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read tokens_file: %w", err)
-	}
 	all := tokens{}
-	var errs []error
-	lines := bufio.NewScanner(bytes.NewReader(b))
-	for n := 1; lines.Scan(); n++ {
-		fields := strings.Fields(lines.Text())
-		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
-			continue
+	err := identity.ReadTokens(path, func(id, token string) error {
+		if err := checkID(id); err != nil {
+			return err
 		}
-		if len(fields) > 2 && strings.HasPrefix(fields[2], "#") {
-			fields = fields[:2]
-		}
-		id := fields[0]
-		err := checkID(id)
-		if len(fields) != 2 {
-			err = fmt.Errorf("want an id and a token, found %d words beginning with %q", len(fields), id)
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("read tokens_file %q: line %d: %w", path, n, err))
-			continue
-		}
-		all[id] = append(all[id], accountOf(id, fields[1]))
-	}
-	if err := lines.Err(); err != nil {
-		errs = append(errs, fmt.Errorf("read tokens_file %q: %w", path, err))
-	}
-	return all, errors.Join(errs...)
+		all[id] = append(all[id], accountOf(id, token))
+		return nil
+	})
+	return all, err
 }
 
 // accountOf is a hash of a token, so that comparing two tells nothing about either.
