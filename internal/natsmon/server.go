@@ -61,9 +61,11 @@ type Server struct {
 	Free *uint64
 	// Wire is nil where the kernel does not count for this server: then bytes on the wire are estimated.
 	Wire *Wire
-	// Own is how many of the connections are in-process ones of this program. They are not in Connections, and have to be
-	// subtracted from those of Varz.
-	Own int
+	// Own is how many of the connections are in-process ones of this program, and OwnTotal how many there have been. They
+	// are not in Connections, and have to be subtracted from Connections and TotalConnections of Varz. What is left of
+	// TotalConnections then never goes back.
+	Own      int
+	OwnTotal uint64
 
 	// Errors are the endpoints that did not answer, with why.
 	Errors map[Endpoint]error
