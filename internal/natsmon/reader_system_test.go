@@ -1,0 +1,246 @@
+package natsmon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+
+	"github.com/thalweg/thalweg/internal/bus/bustest"
+)
+
+func TestSystemReaderSeesAllServersOfACluster(t *testing.T) {
+	servers := startCluster(t, "east", "")
+	for i, n := range []int{1, 2, 3} {
+		for range n {
+			nc, err := nats.Connect(servers[i].ClientURL())
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(nc.Close)
+		}
+	}
+	r := readSystem(t, 0, servers[0])
+	read := readAll(t, r, "east-0", "east-1", "east-2")
+	for i, clients := range []int{2, 2, 3} { // the first has that of the system account too
+		s := read[servers[i].name]
+		if got := s.Connections.ByKind[Client]; got != clients || s.Varz.Connections != clients {
+			t.Errorf("%s has %d clients, %d by varz; want %d", s.Name, got, s.Varz.Connections, clients)
+		}
+		if s.Cluster != "east" || s.ID != servers[i].ID() || s.At.IsZero() {
+			t.Errorf("%s is of cluster %q, has id %q, was read at %v", s.Name, s.Cluster, s.ID, s.At)
+		}
+		for check, h := range s.Health {
+			if h.Status != "ok" {
+				t.Errorf("%s: check %s says %q: %s", s.Name, check, h.Status, h.Error)
+			}
+		}
+		if len(s.Health) != len(HealthChecks) || s.JetStream.Meta == nil || len(s.Routes.Routes) == 0 ||
+			s.Gateways == nil || s.Leafs == nil || s.Subscriptions == nil || len(s.Accounts.Accounts) == 0 {
+			t.Errorf("%s answers in part: %+v", s.Name, s)
+		}
+	}
+}
+
+// Answers of many connections come in pages, those of many streams compressed.
+func TestSystemReaderPutsPagesTogether(t *testing.T) {
+	p := startPlain(t, "alone", "")
+	const clients = 2*systemConnectionsPerPage + 100
+	for range clients {
+		nc, err := nats.Connect(p.ClientURL())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+	}
+	r := readSystem(t, 1, p)
+	r.compat = true
+	s := readAll(t, r, "alone")["alone"]
+	if got := s.Connections.ByKind[Client]; got != clients+1 {
+		t.Errorf("there are %d clients, want %d and the reader", got, clients)
+	}
+	if got := len(s.Connections.Details); got != clients+1 {
+		t.Errorf("there are details of %d clients", got)
+	}
+	if s.AccountLimits["APP"] == nil || s.AccountLimits["APP"].ClientCnt != clients {
+		t.Errorf("limits of accounts are %+v", s.AccountLimits)
+	}
+}
+
+func TestSystemReaderBoundsAnswers(t *testing.T) {
+	p := startPlain(t, "alone", storeText(t))
+	r := readSystem(t, 1, p)
+	readAll(t, r, "alone")
+	r.limits.responseBytes = 1 << 10 // less than any Jsz, and more than Healthz
+	read, err := r.Read(t.Context())
+	if err == nil {
+		t.Fatalf("read %+v of a server all of whose answers are too long", read[0])
+	}
+}
+
+// A server that is cut off costs one reading the time to notice, and is reported until it is back.
+func TestSystemReaderReportsSilentServers(t *testing.T) {
+	addr := freeAddrs(t, 1)[0]
+	near := startPlain(t, "near", `cluster {name: east, listen: "`+addr+`"}`)
+	proxy := bustest.NewProxy(t, addr)
+	far := startPlain(t, "far", `cluster {name: east, listen: "127.0.0.1:-1", no_advertise: true, routes: ["nats://`+proxy.Addr()+`"]}`)
+	r := readSystem(t, 0, near)
+	readAll(t, r, "near", "far")
+
+	silent := func() *Server {
+		t.Helper()
+		read, err := r.Read(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range read {
+			switch s.Name {
+			case "near":
+				if len(s.Errors) > 0 {
+					t.Errorf("the server that answers has errors: %v", s.Errors)
+				}
+			case "far":
+				if s.Varz == nil {
+					return s
+				}
+			}
+		}
+		return nil
+	}
+	proxy.Stall(true)
+	if s := silent(); s == nil || !errors.Is(s.Errors[Varz], errSilent) || s.Cluster != "east" || s.ID != far.ID() {
+		t.Errorf("of the silent server there is %+v", s)
+	}
+	// Who did not answer is not waited for.
+	r.mu.Lock()
+	if awaited := r.last.answered; len(awaited) != 1 {
+		t.Errorf("%d servers will be waited for", len(awaited))
+	}
+	r.mu.Unlock()
+	if silent() == nil {
+		t.Error("the silent server is not reported any more")
+	}
+	proxy.Stall(false)
+	readAll(t, r, "near", "far")
+
+	// One that is gone for good is forgotten when its place is taken, or after a day.
+	far.stop()
+	bustest.WaitFor(t, "the server to be gone", func() bool { return silent() != nil })
+	far.start(t)
+	readAll(t, r, "near", "far")
+	far.stop()
+	bustest.WaitFor(t, "the server to be gone again", func() bool { return silent() != nil })
+	r.now = func() time.Time { return time.Now().Add(forgetAfter + time.Minute) }
+	if s := silent(); s != nil {
+		t.Errorf("after a day the silent server is still reported: %+v", s)
+	}
+}
+
+func TestSystemReaderForgetsWhomNobodyExpects(t *testing.T) {
+	r := newSystemReader(SystemConfig{URLs: []string{"nats://127.0.0.1:1"}, Expect: 1}, false, defaultLimits(), slog.New(slog.DiscardHandler), time.Now)
+	r.known["A"] = knownServer{name: "a", answered: time.Now().Add(-2 * forgetAfter)}
+	if silent := r.silent(&discovery{}, time.Now()); len(silent) != 1 {
+		t.Errorf("one server is expected, and %d are reported as silent", len(silent))
+	}
+	full := &discovery{answered: map[string]*systemServer{"B": {}}}
+	if silent := r.silent(full, time.Now()); len(silent) != 0 || len(r.known) != 0 {
+		t.Errorf("all that are expected answer, and %d are reported as silent", len(silent))
+	}
+}
+
+func TestSystemReaderSaysWhatIsWrong(t *testing.T) {
+	p := startPlain(t, "alone", "")
+	fails := func(want string, c SystemConfig) {
+		t.Helper()
+		r := runSystem(t, c)
+		var err error
+		bustest.WaitFor(t, "the error "+want, func() bool {
+			_, err = r.Read(t.Context())
+			if err == nil {
+				t.Fatalf("there is no error, want %q", want)
+			}
+			return strings.Contains(err.Error(), want)
+		})
+	}
+	password := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(password, []byte("wrong"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fails("Authorization Violation", SystemConfig{URLs: []string{p.ClientURL()}, Username: "system", PasswordFile: password})
+	fails("read password_file", SystemConfig{URLs: []string{p.ClientURL()}, Username: "system", PasswordFile: "absent"})
+	fails("of the system account", SystemConfig{URLs: []string{p.ClientURL()}})
+	fails("connection refused", SystemConfig{URLs: []string{"nats://" + freeAddrs(t, 1)[0]}})
+}
+
+func TestSystemReaderFailsForWhatCanNeverWork(t *testing.T) {
+	for _, c := range []SystemConfig{{NkeySeedFile: "absent"}, {CredentialsFile: "absent"}} {
+		c.URLs = []string{"nats://127.0.0.1:1"}
+		r := newSystemReader(c, false, defaultLimits(), slog.New(slog.DiscardHandler), time.Now)
+		if err := r.run(t.Context()); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("run says %v", err)
+		}
+	}
+}
+
+// A user who may do no more than ask can be read with, and by a key.
+func TestSystemReaderNeedsFewRights(t *testing.T) {
+	key, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := key.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := key.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "seed")
+	if err := os.WriteFile(file, seed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := startPlain(t, "alone", `accounts { SYS { users: [{
+		nkey: `+public+`
+		permissions: {publish: "$SYS.REQ.>", subscribe: "_INBOX.thalweg-nats-exporter.>"}
+	}] } }`) // which leaves clients no account but $G
+	readAll(t, runSystem(t, SystemConfig{URLs: []string{p.ClientURL()}, NkeySeedFile: file}), "alone")
+}
+
+func TestSystemReaderReturnsToAServer(t *testing.T) {
+	p := startPlain(t, "alone", "")
+	r := readSystem(t, 0, p)
+	before := readAll(t, r, "alone")["alone"].ID
+	p.stop()
+	bustest.WaitFor(t, "an error", func() bool {
+		_, err := r.Read(t.Context())
+		return errors.Is(err, errNoConnection)
+	})
+	p.start(t)
+	if after := readAll(t, r, "alone")["alone"].ID; after == before {
+		t.Errorf("the server has its id from before its restart, %s", after)
+	}
+}
+
+// What a reading has when its time is over it returns.
+func TestSystemReaderEndsInTime(t *testing.T) {
+	p := startPlain(t, "alone", "")
+	r := readSystem(t, 5, p) // of which four will never answer
+	bustest.WaitFor(t, "a connection", func() bool {
+		_, err := r.Read(t.Context())
+		return err == nil
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	read, err := r.Read(ctx)
+	if err != nil || len(read) != 1 {
+		t.Errorf("read %d servers, error %v", len(read), err)
+	}
+}
