@@ -88,7 +88,7 @@ func Open(o Options) (*Gateway, error) {
 	}
 	g := &Gateway{
 		options: o, metrics: newMetrics(), repeats: telemetry.NewRepeats(o.Logger, repeatEvery), wake: make(chan struct{}, 1),
-		pending: newCommit(), meta: newMeta(&o.Config),
+		pending: newCommit(), meta: newMeta(&o.Config), memo: newMemo(),
 	}
 	g.begin()
 	var err error
@@ -352,9 +352,15 @@ func (g *Gateway) account(taken int, o *Outcome) {
 // apply applies a payload of at most limit bytes. It returns how many events of it were taken, and tells the outcome what
 // was dropped.
 func (g *Gateway) apply(payload []byte, limit int, now int64, o *Outcome) (taken int) {
+	probe := g.memo.probe(payload)
+	return g.applyProbe(&probe, limit, now, o)
+}
+
+// applyProbe is apply once the memo has been asked where it would know the payload from.
+func (g *Gateway) applyProbe(p *probe, limit int, now int64, o *Outcome) (taken int) {
 	g.changed = true
-	probe, v, hit := g.memo.find(payload, g.state.size)
-	if hit && g.state.repeat(probe.slot.member, v, now) {
+	payload := p.payload
+	if r, v := g.memo.find(p); r != nil && g.state.repeat(r.member, v, now) {
 		return 1
 	}
 	if len(payload) > limit {
@@ -376,7 +382,7 @@ func (g *Gateway) apply(payload []byte, limit int, now int64, o *Outcome) (taken
 		}
 		taken++
 		if len(events) == 1 && mismatches == g.state.mismatches {
-			probe.put(m, e, g.parser.value)
+			g.memo.put(p, m, e, g.parser.value, g.state.size)
 		}
 	}
 	return taken

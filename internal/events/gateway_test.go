@@ -421,6 +421,47 @@ func TestMemo(t *testing.T) {
 	}
 }
 
+// It keeps what it knows when it grows, and no more than it may.
+func TestMemoGrows(t *testing.T) {
+	m, to, e := newMemo(), &member{}, &Event{TTL: -1}
+	payload := func(i int) *probe {
+		p := m.probe(fmt.Appendf(nil, `{"n":%d,"f":"%s"}`, i, strings.Repeat("x", memoPayload-20)))
+		return &p
+	}
+	learn := func(i, series int) {
+		for range 2 {
+			m.put(payload(i), to, e, span{}, series)
+		}
+	}
+	for i := range 1000 {
+		learn(i, 1)
+	}
+	for i := range 5000 {
+		learn(i, 5000)
+	}
+	known := 0
+	for i := range 5000 {
+		if r, _ := m.find(payload(i)); r != nil {
+			known++
+		}
+	}
+	if known < 4900 || len(m.slots) != 4*leastSlots {
+		t.Errorf("%d of 5000 payloads are known in %d slots", known, len(m.slots))
+	}
+	for i := range memoBytes / memoPayload * 11 / 10 {
+		learn(i, mostSlots)
+	}
+	held := 0
+	for _, s := range m.slots {
+		if s.remembered != nil {
+			held += len(s.payload)
+		}
+	}
+	if m.bytes != held || held > memoBytes || held == 0 || len(m.slots) != mostSlots {
+		t.Errorf("%d bytes are remembered, %d are known of, in %d slots", held, m.bytes, len(m.slots))
+	}
+}
+
 // FuzzMemo compares a gateway that remembers with one that does not, on payloads that are like each other.
 func FuzzMemo(f *testing.F) {
 	f.Add([]byte(`{"name":"c","value":1}`), []byte(`{"name":"c","value":2.5e1}`))
@@ -435,7 +476,7 @@ func FuzzMemo(f *testing.F) {
 		sums := func(remember bool) string {
 			c := DefaultConfig()
 			g := &Gateway{
-				metrics: newMetrics(), repeats: telemetry.NewRepeats(slog.New(slog.DiscardHandler), time.Hour), meta: newMeta(&c),
+				metrics: newMetrics(), repeats: telemetry.NewRepeats(slog.New(slog.DiscardHandler), time.Hour), meta: newMeta(&c), memo: newMemo(),
 				state: &state{aggregate: newAggregate(&c, nil, 0)},
 			}
 			var text strings.Builder

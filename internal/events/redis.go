@@ -374,12 +374,14 @@ func (s *redisSource) applyPage(p *page, at position, n uint64) {
 	var o Outcome
 	taken := 0
 	s.mu.Lock()
-	for i := p.len() - 1; i >= 0; i-- {
-		payload := p.at(i)
-		before := o.lost()
-		taken += s.apply(payload, s.limit, now, &o)
-		if s.config.DeadLetterKey != "" && o.lost() > before && len(s.dead) < deadLetters {
-			s.dead = append(s.dead, string(payload))
+	for last := p.len(); last > 0; last -= lookahead {
+		probes := s.memo.look(p, max(last-lookahead, 0), last)
+		for i := len(probes) - 1; i >= 0; i-- {
+			before := o.lost()
+			taken += s.applyProbe(&probes[i], s.limit, now, &o)
+			if s.config.DeadLetterKey != "" && o.lost() > before && len(s.dead) < deadLetters {
+				s.dead = append(s.dead, string(probes[i].payload))
+			}
 		}
 	}
 	s.account(taken, &o)

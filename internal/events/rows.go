@@ -16,9 +16,8 @@ type rows struct {
 	source  *series.Source
 
 	schema *series.Schema
-	placed []*member // that have columns, in the order of these
-	made   uint64    // aggregate.made when all had some
-	grown  []series.Column
+	placed []*member  // that have columns, in the order of these
+	made   uint64     // aggregate.made when all had some
 	row    series.Row // whose memory is used again
 }
 
@@ -72,20 +71,19 @@ func (r *rows) make(a *aggregate, t int64) *series.Row {
 
 // place gives columns to the series that have none.
 func (r *rows) place(a *aggregate) {
-	r.grown = r.grown[:0]
+	var grown []series.Column
 	next := int32(r.schema.Len())
 	for _, f := range a.order {
 		for _, m := range f.members {
 			if m.dead || m.column >= 0 {
 				continue
 			}
-			m.column = next + int32(len(r.grown))
+			m.column = next + int32(len(grown))
 			r.placed = append(r.placed, m)
-			r.grown = m.appendColumns(r.grown)
+			grown = m.appendColumns(grown)
 		}
 	}
-	r.schema = r.catalog.Extend(r.schema, r.grown)
-	clear(r.grown)
+	r.schema = r.catalog.Extend(r.schema, grown)
 	r.made = a.made
 }
 
