@@ -10,3 +10,7 @@ func newCompat(prefix string) *compat {
 	}
 	return &compat{core: prefix, jetStream: prefix}
 }
+
+func (c *compat) addServer(b *builder, s *Server) {}
+
+func (c *compat) addStream(b *builder, key streamKey, st *stream) {}

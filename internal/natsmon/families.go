@@ -1,6 +1,7 @@
 package natsmon
 
 import (
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -72,15 +73,25 @@ func (l labels) and(p *dto.LabelPair) labels {
 	return slices.Insert(slices.Clip(l), at, p)
 }
 
+// String tells labels apart.
+func (l labels) String() string {
+	var s strings.Builder
+	for _, p := range l {
+		fmt.Fprintf(&s, "%s=%q,", p.GetName(), p.GetValue())
+	}
+	return s.String()
+}
+
 // builder makes families of what servers say at one moment. It is used once, by one goroutine.
 type builder struct {
 	labelled bool
 	history  *history
 	compat   *compat // nil without
 
-	byName  map[string]*dto.MetricFamily
-	servers map[[2]string]bool
-	streams map[streamKey]*stream
+	byName   map[string]*dto.MetricFamily
+	servers  map[[2]string]bool
+	accounts map[[2]string]string // by cluster and name: the ID of the account that has the name
+	streams  map[streamKey]*stream
 }
 
 // newBuilder returns a builder without metrics. Without labelled the thirteen basic metrics have no labels for the server,
@@ -91,6 +102,7 @@ func newBuilder(labelled bool, history *history, compat, prefix string) *builder
 		history:  history,
 		byName:   map[string]*dto.MetricFamily{},
 		servers:  map[[2]string]bool{},
+		accounts: map[[2]string]string{},
 		streams:  map[streamKey]*stream{},
 	}
 	if compat == compatPNE {

@@ -107,9 +107,10 @@ type Wire struct {
 	Received, Sent map[Kind]uint64
 }
 
-// HealthChecks are the checks that Health has answers for: the names with the options of Healthz.
+// HealthChecks are the checks that Health has answers for: the names with the options of Healthz. That of everything is asked
+// for details, which say which streams cannot be written to.
 var HealthChecks = map[string]server.HealthzOptions{
-	"all":                  {},
+	healthOfAll:            {Details: true},
 	"jetstream_enabled":    {JSEnabledOnly: true},
 	"jetstream_server":     {JSServerOnly: true},
 	"jetstream_meta_layer": {JSMetaOnly: true},
