@@ -2,12 +2,20 @@ package natsmon
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
+	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/thalweg/thalweg/internal/telemetry"
 )
 
 // Options of New. Config and Logger are required.
@@ -24,29 +32,174 @@ type Options struct {
 
 // Exporter serves metrics of NATS servers. It is safe for concurrent use.
 type Exporter struct {
-	options Options
+	config   Config
+	embedded []*target // one or none
+	targets  []*target
+	labelled bool // whether the basic metrics of targets name their server
+	history  *history
+	log      *telemetry.Repeats
 }
 
+// repeatEvery is how often the same is logged of a target that stays as it is.
+const repeatEvery = 5 * time.Minute
+
 // New returns an Exporter. It connects when it is run or scraped; servers need not be there.
-func New(o Options) (*Exporter, error) { return &Exporter{options: o}, nil }
+func New(o Options) (*Exporter, error) {
+	now := o.Now
+	if now == nil {
+		now = time.Now
+	}
+	e := &Exporter{config: o.Config, history: newHistory(), log: telemetry.NewRepeats(o.Logger, repeatEvery)}
+	compat, limits := o.Config.Compat != "", defaultLimits()
+	add := func(r Reader) *target {
+		return newTarget(r, compat, limits, func(*Server) *Wire { return nil }, e.log)
+	}
+	if o.Embedded != nil {
+		e.embedded = []*target{add(newEmbeddedReader(o.Embedded, o.StoreDir, compat, limits, now))}
+		if o.Config.Embedded {
+			e.targets = append(e.targets, e.embedded...)
+		}
+	}
+	for i, c := range o.Config.Servers {
+		r, err := newHTTPReader(c, compat, limits, now)
+		if err != nil {
+			return nil, fmt.Errorf("servers[%d]: %w", i, err)
+		}
+		e.targets = append(e.targets, add(r))
+	}
+	for _, c := range o.Config.System {
+		e.targets = append(e.targets, add(newSystemReader(c, compat, limits, o.Logger, now)))
+	}
+	e.labelled = len(e.targets) != 1 || len(o.Config.System) > 0
+	return e, nil
+}
 
 // Run counts bytes on the wire and keeps connections to system accounts, until ctx ends.
 func (e *Exporter) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	for _, t := range e.targets {
+		if r, ok := t.reader.(interface{ run(context.Context) error }); ok {
+			running.Go(func() {
+				if err := r.run(ctx); err != nil {
+					e.log.Log(slog.LevelError, t.reader.Name(), "reader of NATS servers ended",
+						slog.String("target", t.reader.Name()), slog.Any("err", err))
+				}
+			})
+		}
+	}
 	<-ctx.Done()
+	running.Wait()
 	return nil
 }
 
 // Gatherer reads all targets when it is asked. With an error there is what could be read.
-func (e *Exporter) Gatherer() prometheus.Gatherer { return prometheus.Gatherers{} }
+func (e *Exporter) Gatherer() prometheus.Gatherer {
+	return e.gatherer(context.Background(), defaultTimeout, e.targets, e.labelled)
+}
 
 // EmbeddedGatherer is Gatherer for the embedded server alone.
-func (e *Exporter) EmbeddedGatherer() prometheus.Gatherer { return prometheus.Gatherers{} }
+func (e *Exporter) EmbeddedGatherer() prometheus.Gatherer {
+	return e.gatherer(context.Background(), defaultTimeout, e.embedded, false)
+}
 
 // Handler serves Gatherer, within the scrape timeout that the request names.
-func (e *Exporter) Handler() http.Handler { return http.NotFoundHandler() }
+func (e *Exporter) Handler() http.Handler { return e.handler(e.targets, e.labelled) }
 
 // EmbeddedHandler serves EmbeddedGatherer.
-func (e *Exporter) EmbeddedHandler() http.Handler { return http.NotFoundHandler() }
+func (e *Exporter) EmbeddedHandler() http.Handler { return e.handler(e.embedded, false) }
 
 // Metrics of the exporter itself.
 func (e *Exporter) Metrics() []prometheus.Collector { return nil }
+
+// handler offers no OpenMetrics: it would take the type of counters whose names do not end in _total, as those of the basic
+// metrics do not.
+func (e *Exporter) handler(targets []*target, labelled bool) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		timeout := scrapeTimeout(r.Header)
+		timeout -= margin(timeout)
+		promhttp.HandlerFor(e.gatherer(r.Context(), timeout, targets, labelled), promhttp.HandlerOpts{
+			ErrorHandling: promhttp.ContinueOnError,
+		}).ServeHTTP(w, r)
+	})
+}
+
+const (
+	defaultTimeout = 10 * time.Second
+	maxTimeout     = time.Minute
+)
+
+// scrapeTimeout is how long whoever asks will wait for an answer.
+func scrapeTimeout(h http.Header) time.Duration {
+	seconds, err := strconv.ParseFloat(h.Get("X-Prometheus-Scrape-Timeout-Seconds"), 64)
+	if err != nil || !(seconds > 0) {
+		return defaultTimeout
+	}
+	return time.Duration(min(seconds, maxTimeout.Seconds()) * float64(time.Second))
+}
+
+// gatherer reads the targets within the timeout, and before ctx ends.
+func (e *Exporter) gatherer(ctx context.Context, timeout time.Duration, targets []*target, labelled bool) prometheus.Gatherer {
+	return prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		readings := make([]reading, len(targets))
+		var reading sync.WaitGroup
+		for i, t := range targets {
+			reading.Go(func() { readings[i] = t.read(ctx) })
+		}
+		reading.Wait()
+		return e.build(targets, readings, labelled)
+	})
+}
+
+// build makes metrics of what was read. A panic on the way, of what a server answered, is an error.
+func (e *Exporter) build(targets []*target, readings []reading, labelled bool) (families []*dto.MetricFamily, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			families, err = nil, fmt.Errorf("make metrics of NATS servers: panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	b := newBuilder(labelled, e.history, e.config.Compat, e.config.CompatPrefix)
+	ids := map[string]bool{}
+	for i, t := range targets {
+		r := readings[i]
+		clashes := 0
+		for _, s := range r.servers {
+			if b.add(s) {
+				ids[s.ID] = true
+				b.addUp(s)
+			} else if !ids[s.ID] { // else it is one server, read in two ways
+				clashes++
+				e.log.Log(slog.LevelWarn, "name of "+s.ID, "two NATS servers have one name: metrics of one are left out",
+					slog.String("target", t.reader.Name()), slog.String("server", s.Name), slog.String("id", s.ID))
+			}
+		}
+		b.addReading(t.reader.Name(), r, clashes)
+	}
+	return b.families(), nil
+}
+
+// addUp adds whether a server answers, which one behind a system account may not.
+func (b *builder) addUp(s *Server) {
+	l := labels{}.with("cluster", s.Cluster).with("server", s.Name)
+	b.sample("nats_server_up", "Whether the server answered (1), or only did so before (0).", dto.MetricType_GAUGE, l, truth(s.Varz != nil))
+}
+
+// addReading adds what there is to say of the reading itself.
+func (b *builder) addReading(name string, r reading, clashes int) {
+	l := labels{}.with("target", name)
+	b.sample("nats_up", "Whether the target answered (1) or not (0).", dto.MetricType_GAUGE, l, truth(r.up()))
+	b.sample("nats_scrape_duration_seconds", "How long it took to read the target.", dto.MetricType_GAUGE, l, r.took.Seconds())
+	for endpoint, n := range r.errors {
+		b.sample("nats_scrape_errors_total", "Questions to the servers of the target that were not answered, by endpoint; varz is also the target as a whole.",
+			dto.MetricType_COUNTER, l.with("endpoint", string(endpoint)), float64(n))
+	}
+	for _, what := range objects() {
+		n := r.omitted[what]
+		if what == objectServer {
+			n = clashes
+		}
+		b.sample("nats_scrape_omitted_objects", "What there is more of than the exporter takes of a server, or twice under one name.",
+			dto.MetricType_GAUGE, l.with("kind", string(what)), float64(n))
+	}
+}

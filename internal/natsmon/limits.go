@@ -56,29 +56,37 @@ func objects() []object {
 	}
 }
 
+// present drops what is nil: null in a list is not an answer of a NATS server, but must not be our end.
+func present[T any](list []*T) []*T {
+	return slices.DeleteFunc(list, func(p *T) bool { return p == nil })
+}
+
 // bound takes from s what is beyond the limits, and adds to omitted what that was. Ephemeral consumers are no series of
 // their own unless compat is set, and are only counted as consumers then.
 func (l limits) bound(s *Server, compat bool, omitted map[object]int) {
 	cut := func(what object, n, limit int) { omitted[what] += max(0, n-limit) }
 
-	if a := s.Accounts; a != nil && len(a.Accounts) > l.accounts {
+	if a := s.Accounts; a != nil {
+		a.Accounts = present(a.Accounts)
 		cut(objectAccount, len(a.Accounts), l.accounts)
 		slices.SortFunc(a.Accounts, func(x, y *server.AccountStat) int { return cmp.Compare(x.Account, y.Account) })
-		a.Accounts = a.Accounts[:l.accounts]
+		a.Accounts = a.Accounts[:min(len(a.Accounts), l.accounts)]
 	}
-	if f := s.Leafs; f != nil && len(f.Leafs) > l.leafs {
+	if f := s.Leafs; f != nil {
+		f.Leafs = present(f.Leafs)
 		cut(objectLeaf, len(f.Leafs), l.leafs)
 		slices.SortFunc(f.Leafs, func(x, y *server.LeafInfo) int {
 			return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.Account, y.Account), cmp.Compare(x.ID, y.ID))
 		})
-		f.Leafs = f.Leafs[:l.leafs]
+		f.Leafs = f.Leafs[:min(len(f.Leafs), l.leafs)]
 	}
-	if r := s.Routes; r != nil && len(r.Routes) > l.routes {
+	if r := s.Routes; r != nil {
+		r.Routes = present(r.Routes)
 		cut(objectRoute, len(r.Routes), l.routes)
 		slices.SortFunc(r.Routes, func(x, y *server.RouteInfo) int {
 			return cmp.Or(cmp.Compare(x.RemoteName, y.RemoteName), cmp.Compare(x.Rid, y.Rid))
 		})
-		r.Routes = r.Routes[:l.routes]
+		r.Routes = r.Routes[:min(len(r.Routes), l.routes)]
 	}
 	if g := s.Gateways; g != nil {
 		l.boundGateways(g, cut)
@@ -95,12 +103,12 @@ func (l limits) boundGateways(g *server.Gatewayz, cut func(object, int, int)) {
 	left := l.gateways
 	n := len(g.OutboundGateways)
 	for _, name := range slices.Sorted(maps.Keys(g.OutboundGateways)) {
-		if left--; left < 0 {
+		if left--; left < 0 || g.OutboundGateways[name] == nil {
 			delete(g.OutboundGateways, name)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(g.InboundGateways)) {
-		in := g.InboundGateways[name]
+		in := present(g.InboundGateways[name])
 		n += len(in)
 		g.InboundGateways[name] = in[:min(len(in), max(0, left))]
 		left -= len(in)
@@ -109,8 +117,12 @@ func (l limits) boundGateways(g *server.Gatewayz, cut func(object, int, int)) {
 }
 
 func (l limits) boundJetStream(j *server.JSInfo, compat bool, cut func(object, int, int)) {
+	j.AccountDetails = present(j.AccountDetails)
+	if j.Meta != nil {
+		j.Meta.Replicas = present(j.Meta.Replicas)
+		j.Meta.Replicas = j.Meta.Replicas[:min(len(j.Meta.Replicas), l.routes)]
+	}
 	slices.SortFunc(j.AccountDetails, func(x, y *server.AccountDetail) int { return cmp.Compare(x.Id, y.Id) })
-	cut(objectAccount, max(j.Total, len(j.AccountDetails)), l.accounts)
 	j.AccountDetails = j.AccountDetails[:min(len(j.AccountDetails), l.accounts)]
 	streams, consumers, sources := 0, 0, 0
 	for _, a := range j.AccountDetails {
@@ -121,6 +133,8 @@ func (l limits) boundJetStream(j *server.JSInfo, compat bool, cut func(object, i
 		streams += n
 		for i := range a.Streams {
 			s := &a.Streams[i]
+			s.Sources = present(s.Sources)
+			boundPeers(s.Cluster)
 			s.Consumer, consumers = firstConsumers(s.Consumer, compat, consumers, l.consumers)
 			n := len(s.Sources)
 			s.Sources = s.Sources[:min(n, max(0, l.sources-sources))]
@@ -132,11 +146,23 @@ func (l limits) boundJetStream(j *server.JSInfo, compat bool, cut func(object, i
 	cut(objectSource, sources, l.sources)
 }
 
+// maxReplicas of a Raft group: it has three or five.
+const maxReplicas = 100
+
+func boundPeers(c *server.ClusterInfo) {
+	if c != nil {
+		c.Replicas = present(c.Replicas)
+		c.Replicas = c.Replicas[:min(len(c.Replicas), maxReplicas)]
+	}
+}
+
 // firstConsumers returns those for which there is room, of which before are taken, and how many there are then.
 func firstConsumers(all []*server.ConsumerInfo, ephemeral bool, before, limit int) ([]*server.ConsumerInfo, int) {
+	all = present(all)
 	slices.SortFunc(all, func(x, y *server.ConsumerInfo) int { return cmp.Compare(x.Name, y.Name) })
 	kept := all[:0]
 	for _, c := range all {
+		boundPeers(c.Cluster)
 		if ephemeral || c.Config == nil || c.Config.Durable != "" {
 			if before++; before > limit {
 				continue

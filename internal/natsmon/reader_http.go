@@ -103,7 +103,7 @@ func (r *httpReader) health(ctx context.Context) (func(*Server), error) {
 	for name, o := range HealthChecks {
 		query := url.Values{}
 		for key, set := range map[string]bool{
-			"js-enabled-only": o.JSEnabledOnly, "js-server-only": o.JSServerOnly, "js-meta-only": o.JSMetaOnly,
+			"js-enabled-only": o.JSEnabledOnly, "js-server-only": o.JSServerOnly, "js-meta-only": o.JSMetaOnly, "details": o.Details,
 		} {
 			if set {
 				query.Set(key, "true")

@@ -1,0 +1,294 @@
+package natsmon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// readerFunc is a Reader that does as told.
+type readerFunc func(context.Context) ([]*Server, error)
+
+func (readerFunc) Name() string { return "told" }
+
+func (f readerFunc) Read(ctx context.Context) ([]*Server, error) { return f(ctx) }
+
+// named is a Reader under another name.
+type named struct {
+	Reader
+	name string
+}
+
+func (n named) Name() string { return n.name }
+
+// exporterOf reads what it is given.
+func exporterOf(t *testing.T, readers ...Reader) *Exporter {
+	t.Helper()
+	e, err := New(Options{Config: Config{}, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range readers {
+		e.targets = append(e.targets, newTarget(r, false, defaultLimits(), func(*Server) *Wire { return nil }, e.log))
+	}
+	return e
+}
+
+// alive is what a server says that has nothing to say.
+func alive(name string) *Server {
+	s := &Server{}
+	s.identify(&server.Varz{ID: "N" + name, Name: name, Now: time.Unix(100, 0), Start: time.Unix(0, 0)})
+	return s
+}
+
+// scrape returns the lines of an answer, but for comments.
+func scrape(t *testing.T, h http.Handler, header ...string) map[string]string {
+	t.Helper()
+	r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if w.Code != http.StatusOK {
+		t.Fatalf("status %d: %s", w.Code, w.Body)
+	}
+	lines := map[string]string{}
+	for line := range strings.Lines(w.Body.String()) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		at := strings.LastIndexByte(line, ' ')
+		lines[line[:at]] = strings.TrimSpace(line[at+1:])
+	}
+	return lines
+}
+
+func expectLines(t *testing.T, got map[string]string, want ...string) {
+	t.Helper()
+	for _, line := range want {
+		at := strings.LastIndexByte(line, ' ')
+		if value, ok := got[line[:at]]; !ok || value != line[at+1:] {
+			t.Errorf("%s is %q, want %s", line[:at], value, line[at+1:])
+		}
+	}
+}
+
+// TestSlowTargetsCostOnlyTheirOwn has one server that answers, one that answers in part, one that fails, one that hangs
+// until it is told that its time is over, and one that hangs for ever.
+func TestSlowTargetsCostOnlyTheirOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		e := exporterOf(t,
+			named{readerFunc(func(context.Context) ([]*Server, error) { return []*Server{alive("a")}, nil }), "good"},
+			named{readerFunc(func(ctx context.Context) ([]*Server, error) {
+				<-ctx.Done()
+				s := alive("b")
+				s.fail(Jsz, ctx.Err())
+				return []*Server{s}, nil
+			}), "partial"},
+			named{readerFunc(func(context.Context) ([]*Server, error) { return nil, errors.New("connection refused") }), "dead"},
+			named{readerFunc(func(ctx context.Context) ([]*Server, error) { <-ctx.Done(); return nil, ctx.Err() }), "slow"},
+			named{readerFunc(func(context.Context) ([]*Server, error) { <-release; return nil, nil }), "hung"},
+		)
+		e.labelled = true
+		begin := time.Now()
+		got := scrape(t, e.Handler(), "X-Prometheus-Scrape-Timeout-Seconds", "3")
+		if took := time.Since(begin); took >= 3*time.Second {
+			t.Errorf("the answer took %v of a clock that only this waits on", took)
+		}
+		expectLines(t, got,
+			`nats_up{target="good"} 1`, `nats_up{target="partial"} 1`, `nats_up{target="dead"} 0`, `nats_up{target="slow"} 0`,
+			`nats_up{target="hung"} 0`,
+			`nats_server_up{server="a"} 1`, `nats_server_up{server="b"} 1`,
+			`nats_scrape_errors_total{endpoint="varz",target="good"} 0`,
+			`nats_scrape_errors_total{endpoint="jsz",target="good"} 0`,
+			`nats_scrape_errors_total{endpoint="jsz",target="partial"} 1`,
+			`nats_scrape_errors_total{endpoint="varz",target="partial"} 0`,
+			`nats_scrape_errors_total{endpoint="varz",target="dead"} 1`,
+			`nats_scrape_errors_total{endpoint="varz",target="slow"} 1`,
+			`nats_scrape_errors_total{endpoint="varz",target="hung"} 1`,
+		)
+		close(release)
+		synctest.Wait()
+		expectLines(t, scrape(t, e.Handler()), `nats_scrape_errors_total{endpoint="varz",target="hung"} 1`)
+	})
+}
+
+// TestScrapesShareAReading lets two scrapes come while a reading is under way.
+func TestScrapesShareAReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reads atomic.Int32
+		release := make(chan struct{})
+		e := exporterOf(t, readerFunc(func(context.Context) ([]*Server, error) {
+			reads.Add(1)
+			<-release
+			return []*Server{alive("a")}, nil
+		}))
+		answers := make(chan map[string]string)
+		for range 3 {
+			go func() { answers <- scrape(t, e.Handler()) }()
+		}
+		synctest.Wait()
+		close(release)
+		for range 3 {
+			expectLines(t, <-answers, `nats_up{target="told"} 1`)
+		}
+		if n := reads.Load(); n != 1 {
+			t.Errorf("%d readings for three scrapes at once", n)
+		}
+		scrape(t, e.Handler())
+		if n := reads.Load(); n != 2 {
+			t.Errorf("%d readings, although a scrape came after them", n)
+		}
+	})
+}
+
+// TestScraperThatLeavesSpoilsNothing lets the scraper go away whose request began the reading.
+func TestScraperThatLeavesSpoilsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		e := exporterOf(t, readerFunc(func(ctx context.Context) ([]*Server, error) {
+			select {
+			case <-release:
+				return []*Server{alive("a")}, nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}))
+		ctx, leave := context.WithCancel(t.Context())
+		go e.Handler().ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, http.MethodGet, "/metrics", nil))
+		synctest.Wait()
+		answer := make(chan map[string]string)
+		go func() { answer <- scrape(t, e.Handler()) }()
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		close(release)
+		expectLines(t, <-answer, `nats_up{target="told"} 1`)
+	})
+}
+
+func TestPanicIsAnError(t *testing.T) {
+	e := exporterOf(t,
+		named{readerFunc(func(context.Context) ([]*Server, error) { panic("no such answer") }), "bad"},
+		named{readerFunc(func(context.Context) ([]*Server, error) { return []*Server{alive("a")}, nil }), "good"},
+	)
+	expectLines(t, scrape(t, e.Handler()),
+		`nats_up{target="bad"} 0`, `nats_up{target="good"} 1`, `nats_scrape_errors_total{endpoint="varz",target="bad"} 1`)
+
+	s := alive("a")
+	askAll(t.Context(), s, 1, []question{{Jsz, func(context.Context) (func(*Server), error) { panic("no such answer") }}})
+	if err := s.Errors[Jsz]; err == nil || !strings.Contains(err.Error(), "no such answer") {
+		t.Errorf("panic of a question: %v", err)
+	}
+}
+
+// TestServersOfOneName has one server read in two ways, and another one of the same name.
+func TestServersOfOneName(t *testing.T) {
+	read := func(id string) readerFunc {
+		return func(context.Context) ([]*Server, error) {
+			s := alive("a")
+			s.ID = id
+			return []*Server{s}, nil
+		}
+	}
+	e := exporterOf(t, named{read("N1"), "first"}, named{read("N1"), "again"}, named{read("N2"), "other"})
+	expectLines(t, scrape(t, e.Handler()),
+		`nats_scrape_omitted_objects{kind="server",target="first"} 0`,
+		`nats_scrape_omitted_objects{kind="server",target="again"} 0`,
+		`nats_scrape_omitted_objects{kind="server",target="other"} 1`)
+}
+
+// TestFormats of answers: OpenMetrics would lose the types of the basic counters.
+func TestFormats(t *testing.T) {
+	e := exporterOf(t, readerFunc(func(context.Context) ([]*Server, error) { return []*Server{alive("a")}, nil }))
+	for accept, want := range map[string]string{
+		"": "text/plain; version=0.0.4",
+		"application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5":                                   "text/plain; version=0.0.4",
+		"application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,text/plain;q=0.1": "application/vnd.google.protobuf",
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+		r.Header.Set("Accept", accept)
+		w := httptest.NewRecorder()
+		e.Handler().ServeHTTP(w, r)
+		if got := w.Header().Get("Content-Type"); !strings.HasPrefix(got, want) {
+			t.Errorf("Accept %q: %q", accept, got)
+		}
+	}
+}
+
+func TestScrapeTimeout(t *testing.T) {
+	for header, want := range map[string]time.Duration{
+		"": defaultTimeout, "10": 10 * time.Second, "2.5": 2500 * time.Millisecond, "1e300": maxTimeout, "Inf": maxTimeout,
+		"0": defaultTimeout, "-1": defaultTimeout, "NaN": defaultTimeout, "soon": defaultTimeout,
+	} {
+		h := http.Header{}
+		h.Set("X-Prometheus-Scrape-Timeout-Seconds", header)
+		if got := scrapeTimeout(h); got != want {
+			t.Errorf("%q: %v, want %v", header, got, want)
+		}
+	}
+}
+
+// TestWhoIsLabelled says when the basic metrics name their server.
+func TestWhoIsLabelled(t *testing.T) {
+	s := startServer(t, "")
+	url := ServerConfig{URL: "http://127.0.0.1:1"}
+	for want, configs := range map[bool][]Options{
+		false: {
+			{Config: Config{Embedded: true}, Embedded: s},
+			{Config: Config{Servers: []ServerConfig{url}}},
+			{Config: Config{Servers: []ServerConfig{url}}, Embedded: s}, // not for the embedded one, which has a listener of its own
+		},
+		true: {
+			{Config: Config{Embedded: true, Servers: []ServerConfig{url}}, Embedded: s},
+			{Config: Config{Servers: []ServerConfig{url, url}}},
+			{Config: Config{System: []SystemConfig{{URLs: []string{"nats://127.0.0.1:1"}}}}},
+		},
+	} {
+		for i, o := range configs {
+			o.Logger = slog.New(slog.DiscardHandler)
+			e, err := New(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.labelled != want {
+				t.Errorf("%v, case %d: labelled is %v", want, i, e.labelled)
+			}
+		}
+	}
+}
+
+// TestOnlyTheEmbeddedServer is what its own listener serves, whatever else is read.
+func TestOnlyTheEmbeddedServer(t *testing.T) {
+	s := startServer(t, "")
+	e, err := New(Options{
+		Config:   Config{Servers: []ServerConfig{{URL: "http://127.0.0.1:1"}}},
+		Embedded: s, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expectLines(t, scrape(t, e.EmbeddedHandler()), `nats_up{target="embedded"} 1`)
+	families, err := e.EmbeddedGatherer().Gather()
+	if err != nil || len(families) == 0 {
+		t.Fatalf("%d families, %v", len(families), err)
+	}
+	all := scrape(t, e.Handler())
+	expectLines(t, all, `nats_up{target="http://127.0.0.1:1"} 0`)
+	for line := range all {
+		if strings.Contains(line, "embedded") {
+			t.Errorf("%s, although the embedded server is not to be among them", line)
+		}
+	}
+}
