@@ -201,10 +201,10 @@ type originalEvent struct {
 	Name      string            `json:"name"`
 	Value     float64           `json:"value"`
 	Labels    map[string]string `json:"labels"`
-	Help      string            `json:"help"`
-	Buckets   []float64         `json:"buckets"`
-	Quantiles []float64         `json:"quantiles"`
-	Epsilons  []float64         `json:"epsilons"`
+	Help      string            `json:"help,omitempty"`
+	Buckets   []float64         `json:"buckets,omitempty"`
+	Quantiles []float64         `json:"quantiles,omitempty"`
+	Epsilons  []float64         `json:"epsilons,omitempty"`
 }
 
 type originalMetrics struct {
@@ -351,18 +351,25 @@ func (c *redisClient) line() string {
 }
 
 // BenchmarkSender reports what an event costs a process that sends it and forgets (us/event): one LPUSH over a connection
-// that is there, against counting with a client library and pushing that over HTTP, to a server that does nothing with it
-// (x-push).
+// that is there, against counting with a client library and pushing that over HTTP, over a connection that is there, to a
+// server that does nothing with it (us/push, and how many times as much that is: x-push). The median of all rounds counts.
 func BenchmarkSender(b *testing.B) {
 	c := dialRedis(b, startRedis(b))
 	defer c.conn.Close()
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
 	defer server.Close()
-	var sending, pushing time.Duration
-	for i := 0; b.Loop(); i++ {
+	event := originalEvent{Type: "counter", Name: "http_requests_total", Value: 1, Labels: map[string]string{
+		"instance": "web-17", "job": "shop", "region": "eu-west-1", "method": "GET", "status": "200",
+	}}
+	var sending, pushing []time.Duration
+	for b.Loop() {
 		start := time.Now()
-		c.do("LPUSH", eventQueue, counterEvent(i%1000, 1))
-		sending += time.Since(start)
+		payload, err := json.Marshal(&event)
+		if err != nil {
+			b.Fatal(err)
+		}
+		c.do("LPUSH", eventQueue, string(payload))
+		sending = append(sending, time.Since(start))
 
 		start = time.Now()
 		counter := client.NewCounterVec(client.CounterOpts{Name: "http_requests_total", Help: "Requests."}, []string{"region", "method", "status"})
@@ -370,9 +377,15 @@ func BenchmarkSender(b *testing.B) {
 		if err := push.New(server.URL, "shop").Grouping("instance", "web-17").Collector(counter).Add(); err != nil {
 			b.Fatal(err)
 		}
-		pushing += time.Since(start)
+		pushing = append(pushing, time.Since(start))
 	}
-	b.ReportMetric(float64(sending)/float64(b.N)/1e3, "us/event")
-	b.ReportMetric(float64(pushing)/float64(sending), "x-push")
+	median := func(list []time.Duration) float64 {
+		slices.Sort(list)
+		return float64(list[len(list)/2]) / float64(time.Microsecond)
+	}
+	sent, pushed := median(sending), median(pushing)
+	b.ReportMetric(sent, "us/event")
+	b.ReportMetric(pushed, "us/push")
+	b.ReportMetric(pushed/sent, "x-push")
 	b.ReportMetric(0, "ns/op")
 }
