@@ -16,6 +16,7 @@ import (
 	"github.com/thalweg/thalweg/internal/events"
 	"github.com/thalweg/thalweg/internal/hub"
 	"github.com/thalweg/thalweg/internal/natsd"
+	"github.com/thalweg/thalweg/internal/natsmon"
 )
 
 // Config is the whole file. It is read-only once loaded.
@@ -35,6 +36,8 @@ type Config struct {
 	Hub *Hub `yaml:"hub"`
 	// Present: this process is an event gateway, which aggregates what short-lived processes throw at a queue.
 	Gateway *events.Config `yaml:"gateway"`
+	// Present: this process is an exporter of metrics of NATS servers: the one embedded here, and any others.
+	NATSExporter *natsmon.Config `yaml:"nats_exporter"`
 
 	places places
 	// roleless: it is no mistake that no role is on.

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -91,7 +92,7 @@ func Parse(b []byte) (*Config, error) { return parseWith(b, func(*Config) error 
 
 // parseWith calls complete between what the file says and the checks.
 func parseWith(b []byte, complete func(*Config) error) (*Config, error) {
-	root, written, err := parseTree(b, map[string]bool{"edge": true, "hub": true, "gateway": true})
+	root, written, err := parseTree(b, roles)
 	if err != nil {
 		return nil, err
 	}
@@ -137,6 +138,7 @@ func (c *Config) complete() {
 		c.Hub.NATS = override(c.Hub.NATS)
 	}
 	c.NATS.Embedded = c.Embedded()
+	c.completeNATSExporter()
 	c.trackFederatedStaleness()
 	if c.Hub != nil && c.Hub.Name == "" {
 		c.Hub.Name = c.Site
@@ -166,6 +168,9 @@ func (c *Config) SetDirectory(dir string) {
 	}
 	if c.Gateway != nil {
 		c.Gateway.SetDirectory(dir)
+	}
+	if c.NATSExporter != nil {
+		c.NATSExporter.SetDirectory(dir)
 	}
 }
 
@@ -241,7 +246,7 @@ func (c *Config) Validate() error {
 	if c.DataDir == "" {
 		report("", errors.New("data_dir: is empty"))
 	}
-	if c.Edge == nil && c.Hub == nil && c.Gateway == nil && !c.roleless {
+	if c.Edge == nil && c.Hub == nil && c.Gateway == nil && c.NATSExporter == nil && !c.roleless {
 		report("", c.noRole())
 	}
 	report("nats", c.validateNATS())
@@ -263,6 +268,9 @@ func (c *Config) Validate() error {
 			report("hub", fmt.Errorf("site_label: %q is one of global.external_labels too", name))
 		}
 	}
+	if c.NATSExporter != nil {
+		report("nats_exporter", c.validateNATSExporter())
+	}
 	if c.Gateway != nil {
 		report("gateway", c.Gateway.Validate())
 	}
@@ -281,13 +289,16 @@ func inOrder(found []*Error) error {
 	return errors.Join(errs...)
 }
 
+// roles are the sections that turn something on.
+var roles = map[string]bool{"edge": true, "hub": true, "gateway": true, "nats_exporter": true}
+
 func (c *Config) noRole() error {
-	for _, role := range []string{"edge", "hub", "gateway"} {
+	for _, role := range slices.Sorted(maps.Keys(roles)) {
 		if _, written := c.places[role]; written {
 			return fmt.Errorf("%s: section is empty; write %s: {} to turn it on", role, role)
 		}
 	}
-	return errors.New("nothing to run: none of edge, hub and gateway is there")
+	return errors.New("nothing to run: none of edge, hub, gateway and nats_exporter is there")
 }
 
 func (c *Config) validateNATS() error {

@@ -16,6 +16,7 @@ import (
 	"github.com/thalweg/thalweg/internal/edge"
 	"github.com/thalweg/thalweg/internal/hub"
 	"github.com/thalweg/thalweg/internal/natsd"
+	"github.com/thalweg/thalweg/internal/natsmon"
 	"github.com/thalweg/thalweg/internal/outbox"
 )
 
@@ -131,6 +132,49 @@ func TestWhichNATS(t *testing.T) {
 	equal(t, "stream", settings.HubClient().Stream.Name, "S")
 }
 
+// The exporter reads the server in its process, if there is one, and needs none.
+func TestNATSExporter(t *testing.T) {
+	f := func(yaml string, embedded, server bool) {
+		t.Helper()
+		c := parse(t, yaml)
+		equal(t, yaml+": nats_exporter.embedded", c.NATSExporter.Embedded, embedded)
+		equal(t, yaml+": runs a server", c.Embedded() != nil, server)
+	}
+	f("{site: a, nats_exporter: {}, edge: {}}", true, true)
+	f("{site: a, nats_exporter: {}, nats: {embedded: {}}}", true, true)
+	f("{site: a, nats_exporter: {embedded: false, servers: [{url: 'http://b'}]}, hub: {}}", false, true)
+	f("{site: a, nats_exporter: {servers: [{url: 'http://b'}]}}", false, false)
+	f("{site: a, nats_exporter: {system: [{urls: ['nats://b']}]}, edge: {nats: {urls: ['nats://c']}}}", false, false)
+
+	dir := t.TempDir()
+	file := filepath.Join(dir, "c.yml")
+	text := "nats_exporter: {servers: [{url: 'https://b', basic_auth: {username: u, password_file: p}, tls_config: {ca_file: ca}}], system: [{urls: ['nats://b'], credentials_file: s}]}"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := LoadNATSExporter(file, func(e *natsmon.Config) { e.ListenAddress = ":1" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "listener", c.NATSExporter.ListenAddress, ":1")
+	equal(t, "files", c.Files(), []NamedFile{
+		{"nats_exporter.servers[0].basic_auth.password_file", filepath.Join(dir, "p")},
+		{"nats_exporter.servers[0].tls_config.ca_file", filepath.Join(dir, "ca")},
+		{"nats_exporter.system[0].credentials_file", filepath.Join(dir, "s")},
+	})
+	if err := os.WriteFile(file, []byte("edge: {}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = LoadNATSExporter(file, func(*natsmon.Config) {})
+	if err == nil || !strings.HasSuffix(err.Error(), "the section nats_exporter is not there; write nats_exporter: {} to turn it on") {
+		t.Error(err)
+	}
+	none := func(*natsmon.Config) {}
+	if _, err = LoadNATSExporter("", none); err == nil || !strings.Contains(err.Error(), "nothing to read") {
+		t.Error(err)
+	}
+}
+
 func TestSiteDefault(t *testing.T) {
 	host, err := os.Hostname()
 	if err != nil {
@@ -167,6 +211,9 @@ func TestNeedsRestart(t *testing.T) {
 	f(gateway, "{site: a, gateway: {ttl: 1h, limits: {series: 5}, relabel_configs: [{action: labeldrop, regex: x}]}, global: {scrape_interval: 1m}}")
 	f(gateway, "{site: a, gateway: {redis: {}, http: false, listen_address: ':1'}}", "gateway.listen_address", "gateway.redis", "gateway.http")
 	f(gateway, "{site: a, edge: {}}", "nats.embedded", "edge", "gateway")
+	f("{site: a, edge: {}, nats_exporter: {}}", "{site: a, edge: {}, nats_exporter: {servers: [], embedded: true}}")
+	f("{site: a, edge: {}, nats_exporter: {}}", "{site: a, edge: {}, nats_exporter: {servers: [{url: 'http://a'}], compat: prometheus-nats-exporter}}",
+		"nats_exporter.servers", "nats_exporter.compat")
 	f("{site: a, hub: {}, nats: {embedded: {}}}", "{site: a, hub: {}, nats: {embedded: {listen: '127.0.0.1:1'}, stream: {replicas: 3}}}",
 		"nats.embedded.listen", "nats.stream.replicas")
 }

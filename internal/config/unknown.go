@@ -12,7 +12,7 @@ import (
 // later lists keys of the contract that this version does not have. They are refused rather than ignored, so that
 // nobody believes to be protected by a limit that is not there.
 var later = []string{
-	"gateway.nats", "nats_exporter",
+	"gateway.nats",
 }
 
 // elsewhere explains keys that people bring along from Prometheus.

@@ -65,7 +65,10 @@ type Server struct {
 	busConfig  bus.Config
 	tls        web.TLSConfig
 	listenHost string
-	done       chan struct{} // closed when the server has ended
+	// Where config_file wants metrics to be served, or "".
+	metricsAddress string
+	storeDir       string
+	done           chan struct{} // closed when the server has ended
 }
 
 // Start starts a server and returns when it accepts clients. A port that is taken, a store directory in use or not
@@ -84,7 +87,7 @@ func Start(o Options) (*Server, error) {
 
 // start starts a server, and JetStream with it or not; Run starts it otherwise.
 func start(o Options, jetStream bool) (*Server, error) {
-	options, err := natsOptions(&o)
+	options, metrics, err := natsOptions(&o)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +115,7 @@ func start(o Options, jetStream bool) (*Server, error) {
 	}
 	s := &Server{
 		auth: auth, lock: lock, log: o.Logger, done: make(chan struct{}), used: make(chan confirmation, maxConfirmations),
-		tls: o.Config.TLSServerConfig, listenHost: options.Host,
+		tls: o.Config.TLSServerConfig, listenHost: options.Host, metricsAddress: metrics, storeDir: options.StoreDir,
 	}
 	auth.confirm = func(site, key string) {
 		select {
@@ -179,22 +182,30 @@ func (s *Server) awaitReady() error {
 	return fmt.Errorf("not ready after %s", startTimeout)
 }
 
-// natsOptions builds the server's options from the file, if there is one, and ours on top of it.
-func natsOptions(o *Options) (*server.Options, error) {
-	options := &server.Options{}
+// natsOptions builds the server's options from the file, if there is one, and ours on top of it. Metrics is where the file
+// wants them.
+func natsOptions(o *Options) (options *server.Options, metrics string, err error) {
+	options = &server.Options{}
 	if file := o.Config.ConfigFile; file != "" {
-		var err error
-		if options, err = server.ProcessConfigFile(file); err != nil {
-			return nil, fmt.Errorf("read config_file %q: %w", file, err)
+		if options, metrics, err = readConfigFile(file); err != nil {
+			return nil, "", err
 		}
 		warnOverridden(o.Logger, options)
 	}
+	if err := override(options, o); err != nil {
+		return nil, "", err
+	}
+	return options, metrics, nil
+}
+
+// override puts what is decided here in place of what the file says.
+func override(options *server.Options, o *Options) error {
 	host, port, err := net.SplitHostPort(o.Config.Listen)
 	if err != nil {
-		return nil, fmt.Errorf("listen %q: %w", o.Config.Listen, err)
+		return fmt.Errorf("listen %q: %w", o.Config.Listen, err)
 	}
 	if options.Port, err = strconv.Atoi(port); err != nil {
-		return nil, fmt.Errorf("listen %q: %w", o.Config.Listen, err)
+		return fmt.Errorf("listen %q: %w", o.Config.Listen, err)
 	}
 	if options.Port == 0 {
 		options.Port = server.RANDOM_PORT
@@ -206,12 +217,12 @@ func natsOptions(o *Options) (*server.Options, error) {
 			t.ClientAuth = cmp.Or(t.ClientAuth, "VerifyClientCertIfGiven") // sites may have keys instead
 		}
 		if options.TLSConfig, err = web.ConfigToTLSConfig(&t); err != nil {
-			return nil, fmt.Errorf("read tls_server_config: %w", err)
+			return fmt.Errorf("read tls_server_config: %w", err)
 		}
 		options.TLS = true
 	}
 	if options.Accounts, err = accounts(o.Root, o.Stream.Name, options.JetStreamDomain); err != nil {
-		return nil, err
+		return err
 	}
 	options.SystemAccount = accountSystem
 	options.Users, options.Nkeys, options.NoAuthUser = nil, nil, ""
@@ -233,7 +244,7 @@ func natsOptions(o *Options) (*server.Options, error) {
 	if options.JetStreamLimits.DefaultMaxConsumers == 0 {
 		options.JetStreamLimits.DefaultMaxConsumers = -1
 	}
-	return options, nil
+	return nil
 }
 
 // warnOverridden names what the file says in vain.
@@ -324,6 +335,15 @@ func (s *Server) URL() string { return s.nats.ClientURL() }
 
 // Addr is the address the server listens on.
 func (s *Server) Addr() net.Addr { return s.nats.Addr() }
+
+// NATS is the server itself, for whoever reads what it says of itself.
+func (s *Server) NATS() *server.Server { return s.nats }
+
+// StoreDir is where its streams are.
+func (s *Server) StoreDir() string { return s.storeDir }
+
+// MetricsAddress is where config_file wants the metrics of the server to be served: HOST:PORT, "" if nowhere.
+func (s *Server) MetricsAddress() string { return s.metricsAddress }
 
 // Core is an in-process connection with the rights of a hub.
 func (s *Server) Core() *bus.InProcess { return s.inProcess(hubName) }

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	"github.com/thalweg/thalweg/internal/bus"
@@ -41,17 +40,14 @@ type edgeRole struct {
 	receiver *receiver         // nil where nothing is received
 	store    *store.Store      // of an edge alone: its own last rows; nil beside a hub
 	federate *federate.Handler
-	interval atomic.Int64  // of the own metrics
-	changed  chan struct{} // tells that interval was
+	sampled  []*sampled // sources that nobody has to scrape
 	repeats  *telemetry.Repeats
 	reported map[pipeline.Reason]uint64 // what limits had refused when that was last logged
-	self     bool
 }
 
 func (n *Node) newEdge(handlers map[string]http.Handler) (*edgeRole, error) {
 	c := n.config
-	r := &edgeRole{node: n, self: c.Edge.Self, changed: make(chan struct{}, 1), repeats: telemetry.NewRepeats(n.log.With("component", "edge"), time.Minute)}
-	r.interval.Store(int64(c.Global.ScrapeInterval))
+	r := &edgeRole{node: n, repeats: telemetry.NewRepeats(n.log.With("component", "edge"), time.Minute)}
 	var err error
 	if r.conn, err = n.connect(c.EdgeClient(), "edge", c.Site); err != nil {
 		return nil, err
@@ -89,6 +85,9 @@ func (n *Node) newEdge(handlers map[string]http.Handler) (*edgeRole, error) {
 		return nil, err
 	}
 	n.metrics.MustRegister(r.edge.Metrics()...)
+	if c.Edge.Self {
+		r.addSampled("self/"+selfJob+"/"+c.Site, selfJob, n.metrics)
+	}
 	r.receiver, err = n.newReceiver(receiverOptions{
 		role: receive.Edge, config: &c.Edge.Receive, commit: r.commit, sample: r.sample, site: c.Site, dir: groupsDir(c, receive.Edge),
 	}, handlers)
@@ -194,11 +193,8 @@ func (r *edgeRole) apply(ctx context.Context, c *config.Config) error {
 	}
 	r.pipeline.Reload(options)
 	r.edge.Apply(c.Edge.Config)
-	if r.interval.Swap(int64(c.Global.ScrapeInterval)) != int64(c.Global.ScrapeInterval) {
-		select {
-		case r.changed <- struct{}{}:
-		default: // it has been told already
-		}
+	for _, s := range r.sampled {
+		s.setInterval(c.Global.ScrapeInterval)
 	}
 	return nil
 }
@@ -227,38 +223,4 @@ func (r *edgeRole) reconsider() {
 		return
 	}
 	r.pipeline.Reload(options)
-}
-
-// keepSelf makes rows of the own metrics until ctx ends.
-func (r *edgeRole) keepSelf(ctx context.Context) error {
-	if !r.self {
-		<-ctx.Done()
-		return nil
-	}
-	log := telemetry.NewRepeats(r.node.log.Logger, time.Minute)
-	var self *telemetry.Self
-	for interval := time.Duration(0); ; {
-		if now := time.Duration(r.interval.Load()); now != interval {
-			interval = now
-			self = telemetry.NewSelf(r.node.metrics, r.node.catalog, r.node.options.Config.Site, interval)
-		}
-		row, err := self.Row(time.Now())
-		if row != nil {
-			if sinkErr := r.sink(row); err == nil {
-				err = sinkErr
-			}
-		}
-		if err != nil {
-			log.Log(slog.LevelWarn, "self", "own metrics", slog.Any("err", err))
-		}
-		t := time.NewTimer(interval)
-		select {
-		case <-t.C:
-		case <-r.changed:
-			t.Stop()
-		case <-ctx.Done():
-			t.Stop()
-			return nil
-		}
-	}
 }

@@ -80,6 +80,7 @@ hub:
 edge:
   receive: {remote_write: true, pushgateway: true, listen_address: '127.0.0.1:0'}
 gateway: {listen_address: '127.0.0.1:0', redis: {address: '127.0.0.1:1'}}
+nats_exporter: {listen_address: '127.0.0.1:0'}
 `, filepath.Join(dir, "a"), tokens),
 		func(f map[string]*dto.MetricFamily) bool {
 			return f["thalweg_site_clock_skew_seconds"] != nil && f["thalweg_store_series"] != nil && f["thalweg_output_missing_rows"] != nil &&
@@ -158,6 +159,12 @@ func start(t *testing.T, yaml string) *Node {
 // startWith gives the node a web configuration file.
 func startWith(t *testing.T, yaml, webConfig string) *Node {
 	t.Helper()
+	return startNode(t, yaml, "127.0.0.1:0", webConfig)
+}
+
+// startNode gives the node an address for its web listener, or none.
+func startNode(t *testing.T, yaml, address, webConfig string) *Node {
+	t.Helper()
 	cfg, err := config.Parse([]byte(yaml))
 	if err != nil {
 		t.Fatal(err)
@@ -166,7 +173,7 @@ func startWith(t *testing.T, yaml, webConfig string) *Node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := New(Options{Config: cfg, Log: log, Version: "test", ListenAddress: "127.0.0.1:0", WebConfigFile: webConfig, Immediate: true})
+	n, err := New(Options{Config: cfg, Log: log, Version: "test", ListenAddress: address, WebConfigFile: webConfig, Immediate: true})
 	if err != nil {
 		t.Fatal(err)
 	}

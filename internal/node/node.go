@@ -22,14 +22,15 @@ import (
 	"github.com/thalweg/thalweg/internal/web"
 )
 
-// Options of New. Config, Log and ListenAddress are required.
+// Options of New. Config and Log are required.
 type Options struct {
 	Config *config.Config
 	// Load reads the configuration anew; nil where there is no file.
 	Load    func() (*config.Config, error)
 	Log     *telemetry.Log
 	Version string
-	// ListenAddress of the web listener, and its web configuration file or "".
+	// ListenAddress of the web listener, and its web configuration file or "". A process whose one role is the NATS exporter
+	// with a listener of its own can do without a web listener: "".
 	ListenAddress, WebConfigFile string
 	// ExternalURL is where Prometheus and other hubs reach the web listener; "" is worked out from the listener.
 	ExternalURL string
@@ -55,7 +56,8 @@ type Node struct {
 	// telemeter is nil where the hub takes no pushes.
 	telemeter *telemeterRole
 	gateway   *gatewayRole // nil where the role is off
-	web       *web.Server
+	natsmon   *natsmonRole // nil where nothing asks for metrics of NATS
+	web       *web.Server  // nil where there is none
 	listener  net.Listener // of web
 	scheme    string       // of it
 	// outside is the web listener's URL for other machines.
@@ -83,23 +85,13 @@ func New(o Options) (_ *Node, err error) {
 	}()
 	n.metrics.Loaded(n.started, nil)
 	n.metrics.MustRegister(n.health)
-	if n.listener, err = web.Listen(o.ListenAddress, o.WebConfigFile); err != nil {
-		return nil, err
-	}
 	defer func() {
-		if n.web == nil {
+		if n.listener != nil && n.web == nil {
 			_ = n.listener.Close() // nobody knows of it
 		}
 	}()
-	secure, err := config.WebTLS(o.WebConfigFile)
-	if err != nil {
+	if err := n.listen(); err != nil {
 		return nil, err
-	}
-	if n.scheme = "http://"; secure {
-		n.scheme = "https://"
-	}
-	if n.outside = o.ExternalURL; n.outside == "" {
-		n.outside = outsideURL(n.scheme, n.listener.Addr())
 	}
 	if err := n.startServer(); err != nil {
 		return nil, err
@@ -125,10 +117,16 @@ func New(o Options) (_ *Node, err error) {
 			return nil, fmt.Errorf("start gateway: %w", err)
 		}
 	}
+	if n.natsmon, err = n.newNatsmon(handlers); err != nil {
+		return nil, fmt.Errorf("start NATS exporter: %w", err)
+	}
 	if n.server != nil && n.hub == nil {
 		if n.keeper, err = n.connect(o.Config.NATS.Client, "stream", ""); err != nil {
 			return nil, err
 		}
+	}
+	if n.listener == nil {
+		return n, nil
 	}
 	n.web, err = web.New(web.Options{
 		Listener: n.listener, ConfigFile: o.WebConfigFile, Logger: n.log.Logger, Gatherer: n.metrics, Health: n.health,
@@ -139,6 +137,31 @@ func New(o Options) (_ *Node, err error) {
 	}
 	n.metrics.MustRegister(n.web.Metrics()...)
 	return n, nil
+}
+
+// listen binds the web listener, if there is to be one, so that a port that is taken is known early.
+func (n *Node) listen() (err error) {
+	o, c := &n.options, n.options.Config
+	if o.ListenAddress == "" {
+		if c.Hub != nil || c.Edge != nil || c.Gateway != nil || c.NATSExporter == nil || c.NATSExporter.ListenAddress == "" {
+			return errors.New("the web listener has no address; only a NATS exporter with a listen_address of its own can do without")
+		}
+		return nil
+	}
+	if n.listener, err = web.Listen(o.ListenAddress, o.WebConfigFile); err != nil {
+		return err
+	}
+	secure, err := config.WebTLS(o.WebConfigFile)
+	if err != nil {
+		return err
+	}
+	if n.scheme = "http://"; secure {
+		n.scheme = "https://"
+	}
+	if n.outside = o.ExternalURL; n.outside == "" {
+		n.outside = outsideURL(n.scheme, n.listener.Addr())
+	}
+	return nil
 }
 
 // startServer starts the embedded server if the configuration has one.
@@ -236,7 +259,9 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.server != nil && n.hub == nil {
 		before(stage("stream keeper", n.keepStream))
 	}
-	before(stage("web", n.web.Run))
+	if n.web != nil {
+		before(stage("web", n.web.Run))
+	}
 	if n.telemeter != nil {
 		before(stage("telemeter", n.telemeter.run))
 	}
@@ -258,7 +283,15 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	if n.edge != nil {
 		before(stage("scrape", n.edge.scrape.Run))
-		before(stage("own metrics", n.edge.keepSelf))
+		for _, s := range n.edge.sampled {
+			before(stage("rows of job "+s.job, s.run))
+		}
+	}
+	if n.natsmon != nil {
+		before(stage("NATS exporter", n.natsmon.exporter.Run))
+		for _, l := range n.natsmon.listeners() {
+			before(stage("listener of the NATS exporter", l.Run))
+		}
 	}
 	n.log.Info("running", "site", n.options.Config.Site, "roles", strings.Join(n.roles(), ", "), "url", n.URL())
 	var err error
@@ -314,6 +347,9 @@ func (n *Node) close() {
 	if n.gateway != nil {
 		n.gateway.close()
 	}
+	if n.natsmon != nil {
+		n.natsmon.close()
+	}
 	if n.edge != nil {
 		n.edge.clear.Save()
 		if err := n.edge.edge.Close(); err != nil {
@@ -328,8 +364,11 @@ func (n *Node) close() {
 	}
 }
 
-// URL of the web listener.
+// URL of the web listener; "" if there is none.
 func (n *Node) URL() string {
+	if n.web == nil {
+		return ""
+	}
 	host, port, _ := net.SplitHostPort(n.web.Addr().String())
 	if ip := net.ParseIP(host); ip.IsUnspecified() {
 		host = "127.0.0.1"
@@ -362,6 +401,9 @@ func (n *Node) roles() []string {
 	}
 	if n.gateway != nil {
 		roles = append(roles, n.gateway.role())
+	}
+	if n.natsmon != nil {
+		roles = append(roles, n.natsmon.roles()...)
 	}
 	if n.server != nil {
 		roles = append(roles, "NATS server at "+n.server.URL())

@@ -38,7 +38,8 @@ func (n *Node) reload(ctx context.Context) error {
 	}
 	running := n.current()
 	rest := config.NeedsRestart(n.options.Config, wanted)
-	if (running.Hub == nil) != (wanted.Hub == nil) || (running.Edge == nil) != (wanted.Edge == nil) || (running.Gateway == nil) != (wanted.Gateway == nil) {
+	if (running.Hub == nil) != (wanted.Hub == nil) || (running.Edge == nil) != (wanted.Edge == nil) ||
+		(running.Gateway == nil) != (wanted.Gateway == nil) || (running.NATSExporter == nil) != (wanted.NATSExporter == nil) {
 		n.note(rest)
 		return fmt.Errorf("roles changed, which needs a restart: %v", rest)
 	}

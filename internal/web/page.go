@@ -39,6 +39,7 @@ type pageData struct {
 	Targets     []Target
 	MoreTargets int
 	Federate    bool
+	Pages       []string // of metrics that are not those of this process
 }
 
 // page returns the handler of the status page.
@@ -53,6 +54,9 @@ func page(o *Options) http.Handler {
 			Hub:        status.Sites != nil,
 			Edge:       status.Targets != nil,
 			Federate:   o.Handlers["/federate"] != nil,
+			Pages: slices.DeleteFunc([]string{"/gateway/metrics", "/nats/metrics"}, func(path string) bool {
+				return o.Handlers[path] == nil
+			}),
 		}
 		if status.Process != nil {
 			d.Process = status.Process()

@@ -20,9 +20,7 @@ func routes(o *Options, m *metrics) http.Handler {
 		EnableOpenMetrics: true,
 		ErrorHandling:     promhttp.ContinueOnError, // a broken collector must not hide the others
 	}))
-	handle("GET /-/healthy", "/-/healthy", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintln(w, "Thalweg is healthy.")
-	}))
+	handle("GET /-/healthy", "/-/healthy", http.HandlerFunc(Healthy))
 	handle("GET /-/ready", "/-/ready", o.Health)
 	// A web page that somebody has open elsewhere must not be able to reload us.
 	handle("POST /-/reload", "/-/reload", http.NewCrossOriginProtection().Handler(reload(o)))
@@ -42,6 +40,9 @@ func routes(o *Options, m *metrics) http.Handler {
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	return mux
 }
+
+// Healthy answers that the process runs.
+func Healthy(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "Thalweg is healthy.") }
 
 func reload(o *Options) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -73,8 +73,8 @@ const introduction = `# Configuration
 
 <!-- Generated from the Config structs by "go generate ./internal/config"; do not edit. -->
 
-One YAML file, given by ` + "`--config.file`" + ` and checked by ` + "`thalweg check config FILE`" + `. The sections ` + "`edge`" + `, ` + "`hub`" + `
-and ` + "`gateway`" + ` turn their roles on: ` + "`{}`" + ` means on with the defaults, absent means off. An unknown key is an error, with line and column; a key
+One YAML file, given by ` + "`--config.file`" + ` and checked by ` + "`thalweg check config FILE`" + `. The sections ` + "`edge`" + `, ` + "`hub`" + `,
+` + "`gateway`" + ` and ` + "`nats_exporter`" + ` turn their roles on: ` + "`{}`" + ` means on with the defaults, absent means off. An unknown key is an error, with line and column; a key
 without a value counts as left out, except that an empty role is an error. File names are relative to the directory of
 the file. A changed file is taken over on SIGHUP or ` + "`POST /-/reload`" + `; a file with a mistake changes nothing, and the keys
 that need a restart are named in the log.
@@ -274,6 +274,8 @@ func kind(name string, t reflect.Type) string {
 		return "parts"
 	case reflect.TypeFor[promcommon.TLSConfig]():
 		return "[tls_config](" + prometheusDocs + "configuration/#tls_config)"
+	case reflect.TypeFor[promcommon.BasicAuth]():
+		return "[basic_auth](" + prometheusDocs + "configuration/#basic_auth)"
 	case reflect.TypeFor[web.TLSConfig]():
 		return "[tls_server_config](" + prometheusDocs + "https/)"
 	case reflect.TypeFor[[]*promconfig.ScrapeConfig]():

@@ -59,7 +59,12 @@ func samplesOf(row *series.Row) map[string]float64 {
 	return samples
 }
 
-func TestSelfIsWhatPrometheusWouldScrape(t *testing.T) {
+// sampler is one of a site's own metrics.
+func sampler(g prometheus.Gatherer) *Sampler {
+	return NewSampler(g, series.NewCatalog(), &series.Source{Key: "self/thalweg/ams-1"})
+}
+
+func TestRowIsWhatPrometheusWouldScrape(t *testing.T) {
 	r := prometheus.NewRegistry()
 	counter := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "a_total", Help: "A."}, []string{"lane", "site"})
 	gauge := prometheus.NewGauge(prometheus.GaugeOpts{Name: "g_seconds"})
@@ -67,13 +72,13 @@ func TestSelfIsWhatPrometheusWouldScrape(t *testing.T) {
 	summary := prometheus.NewSummary(prometheus.SummaryOpts{Name: "s", Objectives: map[float64]float64{0.5: 0.1, 1: 0}})
 	untyped := prometheus.NewUntypedFunc(prometheus.UntypedOpts{Name: "u"}, func() float64 { return -1 })
 	r.MustRegister(counter, gauge, histogram, summary, untyped)
-	self := NewSelf(r, series.NewCatalog(), "ams-1", 15*time.Second)
+	sampled := sampler(r)
 
 	var schema *series.Schema
 	check := func(wantGrowth bool) {
 		t.Helper()
 		at := time.UnixMilli(1000)
-		row, err := self.Row(at)
+		row, err := sampled.Row(at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -108,17 +113,17 @@ func TestSelfIsWhatPrometheusWouldScrape(t *testing.T) {
 	}
 }
 
-func TestSelfForgetsWhatIsGone(t *testing.T) {
+func TestSamplerForgetsWhatIsGone(t *testing.T) {
 	r := prometheus.NewRegistry()
 	gauge := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "g"}, []string{"site"})
 	r.MustRegister(gauge)
-	self := NewSelf(r, series.NewCatalog(), "ams-1", 0)
+	sampled := sampler(r)
 	for _, site := range []string{"a", "b"} {
 		gauge.WithLabelValues(site).Set(1)
 	}
 	length := func() int {
 		t.Helper()
-		row, err := self.Row(time.UnixMilli(0))
+		row, err := sampled.Row(time.UnixMilli(0))
 		if err != nil {
 			t.Fatal(err)
 		}

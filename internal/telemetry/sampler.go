@@ -13,9 +13,8 @@ import (
 	"github.com/thalweg/thalweg/internal/series"
 )
 
-// Self turns the metrics of this process into rows of one source, with the job thalweg and the site as instance. It
-// is for one goroutine.
-type Self struct {
+// Sampler turns metrics that this process has or reads into rows of one source. It is for one goroutine.
+type Sampler struct {
 	gatherer prometheus.Gatherer
 	catalog  *series.Catalog
 	source   *series.Source
@@ -33,27 +32,17 @@ type Self struct {
 // compactAfter so many rows with a quarter of the columns absent, the schema begins anew with what is alive.
 const compactAfter = 40
 
-// NewSelf returns a Self of a site whose rows are expected every interval.
-func NewSelf(g prometheus.Gatherer, catalog *series.Catalog, site string, interval time.Duration) *Self {
-	return &Self{
-		gatherer: g,
-		catalog:  catalog,
-		source: &series.Source{
-			Key:      "self/thalweg/" + site,
-			Labels:   labels.FromStrings(model.InstanceLabel, site, model.JobLabel, "thalweg"),
-			Interval: interval,
-		},
-		schema:  catalog.Empty(),
-		columns: map[string]int{},
-	}
+// NewSampler returns a Sampler. Rows of the source are expected at its interval.
+func NewSampler(g prometheus.Gatherer, catalog *series.Catalog, source *series.Source) *Sampler {
+	return &Sampler{gatherer: g, catalog: catalog, source: source, schema: catalog.Empty(), columns: map[string]int{}}
 }
 
 // Row returns the metrics of this moment as a whole row. The row is valid until the next call. With an error the row
 // is still there if some metrics could be gathered.
-func (s *Self) Row(at time.Time) (*series.Row, error) {
+func (s *Sampler) Row(at time.Time) (*series.Row, error) {
 	families, err := s.gatherer.Gather()
 	if err != nil {
-		err = fmt.Errorf("gather own metrics: %w", err)
+		err = fmt.Errorf("gather metrics of %s: %w", s.source.Key, err)
 		if len(families) == 0 {
 			return nil, err
 		}
@@ -86,7 +75,7 @@ func (s *Self) Row(at time.Time) (*series.Row, error) {
 	return &s.row, err
 }
 
-func (s *Self) addFamily(f *dto.MetricFamily) {
+func (s *Sampler) addFamily(f *dto.MetricFamily) {
 	family := series.Family{Name: f.GetName(), Help: f.GetHelp(), Unit: f.GetUnit(), Type: model.MetricTypeUnknown}
 	for _, m := range f.Metric {
 		add := func(suffix, label, at string, value float64) {
@@ -124,7 +113,7 @@ func (s *Self) addFamily(f *dto.MetricFamily) {
 }
 
 // add sets the value of one series in the row, in a new column if the series is new.
-func (s *Self) add(family *series.Family, name string, pairs []*dto.LabelPair, label, at string, value float64) {
+func (s *Sampler) add(family *series.Family, name string, pairs []*dto.LabelPair, label, at string, value float64) {
 	key := append(s.key[:0], name...)
 	for _, p := range pairs {
 		key = append(append(append(append(key, 0xff), p.GetName()...), 0xff), p.GetValue()...)

@@ -1,0 +1,79 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/thalweg/thalweg/internal/series"
+	"github.com/thalweg/thalweg/internal/telemetry"
+)
+
+// sampled is a source of an edge whose metrics this process has or reads, and nobody has to scrape: a row every interval.
+type sampled struct {
+	edge     *edgeRole
+	gatherer prometheus.Gatherer
+	key, job string
+	interval atomic.Int64
+	changed  chan struct{} // tells that interval was
+}
+
+// addSampled adds a source, with the site as instance, which yields rows once it is run.
+func (r *edgeRole) addSampled(key, job string, g prometheus.Gatherer) *sampled {
+	s := &sampled{edge: r, gatherer: g, key: key, job: job, changed: make(chan struct{}, 1)}
+	s.interval.Store(int64(r.node.config.Global.ScrapeInterval))
+	r.sampled = append(r.sampled, s)
+	return s
+}
+
+// setInterval has a row made every d from now on.
+func (s *sampled) setInterval(d model.Duration) {
+	if s.interval.Swap(int64(d)) == int64(d) {
+		return
+	}
+	select {
+	case s.changed <- struct{}{}:
+	default: // it has been told already
+	}
+}
+
+// run makes rows until ctx ends.
+func (s *sampled) run(ctx context.Context) error {
+	n := s.edge.node
+	log := telemetry.NewRepeats(n.log.With("job", s.job), time.Minute)
+	interval := time.Duration(s.interval.Load())
+	tick := time.NewTicker(interval) // what takes longer than the interval makes as many rows as it can
+	defer tick.Stop()
+	var sampler *telemetry.Sampler
+	for {
+		if sampler == nil {
+			sampler = telemetry.NewSampler(s.gatherer, n.catalog, &series.Source{
+				Key:      s.key,
+				Labels:   labels.FromStrings(model.InstanceLabel, n.options.Config.Site, model.JobLabel, s.job),
+				Interval: interval,
+			})
+		}
+		row, err := sampler.Row(time.Now())
+		if row != nil {
+			if sinkErr := s.edge.sink(row); err == nil {
+				err = sinkErr
+			}
+		}
+		if err != nil {
+			log.Log(slog.LevelWarn, "row", "row of own metrics", slog.Any("err", err))
+		}
+		select {
+		case <-tick.C:
+		case <-s.changed:
+			interval, sampler = time.Duration(s.interval.Load()), nil
+			tick.Reset(interval)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
