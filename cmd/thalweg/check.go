@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,7 +43,13 @@ read. Print what runs, what is off, and what differs from what a Prometheus user
 			if err := readable(loaded.Files()); err != nil {
 				return fmt.Errorf("%s names files that cannot be read:\n%w", args[0], err)
 			}
-			_, err = fmt.Fprint(c.OutOrStdout(), explain(args[0], loaded))
+			metrics := ""
+			if e := loaded.Embedded(); e != nil && e.ConfigFile != "" {
+				if metrics, err = natsd.CheckConfigFile(e.ConfigFile); err != nil {
+					return fmt.Errorf("%s is not valid:\nnats.embedded: %w", args[0], err)
+				}
+			}
+			_, err = fmt.Fprint(c.OutOrStdout(), explain(args[0], loaded, metrics))
 			return err
 		},
 	}
@@ -62,8 +69,9 @@ func readable(files []config.NamedFile) error {
 	return errors.Join(errs...)
 }
 
-// explain says in words what a configuration means.
-func explain(file string, c *config.Config) string {
+// explain says in words what a configuration means. Metrics is where the file of the NATS server wants its metrics to be
+// served, or "".
+func explain(file string, c *config.Config, metrics string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s is valid.\n", file)
 	section := func(title string, lines []string) {
@@ -71,7 +79,7 @@ func explain(file string, c *config.Config) string {
 			fmt.Fprintf(&b, "\n%s:\n  - %s\n", title, strings.Join(lines, "\n  - "))
 		}
 	}
-	section("Runs", runs(c))
+	section("Runs", slices.Concat(runs(c), exported(c, metrics)))
 	section("Off", off(c))
 	section("Not as in Prometheus", differences(c))
 	return b.String()
@@ -178,6 +186,38 @@ func aggregated(c *config.Config) (lines []string) {
 	return lines
 }
 
+// exported says of which NATS servers there are metrics, and where.
+func exported(c *config.Config, metrics string) (lines []string) {
+	if metrics != "" {
+		lines = append(lines, fmt.Sprintf("metrics of the NATS server at /metrics on %s, by the block metrics of %s", metrics, c.Embedded().ConfigFile))
+	}
+	e := c.NATSExporter
+	if e == nil {
+		return lines
+	}
+	if e.Embedded {
+		lines = append(lines, "NATS exporter reads the NATS server of this process")
+	}
+	for i := range e.Servers {
+		lines = append(lines, "NATS exporter reads "+e.Servers[i].URL)
+	}
+	for i := range e.System {
+		lines = append(lines, "NATS exporter reads all servers that a system account sees at "+strings.Join(e.System[i].URLs, ", "))
+	}
+	page := "/nats/metrics"
+	if e.ListenAddress != "" {
+		page += ", and at /metrics on " + e.ListenAddress
+	}
+	lines = append(lines, "NATS exporter shows metrics of them at "+page)
+	if e.Compat != "" {
+		lines = append(lines, fmt.Sprintf("NATS exporter shows them under the names of %s, too, beginning with %s_", e.Compat, e.CompatPrefix))
+	}
+	if c.Edge != nil {
+		lines = append(lines, fmt.Sprintf("edge sends metrics of NATS servers every %s, as job nats", c.Global.ScrapeInterval))
+	}
+	return lines
+}
+
 // destinations says where a hub sends everything.
 func destinations(h *config.Hub) (lines []string) {
 	for i := range h.RemoteWrite {
@@ -235,9 +275,11 @@ func off(c *config.Config) []string {
 	}
 	switch {
 	case c.Hub == nil && c.Embedded() != nil:
-		lines = append(lines, "hub: nothing in this process reads what the edge sends; another process may, from the NATS server here")
-	case alone:
+		lines = append(lines, "hub: nothing in this process reads what edges send; another process may, from the NATS server here")
+	case alone && c.Gateway != nil:
 		lines = append(lines, "hub: there is no /federate; what events came to stands at /gateway/metrics")
+	case alone:
+		lines = append(lines, "hub: there is no /federate")
 	case c.Hub == nil:
 		lines = append(lines, "hub: /federate serves only the last rows of this edge")
 	}
@@ -247,8 +289,11 @@ func off(c *config.Config) []string {
 	if g := c.Gateway; g != nil && g.Redis == nil {
 		lines = append(lines, "events from Redis: gateway.redis is not there")
 	}
+	if c.Embedded() != nil && (c.NATSExporter == nil || !c.NATSExporter.Embedded) {
+		lines = append(lines, "metrics of the NATS server: nats_exporter does not read it")
+	}
 	switch {
-	case alone:
+	case alone && c.Embedded() == nil:
 		lines = append(lines, "NATS: nothing is sent")
 	case c.Embedded() == nil:
 		lines = append(lines, "embedded NATS server: an existing one is used")

@@ -15,7 +15,7 @@ func TestExplainTraffic(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := explain("f", c)
+		got := explain("f", c, "")
 		for _, line := range want {
 			if !strings.Contains(got, "\n  - "+line) {
 				t.Errorf("%s\nlacks %q in\n%s", yaml, line, got)
@@ -45,4 +45,15 @@ func TestExplainTraffic(t *testing.T) {
 		"NATS: nothing is sent\n")
 	f("{site: a, edge: {}, gateway: {http: false}}",
 		"edge sends what events came to every 15s, as job events\n", "events by HTTP: gateway.http is false\n", "events from Redis: gateway.redis is not there\n")
+	f("{site: a, edge: {}}", "metrics of the NATS server: nats_exporter does not read it\n")
+	f("{site: a, edge: {}, nats_exporter: {compat: prometheus-nats-exporter}}",
+		"NATS exporter reads the NATS server of this process\n",
+		"NATS exporter shows metrics of them at /nats/metrics\n",
+		"NATS exporter shows them under the names of prometheus-nats-exporter, too, beginning with gnatsd_\n",
+		"edge sends metrics of NATS servers every 15s, as job nats\n")
+	f("{site: a, nats_exporter: {listen_address: ':9100', servers: [{url: 'http://a:8222'}], system: [{urls: ['nats://b:4222', 'nats://c:4222']}]}}",
+		"NATS exporter reads http://a:8222\n",
+		"NATS exporter reads all servers that a system account sees at nats://b:4222, nats://c:4222\n",
+		"NATS exporter shows metrics of them at /nats/metrics, and at /metrics on :9100\n",
+		"edge: nothing is scraped or sent\n", "hub: there is no /federate\n", "NATS: nothing is sent\n")
 }

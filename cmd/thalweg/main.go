@@ -83,7 +83,7 @@ Try it:  thalweg demo`,
 	}
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newDemoCommand(), newRunCommand(), newGatewayCommand(), newCheckCommand(), newSiteCommand(), newEnrolCommand(), newDumpCommand(), newVerifyCommand(), newRevealCommand(), newEventsCommand(), newConvertCommand(), newVersionCommand())
+	root.AddCommand(newDemoCommand(), newRunCommand(), newGatewayCommand(), newNATSExporterCommand(), newCheckCommand(), newSiteCommand(), newEnrolCommand(), newDumpCommand(), newVerifyCommand(), newRevealCommand(), newEventsCommand(), newConvertCommand(), newVersionCommand())
 	return root
 }
 

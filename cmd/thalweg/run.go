@@ -25,7 +25,8 @@ func newRunCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "run --config.file=FILE",
 		Short: "Run the roles whose sections stand in a configuration file",
-		Long: `Run the roles whose sections stand in a configuration file: edge, hub and gateway, in any combination.
+		Long: `Run the roles whose sections stand in a configuration file: edge, hub, gateway and nats_exporter, in any
+combination.
 
 SIGHUP and POST /-/reload read the file again; SIGTERM and SIGINT stop the process after what was
 accepted is on its way. The reference of the file is docs/config.md.`,

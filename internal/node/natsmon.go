@@ -57,6 +57,14 @@ func (n *Node) newNatsmon(handlers map[string]http.Handler) (_ *natsmonRole, err
 			return nil, err
 		}
 	}
+	var urls []string
+	for _, s := range c.Servers {
+		urls = append(urls, s.URL)
+	}
+	for _, s := range c.System {
+		urls = append(urls, s.URLs...)
+	}
+	options.Logger.Info("reading NATS servers when asked", "embedded", c.Embedded, "urls", urls)
 	handlers["/nats/metrics"] = n.unlimited(r.exporter.Handler())
 	if n.edge != nil {
 		n.edge.addSampled("nats/"+n.config.Site, "nats", r.exporter.Gatherer())
