@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/thalweg/thalweg/internal/bus/bustest"
 )
 
 // BenchmarkNATSMetrics scrapes a server with 10,000 connections and 1,000 consumers: in this process, and through its
@@ -68,5 +70,5 @@ func connectRaw(b *testing.B, s *server.Server, n int) {
 			b.Fatal(err)
 		}
 	}
-	eventually(b, "all clients are there", func() bool { return s.NumClients() >= n })
+	bustest.WaitFor(b, "all clients are there", func() bool { return s.NumClients() >= n })
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"testing"
 	"time"
+
+	"github.com/thalweg/thalweg/internal/bus/bustest"
 )
 
 // TestOwnConnectionsAreNotCounted opens and closes in-process connections between readings.
@@ -15,7 +17,7 @@ func TestOwnConnectionsAreNotCounted(t *testing.T) {
 	connectInProcess(t, s)
 	clients := connect(t, s, 3)
 	r := embeddedOf(s)
-	eventually(t, "the closed connection is among the closed ones", func() bool { return s.NumClients() == 4 })
+	bustest.WaitFor(t, "the closed connection is among the closed ones", func() bool { return s.NumClients() == 4 })
 
 	check := func(own int, ownTotal uint64, open int, total uint64) {
 		t.Helper()
@@ -39,12 +41,12 @@ func TestOwnConnectionsAreNotCounted(t *testing.T) {
 	check(2, 3, 3, 3)
 	more.Close()
 	clients[0].Close()
-	eventually(t, "both are closed", func() bool { return s.NumClients() == 3 })
+	bustest.WaitFor(t, "both are closed", func() bool { return s.NumClients() == 3 })
 	check(1, 3, 2, 3)
 	shortLived := connectInProcess(t, s)
 	shortLived.Close() // between two readings
 	connect(t, s, 1)
-	eventually(t, "the short-lived one is closed", func() bool { return s.NumClients() == 4 })
+	bustest.WaitFor(t, "the short-lived one is closed", func() bool { return s.NumClients() == 4 })
 	check(1, 4, 3, 4)
 }
 
@@ -111,7 +113,7 @@ func TestCallThatHangs(t *testing.T) {
 		t.Errorf("second: %v", s.Errors[Healthz])
 	}
 	close(release)
-	eventually(t, "the call returned", func() bool {
+	bustest.WaitFor(t, "the call returned", func() bool {
 		s := &Server{}
 		askAll(t.Context(), s, 1, []question{hang})
 		return s.Errors[Healthz] == nil

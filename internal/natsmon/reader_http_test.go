@@ -13,6 +13,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/thalweg/thalweg/internal/bus/bustest"
 )
 
 // TestBothWaysAgree reads one server in the process and through its monitoring port.
@@ -62,7 +64,7 @@ func TestBothWaysAgree(t *testing.T) {
 		}
 		t.Cleanup(over.client.CloseIdleConnections)
 		var answers [2]string
-		eventually(t, "both readings agree", func() bool { // activity of the server itself may come between them
+		bustest.WaitFor(t, "both readings agree", func() bool { // activity of the server itself may come between them
 			answers = [2]string{lasting(t, readOne(t, in)), lasting(t, readOne(t, over))}
 			return answers[0] == answers[1]
 		})

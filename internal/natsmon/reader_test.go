@@ -97,18 +97,6 @@ func readOne(t testing.TB, r Reader) *Server {
 	return servers[0]
 }
 
-// eventually waits until a condition holds.
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 20 s: %s", what)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
 // exporterFor is an Exporter as a user would configure it.
 func exporterFor(t testing.TB, embedded *server.Server, c Config) *Exporter {
 	t.Helper()
