@@ -61,6 +61,9 @@ func (g *Gateway) exposed() iter.Seq[*exposed] {
 	return func(yield func(*exposed) bool) {
 		g.mu.Lock()
 		own, order := g.meta.families(), slices.Clone(g.state.order)
+		if g.standby {
+			own, order = own[:1], nil // the info metric alone: the sums are those of whoever takes the events
+		}
 		g.mu.Unlock()
 		for i := range own {
 			if !yield(&own[i]) {
@@ -115,9 +118,9 @@ const openMetrics001 expfmt.Format = expfmt.OpenMetricsType + "; version=" + exp
 // timestamps, in the format that the client likes best. After a crash it answers 503 until everything counts again that
 // counted before, for less would look like counters that began anew.
 func (g *Gateway) ServeMetrics(w http.ResponseWriter, r *http.Request) {
-	if g.replaying.Load() {
+	if why := g.unseen(); why != "" {
 		w.Header().Set("Retry-After", "1")
-		http.Error(w, "events that had been taken before a crash are being read again", http.StatusServiceUnavailable)
+		http.Error(w, why, http.StatusServiceUnavailable)
 		return
 	}
 	header := r.Header
@@ -135,6 +138,9 @@ func (g *Gateway) ServeMetrics(w http.ResponseWriter, r *http.Request) {
 		p.writeOpenMetrics(g.exposed())
 	default:
 		p.writeText(g.exposed())
+	}
+	if g.unseen() != "" { // this process stood still meanwhile, and another replica may have shown more
+		panic(http.ErrAbortHandler)
 	}
 }
 

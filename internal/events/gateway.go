@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -69,6 +70,9 @@ type Gateway struct {
 	failing error    // why the last record is not on disk
 	trouble string   // why no events can be taken from Redis
 	stopped bool     // what would be applied now would not be durable
+	standby bool     // another replica takes the events, or will
+	replica *replica // nil: this gateway is none
+	terms   terms    // of its lease
 }
 
 // commit is what waits for the next record.
@@ -88,7 +92,10 @@ func Open(o Options) (*Gateway, error) {
 	}
 	g := &Gateway{
 		options: o, metrics: newMetrics(), repeats: telemetry.NewRepeats(o.Logger, repeatEvery), wake: make(chan struct{}, 1),
-		pending: newCommit(), meta: newMeta(&o.Config), memo: newMemo(),
+		pending: newCommit(), meta: newMeta(&o.Config), memo: newMemo(), terms: defaultTerms,
+	}
+	if c := o.Config.Redis; c != nil && c.Replicas {
+		g.replica, g.standby = newReplica(g, c), true
 	}
 	g.begin()
 	var err error
@@ -132,28 +139,47 @@ func (g *Gateway) Reload(c Config, interval time.Duration) {
 		g.rows.setInterval(interval)
 	}
 	g.state.configure(&c)
+	own := &g.options.Config // that of states that are begun later
+	own.Limits, own.RelabelConfigs, own.TTL = c.Limits, c.RelabelConfigs, c.TTL
 	g.memo.clear()
 }
 
 // Run takes events from Redis, makes rows and writes checkpoints, until ctx ends. Then everything is on disk.
 func (g *Gateway) Run(ctx context.Context) error {
-	if g.options.Config.Redis != nil {
-		g.setSource("connecting to Redis")
+	c := g.options.Config.Redis
+	if c == nil {
+		return g.work(ctx, nil)
 	}
+	g.setSource("connecting to Redis")
+	if g.replica != nil {
+		return g.replica.run(ctx)
+	}
+	id, err := readID(filepath.Join(g.options.Dir, "id"))
+	if err != nil {
+		return fmt.Errorf("open event gateway: %w", err)
+	}
+	source := newRedisSource(g, c, newLease(g, c, c.claimPrefix(id)))
+	err = g.work(ctx, source.run)
+	source.lease.release(ctx)
+	return err
+}
+
+// work has events taken, makes rows and writes checkpoints, until ctx ends. Then everything is on disk, unless it ended
+// because another replica counts on.
+func (g *Gateway) work(ctx context.Context, take func(ctx context.Context)) error {
 	if err := g.checkpoint(); err != nil {
 		g.options.Logger.Error("state of the event gateway cannot be written", "err", err)
 	}
 	var tasks sync.WaitGroup
-	if redis := g.options.Config.Redis; redis != nil {
-		source, err := newRedisSource(g, redis)
-		if err != nil {
-			return err
-		}
-		tasks.Go(func() { source.run(ctx) })
+	if take != nil {
+		tasks.Go(func() { take(ctx) })
 	}
 	tasks.Go(func() { g.tick(ctx) })
 	g.write(ctx)
 	tasks.Wait()
+	if errors.Is(context.Cause(ctx), errLost) {
+		return nil
+	}
 	g.mu.Lock()
 	g.stopped = true
 	g.state.clean, g.changed = !g.replaying.Load(), true
@@ -180,7 +206,7 @@ func (g *Gateway) tick(ctx context.Context) {
 		}
 		now := g.options.Now()
 		g.expire(now)
-		if g.rows == nil || now.Before(next) || g.replaying.Load() {
+		if g.rows == nil || now.Before(next) || g.unseen() != "" {
 			continue
 		}
 		next = g.sample(now)
@@ -248,7 +274,7 @@ func (g *Gateway) checkpoint() error {
 		g.mu.Unlock()
 		return nil
 	}
-	whole := g.checkpoints.whole()
+	whole := g.checkpoints.whole() || g.replica != nil && g.replica.journal.whole
 	var record []byte
 	if whole {
 		record = make([]byte, 0, g.checkpoints.first*9/8)
@@ -257,11 +283,23 @@ func (g *Gateway) checkpoint() error {
 	at := g.state.position.clone()
 	waiting := g.pending
 	g.pending, g.changed = newCommit(), false
+	stopped := g.stopped
 	g.mu.Unlock()
 
-	err := g.checkpoints.write(record, whole)
+	var err error
+	journaled := true
+	if g.replica != nil { // the others count on from there, so that the file knows what they do not only at the end
+		err = g.replica.journal.write(context.Background(), record, whole, &at) // the connection has timeouts
+		if err != nil && stopped {
+			g.options.Logger.Error("what was taken last stands in the state of this replica alone", "err", err)
+			err, journaled = nil, false
+		}
+	}
+	if err == nil {
+		err = g.checkpoints.write(record, whole)
+	}
 	g.mu.Lock()
-	if g.failing = err; err == nil {
+	if g.failing = err; err == nil && journaled {
 		g.durable = at
 	}
 	g.report()
@@ -305,8 +343,11 @@ type Outcome struct {
 // may send it again, if its events have ids.
 func (g *Gateway) Take(ctx context.Context, payload []byte) (Outcome, error) {
 	g.mu.Lock()
-	if g.failing != nil || g.stopped { // before it counts
+	if g.failing != nil || g.stopped || g.standby { // before it counts
 		err := cmp.Or(g.failing, errStopped)
+		if g.standby {
+			err = errLost
+		}
 		g.mu.Unlock()
 		return Outcome{}, fmt.Errorf("%w: %w", errNotDurable, err)
 	}
@@ -432,6 +473,23 @@ func (p *position) clone() position {
 	return c
 }
 
+// unseen says why the sums may not be shown; "" if they may. Of replicas that wait there are none.
+func (g *Gateway) unseen() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.standby:
+		return ""
+	case g.replica != nil && !g.replica.lease.valid():
+		return "another replica may have taken over, of which Redis tells nothing"
+	case g.replaying.Load() && g.trouble != "":
+		return "events that had been taken before a crash cannot be read again yet: " + g.trouble
+	case g.replaying.Load():
+		return "events that had been taken before a crash are being read again"
+	}
+	return ""
+}
+
 // setSource says why no events can be taken from where they come; "" if they can.
 func (g *Gateway) setSource(trouble string) {
 	g.mu.Lock()
@@ -446,7 +504,11 @@ func (g *Gateway) report() {
 	switch {
 	case c == nil:
 	case g.trouble != "":
-		c.NotReady(g.trouble)
+		trouble := g.trouble
+		if g.replaying.Load() && !g.standby {
+			trouble += "; until then nothing is shown, for events that had been taken before a crash are not read again yet"
+		}
+		c.NotReady(trouble)
 	case g.failing != nil:
 		c.Degraded("the state cannot be written: " + g.failing.Error())
 	case g.damaged:

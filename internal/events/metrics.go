@@ -12,6 +12,8 @@ type metrics struct {
 	redisUp    prometheus.Gauge
 	redisFails prometheus.Counter
 	claims     prometheus.Counter
+	holds      prometheus.Gauge
+	takeovers  prometheus.Counter
 }
 
 // result of a request with events. The set is closed.
@@ -49,6 +51,10 @@ func newMetrics() *metrics {
 		}),
 		redisFails: counter("redis_errors_total", "Connections to the Redis server that could not be made or broke."),
 		claims:     counter("redis_claims_total", "Lists of events that were claimed in Redis."),
+		holds: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "thalweg_events_redis_lease", Help: "Whether this gateway may take events from Redis. Of replicas, one may.",
+		}),
+		takeovers: counter("redis_leases_total", "How often this gateway began to take events from Redis."),
 	}
 	for _, r := range Reasons() {
 		m.dropped[r] = m.droppedVec.WithLabelValues(string(r))
@@ -60,7 +66,7 @@ func newMetrics() *metrics {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.taken, m.droppedVec, m.expired, m.rowErrors, m.requests, m.redisUp, m.redisFails, m.claims}
+	return []prometheus.Collector{m.taken, m.droppedVec, m.expired, m.rowErrors, m.requests, m.redisUp, m.redisFails, m.claims, m.holds, m.takeovers}
 }
 
 var (

@@ -43,17 +43,16 @@ const (
 
 // redisSource takes events from a list of a Redis server, each once, whatever happens to this process or to answers.
 //
-// The list is claimed as a whole, by renaming it to a key with a number that only this gateway uses; while there is none,
-// the server moves the first event into such a key. A claim does not change any more: its elements are read from the right,
-// and how many of which claim have been applied is written with what they came to. What stands in a claim and not in that
-// checkpoint is read again after a crash. A claim is deleted when a checkpoint says that it is done.
+// The list is claimed as a whole, by renaming it to a key with a number, which only the holder of the lease can. A claim does
+// not change any more: its elements are read from the right, and how many of which claim have been applied is written with
+// what they came to. What stands in a claim and not in that checkpoint is read again after a crash. A claim is deleted when
+// a checkpoint says that it is done.
 type redisSource struct {
 	*Gateway
 	config  *RedisConfig
-	prefix  string   // of the keys of claims
+	lease   *lease
 	adopt   bool     // the state does not know which claims there are
 	adopted []uint64 // numbers of those that were found, ascending
-	next    int      // endpoint to try
 	claimed time.Time
 	counted time.Time
 
@@ -63,29 +62,29 @@ type redisSource struct {
 	dead  []string // to be pushed to dead_letter_key
 }
 
-// newRedisSource knows its claims by an id that is made once for a directory.
-func newRedisSource(g *Gateway, c *RedisConfig) (*redisSource, error) {
-	id, err := readID(filepath.Join(g.options.Dir, "id"))
-	if err != nil {
-		return nil, fmt.Errorf("open event gateway: %w", err)
-	}
-	s := &redisSource{Gateway: g, config: c, limit: int(g.options.Config.Limits.EventBytes), pages: make(chan *page, pagesAhead+1)}
+// newRedisSource takes claims under a lease.
+func newRedisSource(g *Gateway, c *RedisConfig, l *lease) *redisSource {
+	s := &redisSource{Gateway: g, config: c, lease: l, limit: int(g.options.Config.Limits.EventBytes), pages: make(chan *page, pagesAhead+1)}
 	for range cap(s.pages) {
 		s.pages <- &page{}
 	}
-	// A cluster keeps keys together that have the same text in braces.
-	queue := c.Key
-	if !strings.Contains(queue, "{") {
-		queue = "{" + queue + "}"
-	}
-	s.prefix = queue + ":claim:" + id + ":"
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.state.position.seq == 0 {
 		g.state.position.low, g.state.position.seq = 1, 1
 		s.adopt = true
 	}
-	return s, nil
+	return s
+}
+
+// claimPrefix is what the keys of claims of a gateway begin with, which it knows by an id that is made once for a directory.
+func (c *RedisConfig) claimPrefix(id string) string {
+	// A cluster keeps keys together that have the same text in braces.
+	queue := c.Key
+	if !strings.Contains(queue, "{") {
+		queue = "{" + queue + "}"
+	}
+	return queue + ":claim:" + id + ":"
 }
 
 // readID returns what a file says, which is made if it is not there.
@@ -114,10 +113,27 @@ func readID(name string) (string, error) {
 	return text, syncDir(filepath.Dir(name))
 }
 
-func (s *redisSource) claim(seq uint64) string { return s.prefix + strconv.FormatUint(seq, 10) }
-
-// run connects again and again until ctx ends.
+// run takes events whenever this gateway has the lease, until ctx ends.
 func (s *redisSource) run(ctx context.Context) {
+	_ = s.lease.hold(ctx, s.watch, func(ctx context.Context, _ head) error { // which returns none
+		s.sessions(ctx)
+		return nil
+	})
+}
+
+// watch says why no events are taken, if another gateway has the lease.
+func (s *redisSource) watch(h head, mine bool) error {
+	if mine {
+		return nil
+	}
+	s.setSource(fmt.Sprintf("a gateway of site %s takes the events, with a copy of this data directory or with this one from elsewhere; "+
+		"if it is gone, this one goes on in a moment", h.holder))
+	s.repeats.Log(slog.LevelWarn, "lease", "another gateway takes the events with a copy of this data directory", slog.String("holder", h.holder))
+	return nil
+}
+
+// sessions connects again and again until ctx ends.
+func (s *redisSource) sessions(ctx context.Context) {
 	for wait := retryAtLeast; ; wait = min(2*wait, retryAtMost) {
 		worked, err := s.session(ctx)
 		s.metrics.redisUp.Set(0)
@@ -127,9 +143,7 @@ func (s *redisSource) run(ctx context.Context) {
 		if worked {
 			wait = retryAtLeast
 		}
-		s.metrics.redisFails.Inc()
-		s.setSource("no events can be taken from Redis: " + err.Error())
-		s.repeats.Log(slog.LevelError, "redis", "no events can be taken from redis; trying again", slog.String("address", s.endpointInUse()), slog.Any("err", err))
+		s.fail(err, s.lease.servers.inUse())
 		select {
 		case <-time.After(wait/2 + mathrand.N(wait/2)):
 		case <-ctx.Done():
@@ -138,25 +152,11 @@ func (s *redisSource) run(ctx context.Context) {
 	}
 }
 
-func (s *redisSource) endpointInUse() string {
-	o, err := parseConnection(s.config.Address)
-	if err != nil {
-		return ""
-	}
-	return o.endpoints[s.next%len(o.endpoints)]
-}
-
 // session takes events over one connection. It reports whether that worked for a while.
 func (s *redisSource) session(ctx context.Context) (worked bool, err error) {
-	o, err := s.config.connect()
+	conn, err := s.lease.servers.dial(ctx)
 	if err != nil {
 		return false, err
-	}
-	endpoint := o.endpoints[s.next%len(o.endpoints)]
-	conn, err := dialRedis(ctx, o, endpoint, s.config.TLSConfig)
-	if err != nil {
-		s.next++
-		return false, fmt.Errorf("connect to %s: %w", endpoint, err)
 	}
 	s.conn = conn
 	stop := context.AfterFunc(ctx, func() { _ = conn.close() }) // ends whatever waits for an answer
@@ -173,9 +173,7 @@ func (s *redisSource) session(ctx context.Context) (worked bool, err error) {
 	}
 	for ctx.Err() == nil {
 		if err = s.turn(ctx, &worked); err != nil {
-			if isRedisError(err) {
-				s.next++ // a replica, or one that is loading
-			}
+			s.lease.servers.failed(err)
 			return worked, err
 		}
 	}
@@ -214,7 +212,7 @@ func (s *redisSource) turn(ctx context.Context, worked *bool) error {
 		return err
 	}
 	at := s.at()
-	n, err := s.conn.do("LLEN", s.claim(at.seq))
+	n, err := s.conn.do("LLEN", s.lease.claim(at.seq))
 	if err != nil {
 		return err
 	}
@@ -231,18 +229,23 @@ func (s *redisSource) turn(ctx context.Context, worked *bool) error {
 	}
 	s.replaying.Store(false) // there is no claim from before
 	s.pace(ctx)
-	_, err = s.conn.do("RENAMENX", s.config.Key, s.claim(at.seq))
+	claimed, err := claimScript.run(s.conn, []string{s.lease.key("head"), s.config.Key, s.lease.claim(at.seq)}, s.lease.token)
 	switch {
-	case err == nil:
-		s.claimed = time.Now()
-		s.metrics.claims.Inc()
-		s.working(worked)
-		return nil
-	case isRedisError(err) && strings.Contains(err.Error(), "no such key"):
-		s.working(worked)
-		return s.idle(ctx, at)
+	case err != nil:
+		return err
+	case claimed.n < 0:
+		if err := s.lease.renew(ctx); err != nil {
+			return err
+		}
+		return errors.New("the server did not know who takes the events")
 	}
-	return err
+	s.working(worked)
+	if claimed.n == 0 {
+		return s.idle(at)
+	}
+	s.claimed = time.Now()
+	s.metrics.claims.Inc()
+	return nil
 }
 
 // pace waits if a few events were claimed a moment ago.
@@ -255,14 +258,14 @@ func (s *redisSource) pace(ctx context.Context) {
 	}
 }
 
-// idle waits until there is an event, which the server moves into the claim.
-func (s *redisSource) idle(ctx context.Context, at position) error {
+// idle waits until there is an event. The server would move it to where it is, so that whoever waits takes nothing.
+func (s *redisSource) idle(at position) error {
 	s.setPending(0)
 	wait := idleWait
 	if at.low < at.seq {
 		wait = firstWait
 	}
-	s.conn.send("BLMOVE", s.config.Key, s.claim(at.seq), "RIGHT", "LEFT", strconv.FormatFloat(wait.Seconds(), 'f', 3, 64))
+	s.conn.send("BLMOVE", s.config.Key, s.config.Key, "RIGHT", "RIGHT", strconv.FormatFloat(wait.Seconds(), 'f', 3, 64))
 	if err := s.conn.flush(wait); err != nil {
 		return err
 	}
@@ -274,12 +277,7 @@ func (s *redisSource) idle(ctx context.Context, at position) error {
 		s.mu.Lock()
 		s.meta.next().emptyPops++
 		s.mu.Unlock()
-		return nil
 	}
-	s.claimed = time.Now()
-	s.metrics.claims.Inc()
-	p := page{data: a.text, ends: []int{len(a.text)}}
-	s.applyPage(&p, at, 1)
 	return nil
 }
 
@@ -326,7 +324,7 @@ type read struct {
 
 // read reads pages of a claim of n elements from a position on, until ctx ends or after an error.
 func (s *redisSource) read(ctx context.Context, at position, n uint64, full chan<- read) {
-	key, most := s.claim(at.seq), uint64(max(pageElements, s.config.PopCount))
+	key, most := s.lease.claim(at.seq), uint64(max(pageElements, s.config.PopCount))
 	size := most
 	for o := at.offset; o < n; {
 		r := read{size: min(size, n-o)}
@@ -420,7 +418,7 @@ func (o *Outcome) lost() int {
 // vanished goes on behind a claim of which the server has lost the rest.
 func (s *redisSource) vanished(at position) {
 	s.metrics.dropped[ClaimVanished].Inc()
-	s.repeats.Log(slog.LevelError, "vanished", "redis has lost events that had been claimed", slog.String("key", s.claim(at.seq)), slog.Uint64("taken", at.offset))
+	s.repeats.Log(slog.LevelError, "vanished", "redis has lost events that had been claimed", slog.String("key", s.lease.claim(at.seq)), slog.Uint64("taken", at.offset))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.position.seq, s.state.position.offset = at.seq+1, 0
@@ -435,13 +433,8 @@ func (s *redisSource) forget() error {
 	if low >= seq {
 		return s.count()
 	}
-	const atOnce = 100
-	seq = min(seq, low+atOnce)
-	args := []string{"UNLINK"}
-	for n := low; n < seq; n++ {
-		args = append(args, s.claim(n))
-	}
-	if _, err := s.conn.do(args...); err != nil {
+	seq = min(seq, low+unlinkAtOnce)
+	if _, err := s.conn.do(s.lease.unlink(low, seq)...); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -474,30 +467,38 @@ func (s *redisSource) adoptClaims() error {
 	if !s.adopt {
 		return nil
 	}
-	for cursor := "0"; ; {
-		a, err := s.conn.do("SCAN", cursor, "MATCH", escapeGlob(s.prefix)+"*", "COUNT", "1000")
-		if err != nil {
-			return err
-		}
-		if len(a.list) != 2 {
-			return errRESP
-		}
-		for _, key := range a.list[1].list {
-			if n, err := strconv.ParseUint(strings.TrimPrefix(string(key.text), s.prefix), 10, 64); err == nil {
-				s.adopted = append(s.adopted, n)
-			}
-		}
-		if cursor = string(a.list[0].text); cursor == "0" {
-			break
-		}
+	numbers, err := findClaims(s.conn, s.lease.prefix)
+	if err != nil {
+		return err
 	}
-	s.adopt = false
+	s.adopted, s.adopt = numbers, false
 	if len(s.adopted) > 0 {
-		slices.Sort(s.adopted)
 		s.options.Logger.Warn("claims of this gateway are there of which its state knows nothing; they count from their beginning",
 			"claims", len(s.adopted), "first", s.adopted[0], "last", s.adopted[len(s.adopted)-1])
 	}
 	return nil
+}
+
+// findClaims returns the numbers of the claims whose keys begin with a prefix, in order.
+func findClaims(c *redisConn, prefix string) (numbers []uint64, err error) {
+	for cursor := "0"; ; {
+		a, err := c.do("SCAN", cursor, "MATCH", escapeGlob(prefix)+"*", "COUNT", "1000")
+		if err != nil {
+			return nil, err
+		}
+		if len(a.list) != 2 {
+			return nil, errRESP
+		}
+		for _, key := range a.list[1].list {
+			if n, err := strconv.ParseUint(strings.TrimPrefix(string(key.text), prefix), 10, 64); err == nil {
+				numbers = append(numbers, n)
+			}
+		}
+		if cursor = string(a.list[0].text); cursor == "0" {
+			slices.Sort(numbers)
+			return slices.Compact(numbers), nil // SCAN may say the same twice
+		}
+	}
 }
 
 // skipTo goes on with the next claim that was found, if there is one behind a position at which there is none.

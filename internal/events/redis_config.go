@@ -37,6 +37,9 @@ type RedisConfig struct {
 	PopCount int `yaml:"pop_count"`
 	// List to which elements that cannot be taken are pushed; it keeps the last 1000. Empty: they are only counted.
 	DeadLetterKey string `yaml:"dead_letter_key"`
+	// This gateway is one of several that stand in for each other: what they count is kept in Redis beside the events, one at
+	// a time takes them and shows it, and another one goes on if that one dies. Redis needs room for four times the state.
+	Replicas bool `yaml:"replicas"`
 }
 
 // DefaultRedisConfig is what an absent key means.

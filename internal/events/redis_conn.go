@@ -10,6 +10,8 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/common/config"
@@ -27,10 +29,56 @@ type redisConn struct {
 // redisError is what a server answers to a command that it does not carry out.
 type redisError string
 
-func (e redisError) Error() string { return string(e) }
+func (e redisError) Error() string {
+	if where, moved := strings.CutPrefix(string(e), "MOVED "); moved {
+		_, node, _ := strings.Cut(where, " ")
+		return fmt.Sprintf("the key belongs to node %s of a Redis cluster; name that one in redis.address", node)
+	}
+	return string(e)
+}
 
 // errRESP is an answer that is no answer.
 var errRESP = errors.New("the answer is not of the Redis protocol")
+
+// servers are those of a configuration, of which one is used at a time. They are safe for concurrent use.
+type servers struct {
+	config *RedisConfig
+	next   atomic.Int64 // which one
+}
+
+// dial connects to the server whose turn it is. If that cannot be, it is the next one's.
+func (s *servers) dial(ctx context.Context) (*redisConn, error) {
+	o, err := s.config.connect()
+	if err != nil {
+		return nil, err
+	}
+	endpoint := s.of(o)
+	conn, err := dialRedis(ctx, o, endpoint, s.config.TLSConfig)
+	if err != nil {
+		s.next.Add(1)
+		return nil, fmt.Errorf("connect to %s: %w", endpoint, err)
+	}
+	return conn, nil
+}
+
+func (s *servers) of(o *connection) string { return o.endpoints[s.next.Load()%int64(len(o.endpoints))] }
+
+// failed is told why a connection is not used any more. A server that refuses what it is asked, for it is a replica or
+// loading, has had its turn.
+func (s *servers) failed(err error) {
+	if isRedisError(err) {
+		s.next.Add(1)
+	}
+}
+
+// inUse is the address of the server whose turn it is.
+func (s *servers) inUse() string {
+	o, err := parseConnection(s.config.Address)
+	if err != nil {
+		return ""
+	}
+	return s.of(o)
+}
 
 // dialRedis connects to an endpoint, logs in and selects the database.
 func dialRedis(ctx context.Context, o *connection, endpoint string, tlsConfig *config.TLSConfig) (_ *redisConn, err error) {
