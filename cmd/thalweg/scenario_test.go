@@ -105,6 +105,8 @@ func TestMain(m *testing.M) {
 //
 //	delete-stream ADDRESS             as somebody with the rights of a hub
 //	create-stream ADDRESS SUBJECT     likewise
+//	clients NAME ADDRESS N            connect clients, or close some, until there are N
+//	stream ADDRESS NAME               create a stream for other things than frames; with ! delete it
 //	copy-stream ADDRESS FILE          create a stream as a file says that "nats stream add --config" would take
 //	link NAME ADDRESS|cut|mend        set $NAME to an address that leads to ADDRESS, except while it is cut
 //	send-frame ADDRESS SITE TOKEN|- KIND   publish as a site: garbage, truncated, future, lying, bomb or wrong-part
@@ -124,6 +126,7 @@ func TestScenarios(t *testing.T) {
 				t: env.T().(testing.TB), ports: free,
 				processes: map[string]*process{}, targets: map[string]*scrapeTarget{}, links: map[string]*bustest.Proxy{},
 				recorders: map[string]*recorder{}, pushers: map[string]*pushers{},
+				natsClients: map[string]*natsClients{},
 			}
 			env.Values[scenarioKey{}] = s
 			env.Defer(s.close)
@@ -142,6 +145,7 @@ func TestScenarios(t *testing.T) {
 			"recorder": cmdRecorder, "every-write": cmdEveryWrite, "same-writes": cmdSameWrites,
 			"redis":         cmdRedis,
 			"delete-stream": cmdDeleteStream, "create-stream": cmdCreateStream, "send-frame": cmdSendFrame,
+			"clients": cmdClients, "stream": cmdStream,
 			"copy-stream": cmdCopyStream, "link": cmdLink,
 		},
 	})
@@ -149,13 +153,14 @@ func TestScenarios(t *testing.T) {
 
 // scenario is what one running script has beside the interpreter.
 type scenario struct {
-	t         testing.TB
-	ports     *ports // shared by all scripts
-	processes map[string]*process
-	targets   map[string]*scrapeTarget
-	links     map[string]*bustest.Proxy
-	recorders map[string]*recorder
-	pushers   map[string]*pushers
+	t           testing.TB
+	ports       *ports // shared by all scripts
+	processes   map[string]*process
+	targets     map[string]*scrapeTarget
+	links       map[string]*bustest.Proxy
+	recorders   map[string]*recorder
+	pushers     map[string]*pushers
+	natsClients map[string]*natsClients
 }
 
 type scenarioKey struct{}
@@ -171,6 +176,9 @@ func (s *scenario) close() {
 	}
 	for _, p := range s.pushers {
 		p.end()
+	}
+	for _, c := range s.natsClients {
+		c.close(len(*c))
 	}
 }
 
