@@ -13,13 +13,13 @@ import (
 type limits struct {
 	accounts, streams, consumers, sources, leafs, routes, gateways, connections int
 
-	// responseBytes is how long an answer may be: a server in trouble, or an enemy, must not fill the memory.
+	// responseBytes of memory may be taken by an answer: a server in trouble, or an enemy, must not fill all of it.
 	responseBytes int64
 }
 
 // defaultLimits are for each server. A stream makes about twenty series, a consumer or a leaf about ten, so that a server
-// at all its limits makes some 500,000: many, but less than Prometheus takes of one target every day elsewhere. The
-// answer of a server with as many streams and consumers is about 40 MiB long.
+// at all its limits makes some 500,000: more than is of use to anybody. The answer of a server with as many streams and
+// consumers is about 50 MiB long, and takes 110 MiB.
 func defaultLimits() limits {
 	return limits{
 		accounts:      2_000,
@@ -30,7 +30,7 @@ func defaultLimits() limits {
 		routes:        1_000,
 		gateways:      1_000,
 		connections:   4_096,
-		responseBytes: 64 << 20,
+		responseBytes: 128 << 20,
 	}
 }
 

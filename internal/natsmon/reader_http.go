@@ -1,6 +1,7 @@
 package natsmon
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -186,11 +187,15 @@ func (r *httpReader) get(ctx context.Context, endpoint Endpoint, query url.Value
 	return nil
 }
 
-// bounded reads at most so many bytes, and says so if there are more.
+// bounded reads as much JSON as may take left bytes of memory once it is decoded, and says so if there is more. An object can
+// be two bytes of JSON and hundreds of memory.
 type bounded struct {
 	reader io.Reader
 	left   int64
 }
+
+// objectBytes are what an object takes beside its JSON.
+const objectBytes = 256
 
 var errTooLong = errors.New("the answer is too long")
 
@@ -200,6 +205,6 @@ func (b *bounded) Read(p []byte) (int, error) {
 		return 0, errTooLong
 	}
 	n, err := b.reader.Read(p[:min(int64(len(p)), b.left)])
-	b.left -= int64(n)
+	b.left -= int64(n) + objectBytes*int64(bytes.Count(p[:n], []byte("{")))
 	return n, err
 }

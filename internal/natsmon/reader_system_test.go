@@ -78,7 +78,7 @@ func TestSystemReaderBoundsAnswers(t *testing.T) {
 	p := startPlain(t, "alone", storeText(t))
 	r := readSystem(t, 1, p)
 	readAll(t, r, "alone")
-	r.limits.responseBytes = 1 << 10 // less than any Jsz, and more than Healthz
+	r.limits.responseBytes = 2 << 10 // less than any Jsz, and more than Healthz
 	read, err := r.Read(t.Context())
 	if err == nil {
 		t.Fatalf("read %+v of a server all of whose answers are too long", read[0])
