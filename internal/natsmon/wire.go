@@ -1,0 +1,292 @@
+package natsmon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/thalweg/thalweg/internal/telemetry"
+)
+
+// wireCounter counts the bytes that servers in this network namespace carry on TCP, which no server counts itself. The kernel
+// does for each socket as long as it is there; so the counter reads the sockets that are open, and has the kernel hand in
+// each one once more when it is destroyed. All targets share one counter. It is safe for concurrent use; a nil one counts
+// nothing.
+type wireCounter struct {
+	repeats *telemetry.Repeats
+	now     func() time.Time
+	feed    *destroyedSockets // of run
+
+	reading sync.Mutex // held while open sockets are read
+
+	mu      sync.Mutex
+	ledger  wireLedger
+	servers map[string]*wireServer // by id
+
+	overflows, failures prometheus.Counter
+	tracked             prometheus.GaugeFunc
+}
+
+const (
+	// wireServerAge is how long a server that nobody reads any more is remembered.
+	wireServerAge = 24 * time.Hour
+	// wireFeedBytes is room for the sockets that are destroyed while none is taken in: with about 1 KiB each, thousands.
+	wireFeedBytes = 8 << 20
+	// wireRetry is between attempts to follow destroyed sockets again.
+	wireRetry = 5 * time.Second
+	// wireLogInterval is the least time between two lines about the same trouble.
+	wireLogInterval = 10 * time.Minute
+)
+
+// errOverflow: sockets were destroyed faster than they could be taken in.
+var errOverflow = errors.New("too many sockets were destroyed at a time")
+
+// newWireCounter returns a counter, or why the kernel does not count here. From now on destroyed sockets wait for run, which
+// has to be called.
+func newWireCounter(log *slog.Logger) (*wireCounter, error) {
+	if err := probeWire(); err != nil {
+		return nil, err
+	}
+	feed, err := followDestroyed(wireFeedBytes)
+	if err != nil {
+		return nil, err
+	}
+	c := &wireCounter{
+		repeats: telemetry.NewRepeats(log, wireLogInterval),
+		now:     time.Now,
+		feed:    feed,
+		ledger:  newWireLedger(),
+		servers: map[string]*wireServer{},
+		overflows: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "thalweg_natsmon_wire_overflows_total",
+			Help: "Times that connections were closed faster than the kernel could hand them in; their last bytes are missing in bytes on the wire.",
+		}),
+		failures: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "thalweg_natsmon_wire_failures_total",
+			Help: "Readings of the kernel's table of connections that failed; bytes on the wire stay what they were.",
+		}),
+	}
+	c.tracked = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "thalweg_natsmon_wire_sockets",
+		Help: fmt.Sprintf("Connections whose bytes are being counted; beyond %d they are counted when they close.", maxWireSockets),
+	}, func() float64 {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return float64(len(c.ledger.sockets))
+	})
+	return c, nil
+}
+
+// metrics of the counter itself.
+func (c *wireCounter) metrics() []prometheus.Collector {
+	if c == nil {
+		return nil
+	}
+	return []prometheus.Collector{c.overflows, c.failures, c.tracked}
+}
+
+// probeWire reports whether the kernel shows a socket that is known to be there: some sandboxes answer, with nothing.
+func probeWire() error {
+	l, err := net.Listen("tcp", "localhost:0")
+	if err != nil {
+		return fmt.Errorf("probe the kernel's sockets: %w", err)
+	}
+	defer l.Close()
+	open, err := openSockets()
+	if err != nil {
+		return err
+	}
+	here := l.Addr().(*net.TCPAddr).AddrPort()
+	if !slices.ContainsFunc(open, func(s tcpSocket) bool { return s.listening && s.local == here }) {
+		return errors.New("the kernel does not show all sockets")
+	}
+	return nil
+}
+
+// run takes in destroyed sockets until ctx ends.
+func (c *wireCounter) run(ctx context.Context) {
+	if c == nil {
+		return
+	}
+	feed := c.feed
+	for {
+		err := c.follow(ctx, feed)
+		if ctx.Err() != nil {
+			return
+		}
+		c.overflows.Inc()
+		c.repeats.Log(slog.LevelWarn, "follow", "closed connections are not counted until the kernel hands them in again", slog.Any("err", err))
+		for feed = nil; feed == nil; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(wireRetry):
+			}
+			if feed, err = followDestroyed(wireFeedBytes); err != nil {
+				c.repeats.Log(slog.LevelWarn, "follow", "closed connections are not counted until the kernel hands them in again", slog.Any("err", err))
+			}
+		}
+	}
+}
+
+// follow takes in what comes, and closes the feed at the end.
+func (c *wireCounter) follow(ctx context.Context, feed *destroyedSockets) error {
+	defer feed.Close()
+	defer context.AfterFunc(ctx, func() { feed.Close() })()
+	for {
+		err := feed.next(c.destroyed)
+		switch {
+		case err == nil:
+		case errors.Is(err, errOverflow):
+			c.overflows.Inc()
+			c.repeats.Log(slog.LevelWarn, "overflow", "closed connections were lost, bytes on the wire are too few")
+		default:
+			return err
+		}
+	}
+}
+
+func (c *wireCounter) destroyed(s *tcpSocket) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ledger.destroyed(s, c.now())
+}
+
+// of returns what fills in Server.Wire for a target. It is to be called for one server at a time, and gives nil for those
+// whose bytes have to be estimated because they are, or may be, in another network namespace.
+//
+// Connections of a server in this process count from their beginning. Those that another server has when it is first read
+// count from then on, so that its totals begin near 0, unless it took the place of one that was read before.
+func (c *wireCounter) of(r Reader) func(*Server) *Wire {
+	if c == nil {
+		return func(*Server) *Wire { return nil }
+	}
+	t := &wireTarget{counter: c, methods: map[string]wireMethod{}}
+	switch r := r.(type) {
+	case *embeddedReader:
+		t.embedded = r.server
+	case *httpReader:
+		t.address = func(*Server) string { return hostPort(r.base) }
+	case *systemReader:
+		t.address = func(s *Server) string { return r.addressOf(s.ID) }
+	}
+	return t.read
+}
+
+// wireTarget decides of each server of a target whether its bytes are counted, when it is first read. That holds as long as
+// the server lives: totals that are counted once and estimated once would jump. If the kernel stops answering they stay
+// at what they are.
+type wireTarget struct {
+	counter  *wireCounter
+	embedded *server.Server        // the server, if it is in this process
+	address  func(*Server) string  // else HOST:PORT where it was reached, or ""
+	methods  map[string]wireMethod // by id
+}
+
+type wireMethod struct {
+	counted bool // estimated otherwise
+	readAt  time.Time
+}
+
+func (t *wireTarget) read(s *Server) *Wire {
+	c, now := t.counter, t.counter.now()
+	maps.DeleteFunc(t.methods, func(_ string, m wireMethod) bool { return now.Sub(m.readAt) > wireServerAge })
+	method, decided := t.methods[s.ID]
+	method.readAt = now
+	defer func() { t.methods[s.ID] = method }()
+	if decided && !method.counted {
+		return nil
+	}
+	place := wirePlace{own: t.embedded != nil}
+	switch {
+	case place.own:
+		place.client, _ = t.embedded.Addr().(*net.TCPAddr) // Varz has what is advertised
+	case !decided:
+		place.reached = localAddresses(t.address(s))
+	}
+
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	open, err := c.openSockets()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.ledger.end()
+	if err != nil {
+		c.failed(err)
+		return c.total(s.ID)
+	}
+	ports := wirePorts(s.Varz, place.client)
+	accepts, all := listenersOf(open, ports)
+	if !decided {
+		method.counted = place.own || all && place.has(s, open, ports, accepts)
+	}
+	if !method.counted {
+		return nil
+	}
+	c.count(s, place.own, open, accepts)
+	return c.total(s.ID)
+}
+
+// count takes in a reading for a server.
+func (c *wireCounter) count(s *Server, own bool, open []tcpSocket, accepts map[netip.AddrPort]Kind) {
+	c.forget()
+	server, known := c.servers[s.ID]
+	if !known {
+		server = newWireServer()
+		c.servers[s.ID] = server
+	}
+	server.readAt = c.now()
+	replaced := c.ledger.listen(server, accepts)
+	if server.baseline = !known && !own && !replaced; server.baseline {
+		server.settled = c.now().Add(wireSettling)
+	}
+	c.ledger.observe(open, c.now())
+	var mine func([]uint32) (map[uint32]bool, error)
+	if own {
+		mine = ownSockets
+	}
+	if err := c.ledger.claim(server, open, outgoingOf(s), mine); err != nil {
+		c.failed(err)
+	}
+	server.baseline = false
+}
+
+// total returns what has been counted of a server, nil if nothing was.
+func (c *wireCounter) total(id string) *Wire {
+	if s := c.servers[id]; s != nil {
+		return s.wire()
+	}
+	return nil
+}
+
+func (c *wireCounter) failed(err error) {
+	c.failures.Inc()
+	c.repeats.Log(slog.LevelWarn, "read", "bytes on the wire stay what they were", slog.Any("err", err))
+}
+
+func (c *wireCounter) openSockets() ([]tcpSocket, error) {
+	c.mu.Lock()
+	c.ledger.begin()
+	c.mu.Unlock()
+	return openSockets()
+}
+
+// forget drops servers that are not read any more.
+func (c *wireCounter) forget() {
+	for id, s := range c.servers {
+		if c.now().Sub(s.readAt) > wireServerAge {
+			c.ledger.leave(s)
+			delete(c.servers, id)
+		}
+	}
+}

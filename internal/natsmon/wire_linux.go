@@ -1,0 +1,210 @@
+package natsmon
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Of linux/inet_diag.h and linux/sock_diag.h: what is asked, and what comes back, has no types in x/sys.
+const (
+	diagRequestSize = 56 // struct inet_diag_req_v2
+	diagMessageSize = 72 // struct inet_diag_msg
+	diagInfo        = 2  // INET_DIAG_INFO, the attribute with struct tcp_info
+)
+
+// Offsets in struct tcp_info, which has grown at its end: the first two are there since Linux 4.1, the others since 4.19.
+const (
+	infoBytesAcked    = 120
+	infoBytesReceived = 128
+	infoBytesSent     = 200
+	infoBytesRetrans  = 208
+)
+
+// States of sockets that have, or may still get, a stream. In TIME_WAIT and SYN_RECV there is none.
+const diagStates = 1<<unix.BPF_TCP_ESTABLISHED | 1<<unix.BPF_TCP_FIN_WAIT1 | 1<<unix.BPF_TCP_FIN_WAIT2 |
+	1<<unix.BPF_TCP_CLOSE_WAIT | 1<<unix.BPF_TCP_LAST_ACK | 1<<unix.BPF_TCP_CLOSING | 1<<unix.BPF_TCP_LISTEN
+
+// netlinkBuffer is as large as the parts that the kernel cuts an answer into get.
+const netlinkBuffer = 32 << 10
+
+// errOldKernel: tcp_info of Linux before 4.1.
+var errOldKernel = errors.New("the kernel does not count bytes of connections")
+
+// openSockets returns all TCP sockets of this network namespace that are listening or connected.
+func openSockets() ([]tcpSocket, error) {
+	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, &netlink.Config{MessageBufferSize: netlinkBuffer})
+	if err != nil {
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	defer c.Close()
+	// The kernel answers in the call; this is for one that does not.
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return nil, fmt.Errorf("set deadline of netlink socket: %w", err)
+	}
+	var all []tcpSocket
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		all, err = appendSockets(all, c, family)
+		if family == unix.AF_INET6 && errors.Is(err, unix.ENOENT) {
+			return all, nil // a kernel without IPv6
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read sockets of family %d: %w", family, err)
+		}
+	}
+	return all, nil
+}
+
+func appendSockets(dst []tcpSocket, c *netlink.Conn, family byte) ([]tcpSocket, error) {
+	request := make([]byte, diagRequestSize)
+	request[0], request[1], request[2] = family, unix.IPPROTO_TCP, 1<<(diagInfo-1)
+	binary.NativeEndian.PutUint32(request[4:], diagStates)
+	_, err := c.Send(netlink.Message{
+		Header: netlink.Header{Type: unix.SOCK_DIAG_BY_FAMILY, Flags: netlink.Request | netlink.Dump},
+		Data:   request,
+	})
+	if err != nil {
+		return dst, err
+	}
+	for m, err := range c.ReceiveIter() {
+		if err != nil {
+			return dst, err
+		}
+		s, ok, err := parseSocket(m.Data)
+		if err != nil {
+			return dst, err
+		}
+		if ok {
+			dst = append(dst, s)
+		}
+	}
+	return dst, nil
+}
+
+// parseSocket reads an inet_diag_msg. It returns false for what is not a socket with a stream, or a listening one.
+func parseSocket(b []byte) (tcpSocket, bool, error) {
+	if len(b) < diagMessageSize {
+		return tcpSocket{}, false, fmt.Errorf("answer of %d bytes is too short", len(b))
+	}
+	s := tcpSocket{
+		cookie:    binary.NativeEndian.Uint64(b[44:]),
+		inode:     binary.NativeEndian.Uint32(b[68:]),
+		listening: b[1] == unix.BPF_TCP_LISTEN,
+		local:     netip.AddrPortFrom(diagAddr(b[0], b[8:]), binary.BigEndian.Uint16(b[4:])),
+		remote:    netip.AddrPortFrom(diagAddr(b[0], b[24:]), binary.BigEndian.Uint16(b[6:])),
+	}
+	if s.listening {
+		return s, true, nil
+	}
+	for b = b[diagMessageSize:]; len(b) >= unix.SizeofNlAttr; {
+		size := int(binary.NativeEndian.Uint16(b))
+		if size < unix.SizeofNlAttr || size > len(b) {
+			return s, false, fmt.Errorf("attribute of %d bytes where %d are left", size, len(b))
+		}
+		if binary.NativeEndian.Uint16(b[2:]) == diagInfo {
+			err := s.count(b[unix.SizeofNlAttr:size])
+			return s, err == nil, err
+		}
+		b = b[min(len(b), (size+unix.NLA_ALIGNTO-1)&^(unix.NLA_ALIGNTO-1)):]
+	}
+	return s, false, nil // its remainder in FIN_WAIT2
+}
+
+func diagAddr(family byte, b []byte) netip.Addr {
+	if family == unix.AF_INET {
+		return netip.AddrFrom4([4]byte(b[:4]))
+	}
+	return netip.AddrFrom16([16]byte(b[:16])).Unmap()
+}
+
+// count reads a tcp_info.
+func (s *tcpSocket) count(info []byte) error {
+	at := func(offset int) uint64 { return binary.NativeEndian.Uint64(info[offset:]) }
+	switch {
+	case len(info) >= infoBytesRetrans+8:
+		s.sent = at(infoBytesSent) - min(at(infoBytesSent), at(infoBytesRetrans))
+	case len(info) >= infoBytesReceived+8:
+		s.sent = max(at(infoBytesAcked), 1) - 1 // the SYN
+	default:
+		return errOldKernel
+	}
+	s.received = at(infoBytesReceived)
+	return nil
+}
+
+// destroyedSockets hands in each TCP socket of this network namespace when it is destroyed.
+type destroyedSockets struct{ conn *netlink.Conn }
+
+// followDestroyed has the kernel keep destroyed sockets, in so many bytes at most. It may allow less.
+func followDestroyed(buffer int) (*destroyedSockets, error) {
+	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, &netlink.Config{
+		Groups:            1<<(unix.SKNLGRP_INET_TCP_DESTROY-1) | 1<<(unix.SKNLGRP_INET6_TCP_DESTROY-1),
+		MessageBufferSize: netlinkBuffer,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("follow destroyed sockets: %w", err)
+	}
+	if err := c.SetReadBuffer(buffer); err != nil {
+		return nil, errors.Join(fmt.Errorf("set netlink receive buffer to %d bytes: %w", buffer, err), c.Close())
+	}
+	return &destroyedSockets{c}, nil
+}
+
+// next waits for sockets. errOverflow says that there were more than could be kept; the next call goes on.
+func (d *destroyedSockets) next(each func(*tcpSocket)) error {
+	for m, err := range d.conn.ReceiveIter() {
+		if errors.Is(err, unix.ENOBUFS) {
+			return errOverflow
+		}
+		if err != nil {
+			return fmt.Errorf("receive destroyed sockets: %w", err)
+		}
+		s, ok, err := parseSocket(m.Data)
+		if err != nil {
+			return fmt.Errorf("destroyed socket: %w", err)
+		}
+		if ok && !s.listening {
+			each(&s)
+		}
+	}
+	return nil
+}
+
+// Close makes next return.
+func (d *destroyedSockets) Close() error { return d.conn.Close() }
+
+// ownSockets returns which of the inodes are of sockets that this process has open.
+func ownSockets(inodes []uint32) (map[uint32]bool, error) {
+	const fds = "/proc/self/fd"
+	entries, err := os.ReadDir(fds)
+	if err != nil {
+		return nil, fmt.Errorf("list own sockets: %w", err)
+	}
+	asked := make(map[uint32]bool, len(inodes))
+	for _, inode := range inodes {
+		asked[inode] = true
+	}
+	own := map[uint32]bool{}
+	for _, e := range entries {
+		target, err := os.Readlink(fds + "/" + e.Name())
+		if err != nil {
+			continue // closed meanwhile
+		}
+		number, ok := strings.CutPrefix(target, "socket:[")
+		if !ok {
+			continue
+		}
+		if inode, err := strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 32); err == nil && asked[uint32(inode)] {
+			own[uint32(inode)] = true
+		}
+	}
+	return own, nil
+}

@@ -1,0 +1,211 @@
+package natsmon
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// wirePlace is what is known of where a server is, beside what it says itself.
+type wirePlace struct {
+	own     bool             // it is in this process
+	client  *net.TCPAddr     // own: where it accepts clients, or nil
+	reached []netip.AddrPort // not own: the addresses of this host by which it was reached, if any
+}
+
+// wirePort is a port at which a server accepts connections that count, which those of monitoring do not.
+type wirePort struct {
+	kind Kind
+	host string
+	port int
+}
+
+func wirePorts(v *server.Varz, client *net.TCPAddr) []wirePort {
+	all := []wirePort{
+		{Client, v.Host, v.Port},
+		{Leaf, v.LeafNode.Host, v.LeafNode.Port},
+		{Route, v.Cluster.Host, v.Cluster.Port},
+		{Gateway, v.Gateway.Host, v.Gateway.Port},
+		{WebSocket, v.Websocket.Host, v.Websocket.Port},
+		{MQTT, v.MQTT.Host, v.MQTT.Port},
+	}
+	if client != nil {
+		all[0] = wirePort{Client, client.IP.String(), client.Port}
+	}
+	return slices.DeleteFunc(all, func(p wirePort) bool { return p.port <= 0 })
+}
+
+// listenersOf finds the listening sockets of the ports. A port can be open at several addresses, of several servers: then it is
+// the one at the address that the server names, if there is one. All is whether each port was found.
+func listenersOf(open []tcpSocket, ports []wirePort) (found map[netip.AddrPort]Kind, all bool) {
+	found, all = map[netip.AddrPort]Kind{}, true
+	for _, p := range ports {
+		var at []netip.AddrPort
+		for _, s := range open {
+			if s.listening && int(s.local.Port()) == p.port {
+				at = append(at, s.local)
+			}
+		}
+		if host, err := netip.ParseAddr(p.host); err == nil {
+			named := netip.AddrPortFrom(host.Unmap().WithZone(""), uint16(p.port))
+			if slices.Contains(at, named) {
+				at = []netip.AddrPort{named}
+			}
+		}
+		all = all && len(at) > 0
+		for _, a := range at {
+			found[a] = p.kind
+		}
+	}
+	return found, all
+}
+
+// has reports whether a server, all ports of which are open here, is here indeed: it was reached through a port of its
+// own at an address of this host, and its clients come in through sockets of this host. The ports alone say little: all
+// servers of a cluster have the same ones.
+func (p wirePlace) has(s *Server, open []tcpSocket, ports []wirePort, accepts map[netip.AddrPort]Kind) bool {
+	numbers := []int{s.Varz.HTTPPort, s.Varz.HTTPSPort}
+	for _, own := range ports {
+		numbers = append(numbers, own.port)
+	}
+	direct := slices.ContainsFunc(p.reached, func(a netip.AddrPort) bool {
+		// A server that had its port of monitoring chosen by the kernel says -1.
+		return (slices.Contains(numbers, int(a.Port())) || slices.Contains(numbers, server.RANDOM_PORT)) &&
+			slices.ContainsFunc(open, func(s tcpSocket) bool {
+				return s.listening && (s.local == a || s.local.Addr().IsUnspecified() && s.local.Port() == a.Port())
+			})
+	})
+	if !direct {
+		return false
+	}
+	if s.Connections == nil {
+		return true
+	}
+	clients := 0
+	for i := range open {
+		if !open[i].listening && open[i].inode != 0 {
+			switch kindAt(accepts, open[i].local) {
+			case Client, WebSocket, MQTT:
+				clients++
+			}
+		}
+	}
+	// Half, because they come and go between the two readings. A forwarded port has one, or none.
+	said := s.Connections.ByKind
+	return 2*clients >= said[Client]+said[WebSocket]+said[MQTT]
+}
+
+// addressOf is the address of a server that the connection of the system account goes to, "" if it goes to another one.
+func (r *systemReader) addressOf(id string) string {
+	r.mu.Lock()
+	nc := r.nc
+	r.mu.Unlock()
+	if nc == nil || nc.ConnectedServerId() != id {
+		return ""
+	}
+	return nc.ConnectedAddr()
+}
+
+// kindAt is the kind of the connections that have a local address, or "".
+func kindAt(accepts map[netip.AddrPort]Kind, local netip.AddrPort) Kind {
+	for _, a := range []netip.AddrPort{
+		local,
+		netip.AddrPortFrom(netip.IPv6Unspecified(), local.Port()),
+		netip.AddrPortFrom(netip.IPv4Unspecified(), local.Port()),
+	} {
+		if kind, ok := accepts[a]; ok {
+			return kind
+		}
+	}
+	return ""
+}
+
+// resolveTimeout is short: the name was resolved a moment ago, to read the server.
+const resolveTimeout = time.Second
+
+// hostPort is where a URL leads to.
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	switch {
+	case port != "":
+	case u.Scheme == "https":
+		port = "443"
+	default:
+		port = "80"
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+// localAddresses resolves HOST:PORT, and returns the addresses that are of this host.
+func localAddresses(hostPort string) []netip.AddrPort {
+	host, p, err := net.SplitHostPort(hostPort)
+	if err != nil {
+		return nil
+	}
+	port, err := strconv.ParseUint(p, 10, 16)
+	if err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), resolveTimeout)
+	defer cancel()
+	addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil
+	}
+	interfaces, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var local []netip.AddrPort
+	for _, a := range addresses {
+		a = a.Unmap().WithZone("")
+		ofHost := func(i net.Addr) bool {
+			n, ok := i.(*net.IPNet)
+			return ok && n.IP.Equal(a.AsSlice())
+		}
+		if a.IsLoopback() || slices.ContainsFunc(interfaces, ofHost) {
+			local = append(local, netip.AddrPortFrom(a, uint16(port)))
+		}
+	}
+	return local
+}
+
+// outgoingOf returns where a server has connected to, and how often. It names the remote ends of its leafs, routes and gateways;
+// those of connections that came in are never the remote end of one that went out.
+func outgoingOf(s *Server) map[netip.AddrPort]wireOutgoing {
+	all := map[netip.AddrPort]wireOutgoing{}
+	add := func(kind Kind, ip string, port int) {
+		a, err := netip.ParseAddr(ip)
+		if err != nil || port <= 0 || port > 1<<16-1 {
+			return
+		}
+		remote := netip.AddrPortFrom(a.Unmap().WithZone(""), uint16(port))
+		all[remote] = wireOutgoing{kind, all[remote].n + 1}
+	}
+	if s.Leafs != nil {
+		for _, l := range s.Leafs.Leafs {
+			add(Leaf, l.IP, l.Port)
+		}
+	}
+	if s.Routes != nil {
+		for _, r := range s.Routes.Routes {
+			if r.DidSolicit {
+				add(Route, r.IP, r.Port)
+			}
+		}
+	}
+	if s.Gateways != nil {
+		for _, g := range s.Gateways.OutboundGateways {
+			if g.Connection != nil {
+				add(Gateway, g.Connection.IP, g.Connection.Port)
+			}
+		}
+	}
+	return all
+}
