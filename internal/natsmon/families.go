@@ -34,12 +34,6 @@ func (m metric[T]) with(label, value string) metric[T] {
 	return m
 }
 
-// table is what there is to say of a T. labels are for people; the builder gives each T its own.
-type table[T any] struct {
-	labels  []string
-	metrics []metric[T]
-}
-
 var absent = math.NaN()
 
 // truth is 1 or 0.
@@ -134,9 +128,9 @@ func (b *builder) families() []*dto.MetricFamily {
 }
 
 // record adds what the table says of one thing, which has the given labels.
-func record[T any](b *builder, t table[T], l labels, of T) {
-	for i := range t.metrics {
-		m := &t.metrics[i]
+func record[T any](b *builder, t []metric[T], l labels, of T) {
+	for i := range t {
+		m := &t[i]
 		v := m.value(of)
 		if math.IsNaN(v) {
 			continue
@@ -153,7 +147,7 @@ func record[T any](b *builder, t table[T], l labels, of T) {
 func (b *builder) sample(name, help string, kind dto.MetricType, l labels, v float64) {
 	f := b.byName[name]
 	if f == nil {
-		f = &dto.MetricFamily{Name: &name, Help: &help, Type: kind.Enum()}
+		f = newFamily(name, help, kind)
 		b.byName[name] = f
 	}
 	if kind == dto.MetricType_COUNTER {
@@ -175,4 +169,8 @@ func (b *builder) sample(name, help string, kind dto.MetricType, l labels, v flo
 	g.gauge.Value = &g.value
 	g.metric.Gauge, g.metric.Label = &g.gauge, l
 	f.Metric = append(f.Metric, &g.metric)
+}
+
+func newFamily(name, help string, kind dto.MetricType) *dto.MetricFamily {
+	return &dto.MetricFamily{Name: &name, Help: &help, Type: kind.Enum()}
 }

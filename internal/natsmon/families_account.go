@@ -1,13 +1,19 @@
 package natsmon
 
-import "github.com/nats-io/nats-server/v2/server"
+import (
+	"cmp"
+	"slices"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
 
 // addAccounts adds what a server counts for each account.
 func (b *builder) addAccounts(s *Server, own labels) {
 	if s.Accounts == nil {
 		return
 	}
-	for _, a := range s.Accounts.Accounts {
+	sorted := slices.SortedFunc(slices.Values(s.Accounts.Accounts), func(x, y *server.AccountStat) int { return cmp.Compare(x.Account, y.Account) })
+	for _, a := range sorted {
 		record(b, accountTable, own.with("account", b.account(s, a.Name, a.Account)), a)
 	}
 }
@@ -30,43 +36,37 @@ func (b *builder) account(s *Server, name, id string) string {
 	return name
 }
 
-var accountTable = table[*server.AccountStat]{
-	labels: []string{"cluster", "server", "account"},
-	metrics: []metric[*server.AccountStat]{
-		gauge("nats_account_connections", "Open connections of clients of the account.",
-			func(a *server.AccountStat) float64 { return float64(a.Conns) }),
-		gauge("nats_account_leafs", "Open leaf connections of the account.",
-			func(a *server.AccountStat) float64 { return float64(a.LeafNodes) }),
-		gauge("nats_account_subscriptions", "Subscriptions in the account.",
-			func(a *server.AccountStat) float64 { return float64(a.NumSubs) }),
-		messages("nats_account_messages_total", "Messages of the account on all connections of this server.", "received",
-			func(a *server.AccountStat) float64 { return float64(a.Received.Msgs) }),
-		messages("nats_account_messages_total", "Messages of the account on all connections of this server.", "sent",
-			func(a *server.AccountStat) float64 { return float64(a.Sent.Msgs) }),
-		messages("nats_account_payload_bytes_total", "Bytes of headers and bodies of those messages.", "received",
-			func(a *server.AccountStat) float64 { return float64(a.Received.Bytes) }),
-		messages("nats_account_payload_bytes_total", "Bytes of headers and bodies of those messages.", "sent",
-			func(a *server.AccountStat) float64 { return float64(a.Sent.Bytes) }),
-		counter("nats_account_slow_consumers_total", "Connections of the account closed because they did not take what was to be sent to them.",
-			func(a *server.AccountStat) float64 { return float64(a.SlowConsumers) }),
-	},
+var accountTable = []metric[*server.AccountStat]{
+	gauge("nats_account_connections", "Open connections of clients of the account.",
+		func(a *server.AccountStat) float64 { return float64(a.Conns) }),
+	gauge("nats_account_leafs", "Open leaf connections of the account.",
+		func(a *server.AccountStat) float64 { return float64(a.LeafNodes) }),
+	gauge("nats_account_subscriptions", "Subscriptions in the account.",
+		func(a *server.AccountStat) float64 { return float64(a.NumSubs) }),
+	messages("nats_account_messages_total", "Messages of the account on all connections of this server.", "received",
+		func(a *server.AccountStat) float64 { return float64(a.Received.Msgs) }),
+	messages("nats_account_messages_total", "Messages of the account on all connections of this server.", "sent",
+		func(a *server.AccountStat) float64 { return float64(a.Sent.Msgs) }),
+	messages("nats_account_payload_bytes_total", "Bytes of headers and bodies of those messages.", "received",
+		func(a *server.AccountStat) float64 { return float64(a.Received.Bytes) }),
+	messages("nats_account_payload_bytes_total", "Bytes of headers and bodies of those messages.", "sent",
+		func(a *server.AccountStat) float64 { return float64(a.Sent.Bytes) }),
+	counter("nats_account_slow_consumers_total", "Connections of the account closed because they did not take what was to be sent to them.",
+		func(a *server.AccountStat) float64 { return float64(a.SlowConsumers) }),
 }
 
 // accountStorageTable is what a server says of the account's part of JetStream.
-var accountStorageTable = table[*server.AccountDetail]{
-	labels: []string{"cluster", "server", "account"},
-	metrics: []metric[*server.AccountDetail]{
-		gauge("nats_account_jetstream_storage_used_bytes", "Bytes of the account's streams in files of this server.",
-			func(a *server.AccountDetail) float64 { return float64(a.Store) }),
-		gauge("nats_account_jetstream_storage_limit_bytes", "Bytes that the account may keep in files; absent if there is no limit.",
-			func(a *server.AccountDetail) float64 { return limit(a.ReservedStore) }),
-		gauge("nats_account_jetstream_memory_used_bytes", "Bytes of the account's streams in memory of this server.",
-			func(a *server.AccountDetail) float64 { return float64(a.Memory) }),
-		gauge("nats_account_jetstream_memory_limit_bytes", "Bytes that the account may keep in memory; absent if there is no limit.",
-			func(a *server.AccountDetail) float64 { return limit(a.ReservedMemory) }),
-		counter("nats_account_jetstream_api_requests_total", "Requests of the account to JetStream's API.",
-			func(a *server.AccountDetail) float64 { return float64(a.API.Total) }),
-		counter("nats_account_jetstream_api_errors_total", "Requests of the account to JetStream's API that were refused.",
-			func(a *server.AccountDetail) float64 { return float64(a.API.Errors) }),
-	},
+var accountStorageTable = []metric[*server.AccountDetail]{
+	gauge("nats_account_jetstream_storage_used_bytes", "Bytes of the account's streams in files of this server.",
+		func(a *server.AccountDetail) float64 { return float64(a.Store) }),
+	gauge("nats_account_jetstream_storage_limit_bytes", "Bytes that the account may keep in files; absent if there is no limit.",
+		func(a *server.AccountDetail) float64 { return limit(a.ReservedStore) }),
+	gauge("nats_account_jetstream_memory_used_bytes", "Bytes of the account's streams in memory of this server.",
+		func(a *server.AccountDetail) float64 { return float64(a.Memory) }),
+	gauge("nats_account_jetstream_memory_limit_bytes", "Bytes that the account may keep in memory; absent if there is no limit.",
+		func(a *server.AccountDetail) float64 { return limit(a.ReservedMemory) }),
+	counter("nats_account_jetstream_api_requests_total", "Requests of the account to JetStream's API.",
+		func(a *server.AccountDetail) float64 { return float64(a.API.Total) }),
+	counter("nats_account_jetstream_api_errors_total", "Requests of the account to JetStream's API that were refused.",
+		func(a *server.AccountDetail) float64 { return float64(a.API.Errors) }),
 }

@@ -8,14 +8,14 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// ephemeral is all consumers of a stream that go away by themselves. They come and go with clients, and each would be series
-// that nobody ever looks at.
-type ephemeral struct {
-	consumers, pending, ackPending, redelivered, waiting float64
+// consumers sums up those of a stream: how many there are, and of the ephemeral ones, which go away by themselves, how they
+// are. These come and go with clients, and each would be series that nobody ever looks at.
+type consumers struct {
+	all, ephemeral, pending, ackPending, redelivered, waiting float64
 }
 
-func (e *ephemeral) add(c *server.ConsumerInfo) {
-	e.consumers++
+func (e *consumers) addEphemeral(c *server.ConsumerInfo) {
+	e.ephemeral++
 	e.pending += float64(c.NumPending)
 	e.ackPending += float64(c.NumAckPending)
 	e.redelivered += float64(c.NumRedelivered)
@@ -27,23 +27,25 @@ func isEphemeral(c *server.ConsumerInfo) bool { return c.Config != nil && c.Conf
 
 // addConsumers adds the consumers of a stream that the servers lead, also if they do not lead the stream.
 func (b *builder) addConsumers(st *stream, name labels) {
-	var e ephemeral
+	var sum consumers
 	for _, consumer := range slices.Sorted(maps.Keys(st.consumers)) {
 		c := st.consumers[consumer].detail
-		switch {
-		case c == nil:
-		case isEphemeral(c):
-			e.add(c)
-		default:
-			l := name.with("consumer", c.Name)
-			record(b, consumerTable, l, c)
-			if c.Config != nil {
-				record(b, consumerInfoTable, consumerInfo(l, c), c)
-			}
+		if c == nil {
+			continue
+		}
+		sum.all++
+		if isEphemeral(c) {
+			sum.addEphemeral(c)
+			continue
+		}
+		l := name.with("consumer", c.Name)
+		record(b, consumerTable, l, c)
+		if c.Config != nil {
+			record(b, consumerInfoTable, consumerInfo(l, c), c)
 		}
 	}
-	if st.detail != nil || e.consumers > 0 {
-		record(b, ephemeralTable, name, e)
+	if st.detail != nil || sum.all > 0 {
+		record(b, consumersTable, name, sum)
 	}
 }
 
@@ -58,58 +60,52 @@ func consumerInfo(l labels, c *server.ConsumerInfo) labels {
 	return l.with("ack_policy", strings.ToLower(strings.TrimPrefix(c.Config.AckPolicy.String(), "Ack"))).with("kind", kind)
 }
 
-var consumerInfoTable = table[*server.ConsumerInfo]{
-	labels: []string{"cluster", "account", "stream", "consumer", "ack_policy", "kind: pull, push", "leader"},
-	metrics: []metric[*server.ConsumerInfo]{
-		gauge("nats_consumer_info", "Always 1; the labels say what kind of consumer it is, and who leads it.", one[*server.ConsumerInfo]),
-	},
+var consumerInfoTable = []metric[*server.ConsumerInfo]{
+	gauge("nats_consumer_info", "Always 1; the labels say what kind of consumer it is, and who leads it.", one[*server.ConsumerInfo]),
 }
 
 // consumerTable is what the leader of a consumer says of it.
-var consumerTable = table[*server.ConsumerInfo]{
-	labels: []string{"cluster", "account", "stream", "consumer"},
-	metrics: []metric[*server.ConsumerInfo]{
-		gauge("nats_consumer_pending", "Messages of the stream that have not been delivered yet.",
-			func(c *server.ConsumerInfo) float64 { return float64(c.NumPending) }),
-		gauge("nats_consumer_ack_pending", "Messages that were delivered and not acknowledged.",
-			func(c *server.ConsumerInfo) float64 { return float64(c.NumAckPending) }),
-		gauge("nats_consumer_ack_pending_limit", "Most messages that may be delivered and not acknowledged; absent if there is no limit.",
-			func(c *server.ConsumerInfo) float64 {
-				return ofConsumer(c, func(o *server.ConsumerConfig) float64 { return limit(int64(o.MaxAckPending)) })
-			}),
-		gauge("nats_consumer_redelivered", "Messages that were delivered more than once and not acknowledged.",
-			func(c *server.ConsumerInfo) float64 { return float64(c.NumRedelivered) }),
-		gauge("nats_consumer_waiting", "Requests of clients that wait for messages.",
-			func(c *server.ConsumerInfo) float64 { return float64(c.NumWaiting) }),
-		gauge("nats_consumer_delivered_sequence", "Number of the last delivery, each delivery being one.",
-			func(c *server.ConsumerInfo) float64 { return float64(c.Delivered.Consumer) }),
-		gauge("nats_consumer_delivered_stream_sequence", "Number in the stream of the last message that was delivered.",
-			func(c *server.ConsumerInfo) float64 { return float64(c.Delivered.Stream) }),
-		gauge("nats_consumer_ack_floor_sequence", "Number of the last delivery before which all are acknowledged.",
-			func(c *server.ConsumerInfo) float64 { return float64(c.AckFloor.Consumer) }),
-		gauge("nats_consumer_ack_floor_stream_sequence", "Number in the stream of the last message before which all are acknowledged.",
-			func(c *server.ConsumerInfo) float64 { return float64(c.AckFloor.Stream) }),
-		gauge("nats_consumer_last_delivery_timestamp_seconds", "When a message was delivered last; absent if none was since the leader leads.",
-			func(c *server.ConsumerInfo) float64 { return lastOf(c.Delivered) }),
-		gauge("nats_consumer_last_ack_timestamp_seconds", "When a message was acknowledged last; absent if none was since the leader leads.",
-			func(c *server.ConsumerInfo) float64 { return lastOf(c.AckFloor) }),
-		gauge("nats_consumer_paused", "Whether the consumer is paused.",
-			func(c *server.ConsumerInfo) float64 { return truth(c.Paused) }),
-		gauge("nats_consumer_pinned", "Whether a client is pinned; absent if the consumer pins none.",
-			func(c *server.ConsumerInfo) float64 {
-				if c.Config == nil || c.Config.PriorityPolicy != server.PriorityPinnedClient {
-					return absent
-				}
-				return truth(slices.ContainsFunc(c.PriorityGroups, func(g server.PriorityGroupState) bool { return g.PinnedClientID != "" }))
-			}),
-		gauge("nats_consumer_push_bound", "Whether somebody is subscribed to what is pushed; absent if the consumer does not push.",
-			func(c *server.ConsumerInfo) float64 {
-				if c.Config == nil || c.Config.DeliverSubject == "" {
-					return absent
-				}
-				return truth(c.PushBound)
-			}),
-	},
+var consumerTable = []metric[*server.ConsumerInfo]{
+	gauge("nats_consumer_pending", "Messages of the stream that have not been delivered yet.",
+		func(c *server.ConsumerInfo) float64 { return float64(c.NumPending) }),
+	gauge("nats_consumer_ack_pending", "Messages that were delivered and not acknowledged.",
+		func(c *server.ConsumerInfo) float64 { return float64(c.NumAckPending) }),
+	gauge("nats_consumer_ack_pending_limit", "Most messages that may be delivered and not acknowledged; absent if there is no limit.",
+		func(c *server.ConsumerInfo) float64 {
+			return ofConsumer(c, func(o *server.ConsumerConfig) float64 { return limit(int64(o.MaxAckPending)) })
+		}),
+	gauge("nats_consumer_redelivered", "Messages that were delivered more than once and not acknowledged.",
+		func(c *server.ConsumerInfo) float64 { return float64(c.NumRedelivered) }),
+	gauge("nats_consumer_waiting", "Requests of clients that wait for messages.",
+		func(c *server.ConsumerInfo) float64 { return float64(c.NumWaiting) }),
+	gauge("nats_consumer_delivered_sequence", "Number of the last delivery, each delivery being one.",
+		func(c *server.ConsumerInfo) float64 { return float64(c.Delivered.Consumer) }),
+	gauge("nats_consumer_delivered_stream_sequence", "Number in the stream of the last message that was delivered.",
+		func(c *server.ConsumerInfo) float64 { return float64(c.Delivered.Stream) }),
+	gauge("nats_consumer_ack_floor_sequence", "Number of the last delivery before which all are acknowledged.",
+		func(c *server.ConsumerInfo) float64 { return float64(c.AckFloor.Consumer) }),
+	gauge("nats_consumer_ack_floor_stream_sequence", "Number in the stream of the last message before which all are acknowledged.",
+		func(c *server.ConsumerInfo) float64 { return float64(c.AckFloor.Stream) }),
+	gauge("nats_consumer_last_delivery_timestamp_seconds", "When a message was delivered last; absent if none was since the leader leads.",
+		func(c *server.ConsumerInfo) float64 { return lastOf(c.Delivered) }),
+	gauge("nats_consumer_last_ack_timestamp_seconds", "When a message was acknowledged last; absent if none was since the leader leads.",
+		func(c *server.ConsumerInfo) float64 { return lastOf(c.AckFloor) }),
+	gauge("nats_consumer_paused", "Whether the consumer is paused.",
+		func(c *server.ConsumerInfo) float64 { return truth(c.Paused) }),
+	gauge("nats_consumer_pinned", "Whether a client is pinned; absent if the consumer pins none.",
+		func(c *server.ConsumerInfo) float64 {
+			if c.Config == nil || c.Config.PriorityPolicy != server.PriorityPinnedClient {
+				return absent
+			}
+			return truth(slices.ContainsFunc(c.PriorityGroups, func(g server.PriorityGroupState) bool { return g.PinnedClientID != "" }))
+		}),
+	gauge("nats_consumer_push_bound", "Whether somebody is subscribed to what is pushed; absent if the consumer does not push.",
+		func(c *server.ConsumerInfo) float64 {
+			if c.Config == nil || c.Config.DeliverSubject == "" {
+				return absent
+			}
+			return truth(c.PushBound)
+		}),
 }
 
 func ofConsumer(c *server.ConsumerInfo, field func(*server.ConsumerConfig) float64) float64 {
@@ -126,18 +122,17 @@ func lastOf(s server.SequenceInfo) float64 {
 	return timestamp(*s.Last)
 }
 
-var ephemeralTable = table[ephemeral]{
-	labels: []string{"cluster", "account", "stream"},
-	metrics: []metric[ephemeral]{
-		gauge("nats_stream_ephemeral_consumers", "Consumers without a durable name, which have no series of their own.",
-			func(e ephemeral) float64 { return e.consumers }),
-		gauge("nats_stream_ephemeral_pending", "Messages that these have not been delivered yet, all together.",
-			func(e ephemeral) float64 { return e.pending }),
-		gauge("nats_stream_ephemeral_ack_pending", "Messages that were delivered to these and not acknowledged.",
-			func(e ephemeral) float64 { return e.ackPending }),
-		gauge("nats_stream_ephemeral_redelivered", "Messages that were delivered to these more than once and not acknowledged.",
-			func(e ephemeral) float64 { return e.redelivered }),
-		gauge("nats_stream_ephemeral_waiting", "Requests to these that wait for messages.",
-			func(e ephemeral) float64 { return e.waiting }),
-	},
+var consumersTable = []metric[consumers]{
+	gauge("nats_stream_consumers", "Consumers of the stream that the servers read here lead: all of them, if all servers are read.",
+		func(c consumers) float64 { return c.all }),
+	gauge("nats_stream_ephemeral_consumers", "Consumers without a durable name, which have no series of their own.",
+		func(c consumers) float64 { return c.ephemeral }),
+	gauge("nats_stream_ephemeral_pending", "Messages that these have not been delivered yet, all together.",
+		func(c consumers) float64 { return c.pending }),
+	gauge("nats_stream_ephemeral_ack_pending", "Messages that were delivered to these and not acknowledged.",
+		func(c consumers) float64 { return c.ackPending }),
+	gauge("nats_stream_ephemeral_redelivered", "Messages that were delivered to these more than once and not acknowledged.",
+		func(c consumers) float64 { return c.redelivered }),
+	gauge("nats_stream_ephemeral_waiting", "Requests to these that wait for messages.",
+		func(c consumers) float64 { return c.waiting }),
 }

@@ -36,76 +36,67 @@ func (b *builder) addJetStream(s *Server, own labels) {
 			if failed != nil {
 				record(b, copyTable, owned.with("stream", d.Name), failed[[2]string{a.Id, d.Name}])
 			}
-			b.addStream(s, account, d)
+			b.addStream(account, sight{s, a, d})
 		}
 	}
 }
 
-var enabledTable = table[*server.JSInfo]{
-	labels: []string{"cluster", "server"},
-	metrics: []metric[*server.JSInfo]{
-		gauge("nats_jetstream_enabled", "Whether JetStream runs on the server.",
-			func(j *server.JSInfo) float64 { return truth(!j.Disabled) }),
-	},
+var enabledTable = []metric[*server.JSInfo]{
+	gauge("nats_jetstream_enabled", "Whether JetStream runs on the server.",
+		func(j *server.JSInfo) float64 { return truth(!j.Disabled) }),
 }
 
-var freeTable = table[uint64]{
-	labels: []string{"cluster", "server"},
-	metrics: []metric[uint64]{
-		gauge("nats_jetstream_filesystem_free_bytes",
-			"Bytes left in the file system of the store; only of the server in this process.",
-			func(n uint64) float64 { return float64(n) }),
-	},
+var freeTable = []metric[uint64]{
+	gauge("nats_jetstream_filesystem_free_bytes",
+		"Bytes left in the file system of the store; only of the server in this process.",
+		func(n uint64) float64 { return float64(n) }),
 }
 
 // jetStreamTable is of a server on which JetStream runs.
-var jetStreamTable = table[*server.JSInfo]{
-	labels: []string{"cluster", "server"},
-	metrics: []metric[*server.JSInfo]{
-		gauge("nats_jetstream_storage_used_bytes", "Bytes of streams in files.",
-			func(j *server.JSInfo) float64 { return float64(j.Store) }),
-		gauge("nats_jetstream_storage_reserved_bytes", "Bytes in files that are promised to accounts and streams.",
-			func(j *server.JSInfo) float64 { return ofUnsigned(j.ReservedStore) }),
-		gauge("nats_jetstream_storage_limit_bytes", "Bytes that streams may have in files.",
-			func(j *server.JSInfo) float64 { return limit(j.Config.MaxStore) }),
-		gauge("nats_jetstream_memory_used_bytes", "Bytes of streams in memory.",
-			func(j *server.JSInfo) float64 { return float64(j.Memory) }),
-		gauge("nats_jetstream_memory_reserved_bytes", "Bytes in memory that are promised to accounts and streams.",
-			func(j *server.JSInfo) float64 { return ofUnsigned(j.ReservedMemory) }),
-		gauge("nats_jetstream_memory_limit_bytes", "Bytes that streams may have in memory.",
-			func(j *server.JSInfo) float64 { return limit(j.Config.MaxMemory) }),
-		gauge("nats_jetstream_accounts", "Accounts that use JetStream.",
-			func(j *server.JSInfo) float64 { return float64(j.Accounts) }),
-		gauge("nats_jetstream_streams", "Streams of which this server has a copy.",
-			func(j *server.JSInfo) float64 { return float64(j.Streams) }),
-		gauge("nats_jetstream_streams_led", "Streams that this server leads.",
-			func(j *server.JSInfo) float64 { return float64(j.StreamsLeader) }),
-		gauge("nats_jetstream_consumers", "Consumers of which this server has a copy.",
-			func(j *server.JSInfo) float64 { return float64(j.Consumers) }),
-		gauge("nats_jetstream_consumers_led", "Consumers that this server leads.",
-			func(j *server.JSInfo) float64 { return float64(j.ConsumersLeader) }),
-		gauge("nats_jetstream_messages", "Messages of all streams of which this server has a copy.",
-			func(j *server.JSInfo) float64 { return float64(j.Messages) }),
-		gauge("nats_jetstream_message_bytes", "Bytes of these messages.",
-			func(j *server.JSInfo) float64 { return float64(j.Bytes) }),
-		gauge("nats_jetstream_ha_assets", "Streams and consumers with several replicas, one of them on this server.",
-			func(j *server.JSInfo) float64 { return float64(j.HAAssets) }),
-		gauge("nats_jetstream_ha_assets_limit", "Most of them that a server may have; absent if there is no limit.",
-			func(j *server.JSInfo) float64 {
-				if j.Limits == nil {
-					return absent
-				}
-				return limit(int64(j.Limits.MaxHAAssets))
-			}),
-		counter("nats_jetstream_api_requests_total", "Requests to JetStream's API.",
-			func(j *server.JSInfo) float64 { return float64(j.API.Total) }),
-		counter("nats_jetstream_api_errors_total", "Requests to JetStream's API that were refused.",
-			func(j *server.JSInfo) float64 { return float64(j.API.Errors) }),
-		gauge("nats_jetstream_api_inflight", "Requests to JetStream's API that are being served.",
-			func(j *server.JSInfo) float64 { return float64(j.API.Inflight) }),
-		gauge("nats_jetstream_api_level", "Version of JetStream's API that the server has.",
-			func(j *server.JSInfo) float64 { return float64(j.API.Level) }),
-	},
+var jetStreamTable = []metric[*server.JSInfo]{
+	gauge("nats_jetstream_storage_used_bytes", "Bytes of streams in files.",
+		func(j *server.JSInfo) float64 { return float64(j.Store) }),
+	gauge("nats_jetstream_storage_reserved_bytes", "Bytes in files that are promised to accounts and streams.",
+		func(j *server.JSInfo) float64 { return ofUnsigned(j.ReservedStore) }),
+	gauge("nats_jetstream_storage_limit_bytes", "Bytes that streams may have in files.",
+		func(j *server.JSInfo) float64 { return limit(j.Config.MaxStore) }),
+	gauge("nats_jetstream_memory_used_bytes", "Bytes of streams in memory.",
+		func(j *server.JSInfo) float64 { return float64(j.Memory) }),
+	gauge("nats_jetstream_memory_reserved_bytes", "Bytes in memory that are promised to accounts and streams.",
+		func(j *server.JSInfo) float64 { return ofUnsigned(j.ReservedMemory) }),
+	gauge("nats_jetstream_memory_limit_bytes", "Bytes that streams may have in memory.",
+		func(j *server.JSInfo) float64 { return limit(j.Config.MaxMemory) }),
+	gauge("nats_jetstream_accounts", "Accounts that use JetStream.",
+		func(j *server.JSInfo) float64 { return float64(j.Accounts) }),
+	gauge("nats_jetstream_streams", "Streams of which this server has a copy.",
+		func(j *server.JSInfo) float64 { return float64(j.Streams) }),
+	gauge("nats_jetstream_streams_led", "Streams that this server leads.",
+		func(j *server.JSInfo) float64 { return float64(j.StreamsLeader) }),
+	gauge("nats_jetstream_consumers", "Consumers of which this server has a copy.",
+		func(j *server.JSInfo) float64 { return float64(j.Consumers) }),
+	gauge("nats_jetstream_consumers_led", "Consumers that this server leads.",
+		func(j *server.JSInfo) float64 { return float64(j.ConsumersLeader) }),
+	gauge("nats_jetstream_messages", "Messages of all streams of which this server has a copy.",
+		func(j *server.JSInfo) float64 { return float64(j.Messages) }),
+	gauge("nats_jetstream_message_bytes", "Bytes of these messages.",
+		func(j *server.JSInfo) float64 { return float64(j.Bytes) }),
+	gauge("nats_jetstream_ha_assets", "Streams and consumers with several replicas, one of them on this server.",
+		func(j *server.JSInfo) float64 { return float64(j.HAAssets) }),
+	gauge("nats_jetstream_ha_assets_limit", "Most of them that a server may have; absent if there is no limit.",
+		func(j *server.JSInfo) float64 {
+			if j.Limits == nil {
+				return absent
+			}
+			return limit(int64(j.Limits.MaxHAAssets))
+		}),
+	counter("nats_jetstream_api_requests_total", "Requests to JetStream's API.",
+		func(j *server.JSInfo) float64 { return float64(j.API.Total) }),
+	counter("nats_jetstream_api_errors_total", "Requests to JetStream's API that were refused.",
+		func(j *server.JSInfo) float64 { return float64(j.API.Errors) }),
+	gauge("nats_jetstream_api_inflight", "Requests to JetStream's API that are being served.",
+		func(j *server.JSInfo) float64 { return float64(j.API.Inflight) }),
+	gauge("nats_jetstream_api_level", "Version of JetStream's API that the server has.",
+		func(j *server.JSInfo) float64 { return float64(j.API.Level) }),
 }
 
 // ofUnsigned is n, and absent if n is a negative number that was made unsigned.
@@ -122,36 +113,33 @@ type meta struct {
 	server string
 }
 
-var metaTable = table[meta]{
-	labels: []string{"cluster", "server"},
-	metrics: []metric[meta]{
-		gauge("nats_jetstream_meta_leader", "Whether this server leads all servers with JetStream.",
-			func(m meta) float64 { return truth(m.Leader == m.server) }),
-		gauge("nats_jetstream_meta_leader_known", "Whether this server knows of a leader: without one nothing can be made or changed.",
-			func(m meta) float64 { return truth(m.Leader != "") }),
-		gauge("nats_jetstream_meta_cluster_size", "Servers with JetStream, as this server knows.",
-			func(m meta) float64 { return float64(m.Size) }),
-		gauge("nats_jetstream_meta_quorum", "Servers that have to agree; absent if the server does not say.",
-			func(m meta) float64 { return positive(float64(m.QuorumNeeded)) }),
-		gauge("nats_jetstream_meta_pending", "Requests that wait to be handled.",
-			func(m meta) float64 { return float64(m.Pending) }),
-		gauge("nats_jetstream_meta_snapshot_pending_entries", "Changes since the last snapshot.",
-			func(m meta) float64 {
-				return ofSnapshot(m, func(s *server.MetaSnapshotStats) float64 { return float64(s.PendingEntries) })
-			}),
-		gauge("nats_jetstream_meta_snapshot_pending_bytes", "Bytes of these changes.",
-			func(m meta) float64 {
-				return ofSnapshot(m, func(s *server.MetaSnapshotStats) float64 { return float64(s.PendingSize) })
-			}),
-		gauge("nats_jetstream_meta_snapshot_timestamp_seconds", "When the last snapshot was made.",
-			func(m meta) float64 {
-				return ofSnapshot(m, func(s *server.MetaSnapshotStats) float64 { return timestamp(s.LastTime) })
-			}),
-		gauge("nats_jetstream_meta_snapshot_duration_seconds", "How long the last snapshot took.",
-			func(m meta) float64 {
-				return ofSnapshot(m, func(s *server.MetaSnapshotStats) float64 { return positive(s.LastDuration.Seconds()) })
-			}),
-	},
+var metaTable = []metric[meta]{
+	gauge("nats_jetstream_meta_leader", "Whether this server leads all servers with JetStream.",
+		func(m meta) float64 { return truth(m.Leader == m.server) }),
+	gauge("nats_jetstream_meta_leader_known", "Whether this server knows of a leader: without one nothing can be made or changed.",
+		func(m meta) float64 { return truth(m.Leader != "") }),
+	gauge("nats_jetstream_meta_cluster_size", "Servers with JetStream, as this server knows.",
+		func(m meta) float64 { return float64(m.Size) }),
+	gauge("nats_jetstream_meta_quorum", "Servers that have to agree; absent if the server does not say.",
+		func(m meta) float64 { return positive(float64(m.QuorumNeeded)) }),
+	gauge("nats_jetstream_meta_pending", "Requests that wait to be handled.",
+		func(m meta) float64 { return float64(m.Pending) }),
+	gauge("nats_jetstream_meta_snapshot_pending_entries", "Changes since the last snapshot.",
+		func(m meta) float64 {
+			return ofSnapshot(m, func(s *server.MetaSnapshotStats) float64 { return float64(s.PendingEntries) })
+		}),
+	gauge("nats_jetstream_meta_snapshot_pending_bytes", "Bytes of these changes.",
+		func(m meta) float64 {
+			return ofSnapshot(m, func(s *server.MetaSnapshotStats) float64 { return float64(s.PendingSize) })
+		}),
+	gauge("nats_jetstream_meta_snapshot_timestamp_seconds", "When the last snapshot was made.",
+		func(m meta) float64 {
+			return ofSnapshot(m, func(s *server.MetaSnapshotStats) float64 { return timestamp(s.LastTime) })
+		}),
+	gauge("nats_jetstream_meta_snapshot_duration_seconds", "How long the last snapshot took.",
+		func(m meta) float64 {
+			return ofSnapshot(m, func(s *server.MetaSnapshotStats) float64 { return positive(s.LastDuration.Seconds()) })
+		}),
 }
 
 func ofSnapshot(m meta, field func(*server.MetaSnapshotStats) float64) float64 {
@@ -162,7 +150,7 @@ func ofSnapshot(m meta, field func(*server.MetaSnapshotStats) float64) float64 {
 }
 
 // addReplicas adds the followers that a leader has.
-func addReplicas(b *builder, t table[*server.PeerInfo], leader labels, replicas []*server.PeerInfo) {
+func addReplicas(b *builder, t []metric[*server.PeerInfo], leader labels, replicas []*server.PeerInfo) {
 	for _, r := range replicas {
 		record(b, t, leader.with("peer", peerName(r)), r)
 	}
@@ -177,14 +165,8 @@ func peerName(p *server.PeerInfo) string {
 }
 
 var (
-	metaReplicaTable = table[*server.PeerInfo]{
-		labels:  []string{"cluster", "server", "peer"},
-		metrics: replicaMetrics("nats_jetstream_meta_replica"),
-	}
-	streamReplicaTable = table[*server.PeerInfo]{
-		labels:  []string{"cluster", "account", "stream", "peer"},
-		metrics: replicaMetrics("nats_stream_replica"),
-	}
+	metaReplicaTable   = replicaMetrics("nats_jetstream_meta_replica")
+	streamReplicaTable = replicaMetrics("nats_stream_replica")
 )
 
 // replicaMetrics are what a leader says of a follower.

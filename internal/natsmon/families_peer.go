@@ -101,7 +101,7 @@ func gatewayKind(inbound bool) string {
 }
 
 // addPeers adds the peers of one kind, those that are not connected any more included.
-func addPeers(b *builder, s *Server, kind Kind, p *peers, t table[*peer], name func(peerKey) labels) {
+func addPeers(b *builder, s *Server, kind Kind, p *peers, t []metric[*peer], name func(peerKey) labels) {
 	for _, k := range b.history.update(s.ID, kind, s.At, p.open) {
 		now := p.now[k.key]
 		if now == nil {
@@ -113,22 +113,13 @@ func addPeers(b *builder, s *Server, kind Kind, p *peers, t table[*peer], name f
 }
 
 var (
-	routeTable = table[*peer]{
-		labels: []string{"cluster", "server", "peer"},
-		metrics: append(peerMetrics("nats_route", "other server of the cluster"),
-			gauge("nats_route_pending_bytes", "Bytes that wait to be sent to the peer.",
-				func(p *peer) float64 { return connected(p, p.pending) })),
-	}
-	leafTable = table[*peer]{
-		labels:  []string{"cluster", "server", "account", "name"},
-		metrics: peerMetrics("nats_leaf", "server at the other end of a leaf connection"),
-	}
-	gatewayTable = table[*peer]{
-		labels: []string{"cluster", "server", "kind: inbound, outbound", "remote"},
-		metrics: append(peerMetrics("nats_gateway", "other cluster"),
-			gauge("nats_gateway_pending_bytes", "Bytes that wait to be sent to the peer.",
-				func(p *peer) float64 { return connected(p, p.pending) })),
-	}
+	routeTable = append(peerMetrics("nats_route", "other server of the cluster"),
+		gauge("nats_route_pending_bytes", "Bytes that wait to be sent to the peer.",
+			func(p *peer) float64 { return connected(p, p.pending) }))
+	leafTable    = peerMetrics("nats_leaf", "server at the other end of a leaf connection")
+	gatewayTable = append(peerMetrics("nats_gateway", "other cluster"),
+		gauge("nats_gateway_pending_bytes", "Bytes that wait to be sent to the peer.",
+			func(p *peer) float64 { return connected(p, p.pending) }))
 )
 
 // peerMetrics are what all kinds of peers have.
@@ -159,12 +150,9 @@ func connected(p *peer, n int) float64 {
 	return float64(n)
 }
 
-var leafInfoTable = table[*server.LeafInfo]{
-	labels: []string{"cluster", "server", "account", "name", "compression", "ip", "role: hub, spoke", "transport: tcp, websocket"},
-	metrics: []metric[*server.LeafInfo]{
-		gauge("nats_leaf_info", "Always 1; the labels say which side of the connection this server is, and from where the other one comes.",
-			one[*server.LeafInfo]),
-	},
+var leafInfoTable = []metric[*server.LeafInfo]{
+	gauge("nats_leaf_info", "Always 1; the labels say which side of the connection this server is, and from where the other one comes.",
+		one[*server.LeafInfo]),
 }
 
 func leafInfo(name labels, l *server.LeafInfo) labels {
@@ -175,5 +163,5 @@ func leafInfo(name labels, l *server.LeafInfo) labels {
 	if l.Websocket {
 		transport = "websocket"
 	}
-	return name.with("compression", l.Compression).with("ip", l.IP).with("role", role).with("transport", transport)
+	return name.with("ip", l.IP).with("role", role).with("transport", transport)
 }

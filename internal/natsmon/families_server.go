@@ -25,11 +25,10 @@ func (b *builder) addServer(s *Server) {
 	}
 	if s.Connections != nil {
 		record(b, pendingTable, own, s.Connections)
-		for _, kind := range slices.Sorted(maps.Keys(s.Connections.ByKind)) {
-			if kind != Leaf { // of which Varz knows better
-				record(b, connectionsTable, own.with("kind", string(kind)), s.Connections.ByKind[kind])
-			}
-		}
+	}
+	byKind := connectionsByKind(s)
+	for _, kind := range slices.Sorted(maps.Keys(byKind)) {
+		record(b, connectionsTable, own.with("kind", string(kind)), byKind[kind])
 	}
 	if s.Subscriptions != nil && s.Subscriptions.SublistStats != nil {
 		record(b, subscriptionsTable, own, s.Subscriptions.SublistStats)
@@ -65,87 +64,73 @@ func (b *builder) addVarz(s *Server, own labels) {
 		}
 	}
 	record(b, methodTable, own.with("method", method), v)
-	record(b, connectionsTable, own.with("kind", string(Leaf)), v.Leafs)
 	for _, path := range slices.Sorted(maps.Keys(v.HTTPReqStats)) {
 		record(b, requestsTable, own.with("path", path), v.HTTPReqStats[path])
 	}
+}
+
+// connectionsByKind is what each endpoint says of its own kind. Connz has leafs too, but not all of them.
+func connectionsByKind(s *Server) map[Kind]int {
+	n := map[Kind]int{}
+	if s.Connections != nil {
+		maps.Copy(n, s.Connections.ByKind)
+	}
+	if s.Varz != nil {
+		n[Leaf] = s.Varz.Leafs
+	}
 	if s.Routes != nil {
-		record(b, connectionsTable, own.with("kind", string(Route)), s.Routes.NumRoutes)
+		n[Route] = s.Routes.NumRoutes
 	}
 	if g := s.Gateways; g != nil && g.Name != "" {
-		n := len(g.OutboundGateways)
+		n[Gateway] = len(g.OutboundGateways)
 		for _, in := range g.InboundGateways {
-			n += len(in)
+			n[Gateway] += len(in)
 		}
-		record(b, connectionsTable, own.with("kind", string(Gateway)), n)
 	}
+	return n
 }
 
-var infoTable = table[*server.Varz]{
-	labels: []string{"cluster", "server", "domain", "git_commit", "go", "id", "version"},
-	metrics: []metric[*server.Varz]{
-		gauge("nats_server_info", "Always 1; the labels say which server this is.", one[*server.Varz]),
-	},
+var infoTable = []metric[*server.Varz]{
+	gauge("nats_server_info", "Always 1; the labels say which server this is.", one[*server.Varz]),
 }
 
-var methodTable = table[*server.Varz]{
-	labels: []string{"cluster", "server", "method: estimate, tcp_info"},
-	metrics: []metric[*server.Varz]{
-		gauge("nats_server_wire_bytes_info",
-			"Always 1; the label says whether bytes on the wire are counted by the kernel or estimated.", one[*server.Varz]),
-	},
+var methodTable = []metric[*server.Varz]{
+	gauge("nats_server_wire_bytes_info",
+		"Always 1; the label says whether bytes on the wire are counted by the kernel or estimated.", one[*server.Varz]),
 }
 
-var wireTable = table[uint64]{
-	labels: []string{"cluster", "server", "direction: received, sent", "kind"},
-	metrics: []metric[uint64]{
-		counter("nats_server_wire_bytes_total", "Bytes on the wire as the kernel has counted them; absent where they are estimated.",
-			func(n uint64) float64 { return float64(n) }),
-	},
+var wireTable = []metric[uint64]{
+	counter("nats_server_wire_bytes_total", "Bytes on the wire as the kernel has counted them; absent where they are estimated.",
+		func(n uint64) float64 { return float64(n) }),
 }
 
-var connectionsTable = table[int]{
-	labels: []string{"cluster", "server", "kind: client, gateway, inprocess, leaf, mqtt, route, websocket"},
-	metrics: []metric[int]{
-		gauge("nats_server_connections", "Open connections by kind.", func(n int) float64 { return float64(n) }),
-	},
+var connectionsTable = []metric[int]{
+	gauge("nats_server_connections", "Open connections by kind.", func(n int) float64 { return float64(n) }),
 }
 
-var requestsTable = table[uint64]{
-	labels: []string{"cluster", "server", "path"},
-	metrics: []metric[uint64]{
-		counter("nats_server_monitoring_requests_total", "Requests to the monitoring port.", func(n uint64) float64 { return float64(n) }),
-	},
+var requestsTable = []metric[uint64]{
+	counter("nats_server_monitoring_requests_total", "Requests to the monitoring port.", func(n uint64) float64 { return float64(n) }),
 }
 
-var pendingTable = table[*Connections]{
-	labels: []string{"cluster", "server"},
-	metrics: []metric[*Connections]{
-		gauge("nats_server_pending_bytes", "Bytes that wait to be sent to clients.",
-			func(c *Connections) float64 { return float64(c.PendingBytes) }),
-	},
+var pendingTable = []metric[*Connections]{
+	gauge("nats_server_pending_bytes", "Bytes that wait to be sent to clients.",
+		func(c *Connections) float64 { return float64(c.PendingBytes) }),
 }
 
 // healthOfAll is the check that looks at everything.
 const healthOfAll = "all"
 
-var healthTable = table[*server.HealthStatus]{
-	labels: []string{"cluster", "server", "check: all, jetstream_enabled, jetstream_meta_layer, jetstream_server"},
-	metrics: []metric[*server.HealthStatus]{
-		gauge("nats_server_healthy", "Whether the server passes one of its own health checks.",
-			func(h *server.HealthStatus) float64 { return truth(h.Status == "ok") }),
-	},
+var healthTable = []metric[*server.HealthStatus]{
+	gauge("nats_server_healthy", "Whether the server passes one of its own health checks.",
+		func(h *server.HealthStatus) float64 { return truth(h.Status == "ok") }),
 }
 
 // ailingTable is of the check of everything, if it was asked for details.
-var ailingTable = table[*server.HealthStatus]{
-	labels: []string{"cluster", "server"},
-	metrics: []metric[*server.HealthStatus]{
-		gauge("nats_server_unhealthy_streams", "Streams of this server that do not pass its health check.",
-			func(h *server.HealthStatus) float64 { return ailing(h, server.HealthzErrorStream) }),
-		gauge("nats_server_unhealthy_consumers", "Consumers of this server that do not pass its health check.",
-			func(h *server.HealthStatus) float64 { return ailing(h, server.HealthzErrorConsumer) }),
-	},
+var ailingTable = []metric[*server.HealthStatus]{
+	gauge("nats_server_unhealthy_streams", "Streams of this server that do not pass its health check.",
+		func(h *server.HealthStatus) float64 { return ailing(h, server.HealthzErrorStream) }),
+	gauge("nats_server_unhealthy_consumers", "Consumers of this server that do not pass its health check.",
+		func(h *server.HealthStatus) float64 { return ailing(h, server.HealthzErrorConsumer) }),
 }
 
 func ailing(h *server.HealthStatus, what server.HealthZErrorType) float64 {
@@ -164,48 +149,42 @@ func ailing(h *server.HealthStatus, what server.HealthZErrorType) float64 {
 // detailed reports whether all that is wrong is in Errors.
 func detailed(h *server.HealthStatus) bool { return h.Status == "ok" || len(h.Errors) > 0 }
 
-var subscriptionsTable = table[*server.SublistStats]{
-	labels: []string{"cluster", "server"},
-	metrics: []metric[*server.SublistStats]{
-		gauge("nats_server_subscription_cache_entries", "Subjects whose subscriptions are cached.",
-			func(s *server.SublistStats) float64 { return float64(s.NumCache) }),
-		gauge("nats_server_subscription_cache_hit_ratio", "Part of the messages whose subscriptions were in the cache.",
-			func(s *server.SublistStats) float64 { return s.CacheHitRate }),
-		gauge("nats_server_subscription_fanout_max", "Most subscriptions to one cached subject.",
-			func(s *server.SublistStats) float64 { return float64(s.MaxFanout) }),
-		gauge("nats_server_subscription_fanout_mean", "Mean of the subscriptions to a cached subject.",
-			func(s *server.SublistStats) float64 { return s.AvgFanout }),
-	},
+var subscriptionsTable = []metric[*server.SublistStats]{
+	gauge("nats_server_subscription_cache_entries", "Subjects whose subscriptions are cached.",
+		func(s *server.SublistStats) float64 { return float64(s.NumCache) }),
+	gauge("nats_server_subscription_cache_hit_ratio", "Part of the messages whose subscriptions were in the cache.",
+		func(s *server.SublistStats) float64 { return s.CacheHitRate }),
+	gauge("nats_server_subscription_fanout_max", "Most subscriptions to one cached subject.",
+		func(s *server.SublistStats) float64 { return float64(s.MaxFanout) }),
+	gauge("nats_server_subscription_fanout_mean", "Mean of the subscriptions to a cached subject.",
+		func(s *server.SublistStats) float64 { return s.AvgFanout }),
 }
 
 // serverTable is what Varz says beside the basic metrics.
-var serverTable = table[*server.Varz]{
-	labels: []string{"cluster", "server"},
-	metrics: slices.Concat([]metric[*server.Varz]{
-		gauge("nats_server_start_timestamp_seconds", "When the server was started.",
-			func(v *server.Varz) float64 { return timestamp(v.Start) }),
-		gauge("nats_server_config_load_timestamp_seconds", "When the configuration in use was loaded.",
-			func(v *server.Varz) float64 { return timestamp(v.ConfigLoadTime) }),
-		gauge("nats_server_cpu_ratio", "CPU time used per second of the last measurement: 1 is one core.",
-			func(v *server.Varz) float64 { return v.CPU / 100 }),
-		gauge("nats_server_gomaxprocs", "How many threads run Go code at a time.",
-			func(v *server.Varz) float64 { return positive(float64(v.MaxProcs)) }),
-		gauge("nats_server_memory_limit_bytes", "GOMEMLIMIT; absent if there is none.",
-			func(v *server.Varz) float64 { return limit(v.MemLimit) }),
-		gauge("nats_server_subscriptions", "Subscriptions of all accounts.",
-			func(v *server.Varz) float64 { return float64(v.Subscriptions) }),
-		gauge("nats_server_connections_limit", "Most clients that may be connected; absent if there is no limit.",
-			func(v *server.Varz) float64 { return limit(int64(v.MaxConn)) }),
-		gauge("nats_server_payload_limit_bytes", "Longest message that is taken.",
-			func(v *server.Varz) float64 { return limit(int64(v.MaxPayload)) }),
-		gauge("nats_server_pending_limit_bytes", "How much may wait to be sent to a client before it is a slow consumer.",
-			func(v *server.Varz) float64 { return limit(v.MaxPending) }),
-		counter("nats_server_producer_stalls_total", "How often a client was made to wait because consumers of its messages were slow.",
-			func(v *server.Varz) float64 { return float64(v.StalledClients) }),
-		counter("nats_server_pinned_account_failures_total", "Logins refused because the account's issuer is not pinned.",
-			func(v *server.Varz) float64 { return float64(v.PinnedAccountFail) }),
-	}, trafficMetrics, eventMetrics, diskMetrics, certificateMetrics),
-}
+var serverTable = slices.Concat([]metric[*server.Varz]{
+	gauge("nats_server_start_timestamp_seconds", "When the server was started.",
+		func(v *server.Varz) float64 { return timestamp(v.Start) }),
+	gauge("nats_server_config_load_timestamp_seconds", "When the configuration in use was loaded.",
+		func(v *server.Varz) float64 { return timestamp(v.ConfigLoadTime) }),
+	gauge("nats_server_cpu_ratio", "CPU time used per second of the last measurement: 1 is one core.",
+		func(v *server.Varz) float64 { return v.CPU / 100 }),
+	gauge("nats_server_gomaxprocs", "How many threads run Go code at a time.",
+		func(v *server.Varz) float64 { return positive(float64(v.MaxProcs)) }),
+	gauge("nats_server_memory_limit_bytes", "GOMEMLIMIT; absent if there is none.",
+		func(v *server.Varz) float64 { return limit(v.MemLimit) }),
+	gauge("nats_server_subscriptions", "Subscriptions of all accounts.",
+		func(v *server.Varz) float64 { return float64(v.Subscriptions) }),
+	gauge("nats_server_connections_limit", "Most clients that may be connected; absent if there is no limit.",
+		func(v *server.Varz) float64 { return limit(int64(v.MaxConn)) }),
+	gauge("nats_server_payload_limit_bytes", "Longest message that is taken.",
+		func(v *server.Varz) float64 { return limit(int64(v.MaxPayload)) }),
+	gauge("nats_server_pending_limit_bytes", "How much may wait to be sent to a client before it is a slow consumer.",
+		func(v *server.Varz) float64 { return limit(v.MaxPending) }),
+	counter("nats_server_producer_stalls_total", "How often a client was made to wait because consumers of its messages were slow.",
+		func(v *server.Varz) float64 { return float64(v.StalledClients) }),
+	counter("nats_server_pinned_account_failures_total", "Logins refused because the account's issuer is not pinned.",
+		func(v *server.Varz) float64 { return float64(v.PinnedAccountFail) }),
+}, trafficMetrics, eventMetrics, diskMetrics, certificateMetrics)
 
 var trafficMetrics = []metric[*server.Varz]{
 	messages("nats_server_messages_total", "Messages of all connections, those between servers included.", "received",

@@ -34,16 +34,23 @@ type stream struct {
 // that has led for a shorter time is right.
 type led[T any] struct {
 	detail *T
-	by     *Server
+	by     sight
 	since  time.Time
 }
 
+// sight is where something was seen: the stream of an account, as one server has it.
+type sight struct {
+	server  *Server
+	account *server.AccountDetail
+	stream  *server.StreamDetail
+}
+
 // offer takes what a server says, if it leads, and for a shorter time than the leader before.
-func (l *led[T]) offer(detail *T, c *server.ClusterInfo, by *Server) {
+func (l *led[T]) offer(detail *T, c *server.ClusterInfo, by sight) {
 	var since time.Time
 	switch {
 	case c == nil: // alone
-	case c.Leader != by.Name:
+	case c.Leader != by.server.Name:
 		return
 	case c.LeaderSince != nil:
 		since = *c.LeaderSince
@@ -54,24 +61,25 @@ func (l *led[T]) offer(detail *T, c *server.ClusterInfo, by *Server) {
 }
 
 // addStream takes what one server says of a stream, with its consumers. A consumer can have another leader than its stream.
-func (b *builder) addStream(s *Server, account string, d *server.StreamDetail) {
-	key := streamKey{server: s.Name, account: account, name: d.Name}
-	if s.Cluster != "" {
-		key.cluster, key.server = s.Cluster, ""
+func (b *builder) addStream(account string, by sight) {
+	d := by.stream
+	key := streamKey{server: by.server.Name, account: account, name: d.Name}
+	if by.server.Cluster != "" {
+		key.cluster, key.server = by.server.Cluster, ""
 	}
 	st := b.streams[key]
 	if st == nil {
 		st = &stream{consumers: map[string]*led[server.ConsumerInfo]{}}
 		b.streams[key] = st
 	}
-	st.offer(d, d.Cluster, s)
+	st.offer(d, d.Cluster, by)
 	for _, c := range d.Consumer {
 		l := st.consumers[c.Name]
 		if l == nil {
 			l = &led[server.ConsumerInfo]{}
 			st.consumers[c.Name] = l
 		}
-		l.offer(c, c.Cluster, s)
+		l.offer(c, c.Cluster, by)
 	}
 }
 
@@ -84,7 +92,7 @@ func (b *builder) addStreams() {
 		}
 		b.addConsumers(st, name)
 		if b.compat != nil {
-			b.compat.addStream(b, key, st)
+			b.compat.addStream(b, st)
 		}
 	}
 }
@@ -131,89 +139,69 @@ func unwritable(h *server.HealthStatus) map[[2]string]bool {
 	return streams
 }
 
-var copyTable = table[bool]{
-	labels: []string{"cluster", "server", "account", "stream"},
-	metrics: []metric[bool]{
-		gauge("nats_stream_write_error", "Whether the server could not write to its copy of the stream, and takes nothing more into it.", truth),
-	},
+var copyTable = []metric[bool]{
+	gauge("nats_stream_write_error", "Whether the server could not write to its copy of the stream, and takes nothing more into it.", truth),
 }
 
-var streamInfoTable = table[*server.StreamConfig]{
-	labels: []string{"cluster", "account", "stream", "discard: new, old", "leader", "raft_group", "retention: interest, limits, workqueue", "storage: file, memory"},
-	metrics: []metric[*server.StreamConfig]{
-		gauge("nats_stream_info", "Always 1; the labels say how the stream is kept, and who leads it.", one[*server.StreamConfig]),
-	},
+var streamInfoTable = []metric[*server.StreamConfig]{
+	gauge("nats_stream_info", "Always 1; the labels say how the stream is kept, and who leads it.", one[*server.StreamConfig]),
 }
 
 // streamTable is what the leader of a stream says of it.
-var streamTable = table[*server.StreamDetail]{
-	labels: []string{"cluster", "account", "stream"},
-	metrics: []metric[*server.StreamDetail]{
-		gauge("nats_stream_messages", "Messages in the stream.",
-			func(d *server.StreamDetail) float64 { return float64(d.State.Msgs) }),
-		gauge("nats_stream_bytes", "Bytes of the messages in the stream, before compression.",
-			func(d *server.StreamDetail) float64 { return float64(d.State.Bytes) }),
-		gauge("nats_stream_first_sequence", "Number of the first message.",
-			func(d *server.StreamDetail) float64 { return float64(d.State.FirstSeq) }),
-		gauge("nats_stream_last_sequence", "Number of the last message.",
-			func(d *server.StreamDetail) float64 { return float64(d.State.LastSeq) }),
-		gauge("nats_stream_first_timestamp_seconds", "When the first message was stored.",
-			func(d *server.StreamDetail) float64 { return timestamp(d.State.FirstTime) }),
-		gauge("nats_stream_last_timestamp_seconds", "When the last message was stored.",
-			func(d *server.StreamDetail) float64 { return timestamp(d.State.LastTime) }),
-		gauge("nats_stream_created_timestamp_seconds", "When the stream was made.",
-			func(d *server.StreamDetail) float64 { return timestamp(d.Created) }),
-		gauge("nats_stream_deleted", "Messages that were deleted between the first and the last.",
-			func(d *server.StreamDetail) float64 { return float64(d.State.NumDeleted) }),
-		gauge("nats_stream_lost", "Messages that were found damaged and are lost.",
-			func(d *server.StreamDetail) float64 {
-				if d.State.Lost == nil {
-					return 0
-				}
-				return float64(len(d.State.Lost.Msgs))
-			}),
-		gauge("nats_stream_subjects", "Subjects of the messages in the stream.",
-			func(d *server.StreamDetail) float64 { return float64(d.State.NumSubjects) }),
-		gauge("nats_stream_consumers", "Consumers of the stream.",
-			func(d *server.StreamDetail) float64 { return float64(d.State.Consumers) }),
-		gauge("nats_stream_direct_consumers", "Consumers by which other streams mirror or source this one.",
-			func(d *server.StreamDetail) float64 { return float64(len(d.DirectConsumer)) }),
-		gauge("nats_stream_direct_pending", "Messages that these have not been sent yet, all together.",
-			func(d *server.StreamDetail) float64 {
-				n := 0.0
-				for _, c := range d.DirectConsumer {
-					n += float64(c.NumPending)
-				}
-				return n
-			}),
-	},
+var streamTable = []metric[*server.StreamDetail]{
+	gauge("nats_stream_messages", "Messages in the stream.",
+		func(d *server.StreamDetail) float64 { return float64(d.State.Msgs) }),
+	gauge("nats_stream_bytes", "Bytes of the messages in the stream, before compression.",
+		func(d *server.StreamDetail) float64 { return float64(d.State.Bytes) }),
+	gauge("nats_stream_first_sequence", "Number of the first message.",
+		func(d *server.StreamDetail) float64 { return float64(d.State.FirstSeq) }),
+	gauge("nats_stream_last_sequence", "Number of the last message.",
+		func(d *server.StreamDetail) float64 { return float64(d.State.LastSeq) }),
+	gauge("nats_stream_first_timestamp_seconds", "When the first message was stored.",
+		func(d *server.StreamDetail) float64 { return timestamp(d.State.FirstTime) }),
+	gauge("nats_stream_last_timestamp_seconds", "When the last message was stored.",
+		func(d *server.StreamDetail) float64 { return timestamp(d.State.LastTime) }),
+	gauge("nats_stream_created_timestamp_seconds", "When the stream was made.",
+		func(d *server.StreamDetail) float64 { return timestamp(d.Created) }),
+	gauge("nats_stream_deleted", "Messages that were deleted between the first and the last.",
+		func(d *server.StreamDetail) float64 { return float64(d.State.NumDeleted) }),
+	gauge("nats_stream_lost", "Messages that were found damaged and are lost.",
+		func(d *server.StreamDetail) float64 {
+			if d.State.Lost == nil {
+				return 0
+			}
+			return float64(len(d.State.Lost.Msgs))
+		}),
+	gauge("nats_stream_subjects", "Subjects of the messages in the stream.",
+		func(d *server.StreamDetail) float64 { return float64(d.State.NumSubjects) }),
+	gauge("nats_stream_direct_consumers", "Consumers by which other streams mirror or source this one.",
+		func(d *server.StreamDetail) float64 { return float64(len(d.DirectConsumer)) }),
+	gauge("nats_stream_direct_pending", "Messages that these have not been sent yet, all together.",
+		func(d *server.StreamDetail) float64 {
+			n := 0.0
+			for _, c := range d.DirectConsumer {
+				n += float64(c.NumPending)
+			}
+			return n
+		}),
 }
 
-var streamLimitsTable = table[*server.StreamConfig]{
-	labels: []string{"cluster", "account", "stream"},
-	metrics: []metric[*server.StreamConfig]{
-		gauge("nats_stream_messages_limit", "Most messages that the stream may hold; absent if there is no limit.",
-			func(c *server.StreamConfig) float64 { return limit(c.MaxMsgs) }),
-		gauge("nats_stream_storage_limit_bytes", "Most bytes that the stream may hold; absent if there is no limit.",
-			func(c *server.StreamConfig) float64 { return limit(c.MaxBytes) }),
-		gauge("nats_stream_age_limit_seconds", "How long messages are kept; absent if there is no limit.",
-			func(c *server.StreamConfig) float64 { return positive(c.MaxAge.Seconds()) }),
-		gauge("nats_stream_consumers_limit", "Most consumers that the stream may have; absent if the stream has no limit of its own.",
-			func(c *server.StreamConfig) float64 { return limit(int64(c.MaxConsumers)) }),
-		gauge("nats_stream_replicas", "Servers that should have a copy.",
-			func(c *server.StreamConfig) float64 { return float64(max(1, c.Replicas)) }),
-	},
+var streamLimitsTable = []metric[*server.StreamConfig]{
+	gauge("nats_stream_messages_limit", "Most messages that the stream may hold; absent if there is no limit.",
+		func(c *server.StreamConfig) float64 { return limit(c.MaxMsgs) }),
+	gauge("nats_stream_storage_limit_bytes", "Most bytes that the stream may hold; absent if there is no limit.",
+		func(c *server.StreamConfig) float64 { return limit(c.MaxBytes) }),
+	gauge("nats_stream_age_limit_seconds", "How long messages are kept; absent if there is no limit.",
+		func(c *server.StreamConfig) float64 { return positive(c.MaxAge.Seconds()) }),
+	gauge("nats_stream_consumers_limit", "Most consumers that the stream may have; absent if the stream has no limit of its own.",
+		func(c *server.StreamConfig) float64 { return limit(int64(c.MaxConsumers)) }),
+	gauge("nats_stream_replicas", "Servers that should have a copy.",
+		func(c *server.StreamConfig) float64 { return float64(max(1, c.Replicas)) }),
 }
 
 var (
-	sourceTable = table[*server.StreamSourceInfo]{
-		labels:  []string{"cluster", "account", "stream", "external", "filter", "source"},
-		metrics: sourceMetrics("nats_stream_source", "source"),
-	}
-	mirrorTable = table[*server.StreamSourceInfo]{
-		labels:  []string{"cluster", "account", "stream", "external", "filter", "source"},
-		metrics: sourceMetrics("nats_stream_mirror", "mirrored stream"),
-	}
+	sourceTable = sourceMetrics("nats_stream_source", "source")
+	mirrorTable = sourceMetrics("nats_stream_mirror", "mirrored stream")
 )
 
 // sourceMetrics are what a stream says of one that it reads. A dead one may well have no lag: when it was heard of tells.
