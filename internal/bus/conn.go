@@ -58,6 +58,8 @@ type Options struct {
 	Bucket string
 	// Journals makes the stream of this connection one of journals of that name, instead of what Config says.
 	Journals string
+	// Events makes the stream of this connection one of events of that name, instead of what Config says.
+	Events string
 	// Name is how the server's monitoring calls this client, and the value of label connection of Metrics.
 	Name   string
 	Logger *slog.Logger
@@ -138,6 +140,9 @@ func Connect(o Options) (*Conn, error) {
 	}
 	if o.Journals != "" {
 		c.options.Config.Stream.Name = o.Journals
+	}
+	if o.Events != "" {
+		c.options.Config.Stream.Name = o.Events
 	}
 	options, err := c.natsOptions()
 	if err != nil {

@@ -18,8 +18,10 @@ type Message struct {
 	Sequence uint64
 	Time     time.Time // when the server stored it, by its clock
 	Payload  []byte
-	// Pending counts the messages known to follow it for this reader; 0 outside of readers.
-	Pending uint64
+	// Pending counts the messages known to follow it for this reader, and Position is behind it; both zero outside of
+	// readers.
+	Pending  uint64
+	Position Position
 }
 
 // Publish stores a message on a subject of which the last message has sequence expect, 0 for none, and returns its
@@ -28,7 +30,11 @@ type Message struct {
 // expectation.
 func (c *Conn) Publish(ctx context.Context, subject string, payload []byte, expect uint64) (uint64, error) {
 	started := time.Now()
-	sequence, err := c.publish(ctx, subject, payload, expect)
+	sequence, err := c.publish(ctx, &nats.Msg{
+		Subject: subject,
+		Data:    payload,
+		Header:  nats.Header{"Nats-Expected-Last-Subject-Sequence": {strconv.FormatUint(expect, 10)}},
+	})
 	c.metrics.published(err, time.Since(started))
 	if err != nil {
 		return 0, fmt.Errorf("publish %d bytes on %q: %w", len(payload), subject, err)
@@ -36,12 +42,8 @@ func (c *Conn) Publish(ctx context.Context, subject string, payload []byte, expe
 	return sequence, nil
 }
 
-func (c *Conn) publish(ctx context.Context, subject string, payload []byte, expect uint64) (uint64, error) {
-	answer, err := c.roundTrip(ctx, publishTime(len(payload)), &nats.Msg{
-		Subject: subject,
-		Data:    payload,
-		Header:  nats.Header{"Nats-Expected-Last-Subject-Sequence": {strconv.FormatUint(expect, 10)}},
-	})
+func (c *Conn) publish(ctx context.Context, m *nats.Msg) (uint64, error) {
+	answer, err := c.roundTrip(ctx, publishTime(len(m.Data)), m)
 	c.countUnanswered(err)
 	if err != nil {
 		if hadNoEffect(err) {
@@ -49,7 +51,7 @@ func (c *Conn) publish(ctx context.Context, subject string, payload []byte, expe
 		}
 		return 0, fmt.Errorf("%w: %w", ErrDoubtful, err)
 	}
-	return parseAck(subject, answer.Data)
+	return parseAck(m.Subject, answer.Data)
 }
 
 // publishTime is how long the answer to a publish may take.

@@ -357,10 +357,11 @@ func (r *run) take(ctx context.Context, raw *nats.Msg) (bool, error) {
 	if end > 0 && m.Sequence > end {
 		return true, errEndReached
 	}
+	m.Position = Position{Created: r.created, Sequence: m.Sequence, Checksum: m.checksum()}
 	if err := r.options.Handle(*m); err != nil {
 		return true, &handlerError{sequence: m.Sequence, err: err}
 	}
-	r.setPosition(Position{Created: r.created, Sequence: m.Sequence, Checksum: m.checksum()})
+	r.setPosition(m.Position)
 	r.owed = 0
 	r.reads()
 	r.conn.metrics.readerMessages.Inc()

@@ -89,6 +89,9 @@ func (c *Conn) wantedStream() jetstream.StreamConfig {
 	if c.options.Journals != "" {
 		return c.wantedJournals()
 	}
+	if c.options.Events != "" {
+		return c.wantedEvents()
+	}
 	return jetstream.StreamConfig{
 		Name:        cfg.Name,
 		Description: "Thalweg frames",
@@ -126,7 +129,7 @@ func differences(have, want *jetstream.StreamConfig) []string {
 // isCopy reports whether the server fills the stream from others.
 func isCopy(c *jetstream.StreamConfig) bool { return c.Mirror != nil || len(c.Sources) > 0 }
 
-// capturesAll reports whether one of the subjects covers everything that wanted, which ends in >, does.
+// capturesAll reports whether one of the subjects covers everything that wanted, which ends in a wildcard, does.
 func capturesAll(subjects []string, wanted string) bool {
 	return slices.ContainsFunc(subjects, func(s string) bool {
 		have, want := strings.Split(s, "."), strings.Split(wanted, ".")
@@ -140,7 +143,7 @@ func capturesAll(subjects []string, wanted string) bool {
 				return false
 			}
 		}
-		return false
+		return len(have) == len(want)
 	})
 }
 

@@ -168,6 +168,21 @@ func (r Root) ParseControl(subject string) (site string, err error) {
 // Events is the subject of a site's events.
 func (r Root) Events(site string) string { return r.under("events") + site }
 
+// ParseEvents is the inverse of Events and of AllEvents, of which the site is "".
+func (r Root) ParseEvents(subject string) (site string, err error) {
+	site, ok := strings.CutPrefix(subject, r.under("events"))
+	switch {
+	case !ok:
+		return "", fmt.Errorf("parse subject %q: not one of events of root %q", subject, string(r))
+	case site == "*":
+		return "", nil
+	}
+	if err := ValidSite(site); err != nil {
+		return "", fmt.Errorf("parse subject %q: %w", subject, err)
+	}
+	return site, nil
+}
+
 // Hubs is the subject on which hubs tell each other that they are there. Sites do not reach it.
 func (r Root) Hubs() string { return string(r) + "." + version + ".hubs" }
 

@@ -230,7 +230,7 @@ func (c *Config) Embedded() *natsd.Config {
 	if c.NATS.Embedded != nil {
 		return c.NATS.Embedded
 	}
-	used := c.Edge != nil && c.Edge.NATS == nil || c.Hub != nil && c.Hub.NATS == nil
+	used := c.Edge != nil && c.Edge.NATS == nil || c.Hub != nil && c.Hub.NATS == nil || c.Gateway != nil && c.Gateway.NATS != nil && c.Hub == nil
 	if !used || len(c.NATS.Client.URLs) > 0 {
 		return nil
 	}

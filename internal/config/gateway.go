@@ -2,8 +2,10 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 
+	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/events"
 )
 
@@ -34,4 +36,35 @@ func LoadGateway(file, dataDir string, change func(*events.Config) error) (*Conf
 		return nil, err
 	}
 	return &c, c.Validate()
+}
+
+// EventsSubject is the subject of the events that the gateway takes from NATS.
+func (c *Config) EventsSubject() string {
+	root := c.eventsRoot()
+	switch {
+	case c.Gateway.NATS.Subject != "":
+		return c.Gateway.NATS.Subject
+	case c.Edge != nil && c.Hub == nil:
+		return root.Events(c.Site)
+	}
+	return root.AllEvents()
+}
+
+func (c *Config) eventsRoot() bus.Root {
+	if c.Hub != nil {
+		return bus.Root(c.HubClient().SubjectRoot)
+	}
+	return bus.Root(c.NATS.Client.SubjectRoot)
+}
+
+// validateEvents finds what is wrong about events from NATS.
+func (c *Config) validateEvents() error {
+	if c.Gateway.NATS == nil {
+		return nil
+	}
+	root := c.eventsRoot()
+	if _, err := root.ParseEvents(c.EventsSubject()); err != nil {
+		return fmt.Errorf("nats.subject: %q is neither %s, for all sites, nor %s", c.Gateway.NATS.Subject, root.AllEvents(), root.Events("SITE"))
+	}
+	return nil
 }

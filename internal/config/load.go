@@ -273,6 +273,7 @@ func (c *Config) Validate() error {
 	}
 	if c.Gateway != nil {
 		report("gateway", c.Gateway.Validate())
+		report("gateway", c.validateEvents())
 	}
 	return inOrder(found)
 }

@@ -218,26 +218,6 @@ func TestNeedsRestart(t *testing.T) {
 		"nats.embedded.listen", "nats.stream.replicas")
 }
 
-func TestEveryLaterKeyIsRefused(t *testing.T) {
-	for _, key := range append([]string{"edge.anonymise"}, later...) {
-		// site a, and section by section down to the key
-		parts := strings.Split(strings.ReplaceAll(key, "*", "b"), ".")
-		doc := "1"
-		for i := len(parts) - 1; i >= 0; i-- {
-			doc = "{" + parts[i] + ": " + doc + "}"
-		}
-		_, err := Parse([]byte(doc))
-		if err == nil {
-			t.Errorf("%s is accepted", key)
-			continue
-		}
-		refused := strings.Contains(err.Error(), "is not available in this version")
-		if want := key != "edge.anonymise"; refused != want {
-			t.Errorf("%s: %v", key, err)
-		}
-	}
-}
-
 func TestSecretsAreNotShown(t *testing.T) {
 	_, err := Parse([]byte(`{site: a, edge: {}, nats: {urls: ["nats://me:hunter2@host", "http://me:hunter2@host", "nats://me:hunter2@%zz"], proxy_url: "ftp://me:hunter2@x"}}`))
 	if err == nil || strings.Contains(err.Error(), "hunter2") {

@@ -9,12 +9,6 @@ import (
 	"strings"
 )
 
-// later lists keys of the contract that this version does not have. They are refused rather than ignored, so that
-// nobody believes to be protected by a limit that is not there.
-var later = []string{
-	"gateway.nats",
-}
-
 // elsewhere explains keys that people bring along from Prometheus.
 var elsewhere = map[string]string{
 	"scrape_configs":              "it stands under edge here",
@@ -38,9 +32,6 @@ var elsewhere = map[string]string{
 
 // unknownKey says what is wrong with a key that does not exist, and what may have been meant.
 func unknownKey(a at, keys map[string]reflect.Type) error {
-	if slices.Contains(later, a.pattern) {
-		return errors.New("is not available in this version")
-	}
 	if hint := elsewhere[a.pattern]; hint != "" {
 		return fmt.Errorf("unknown key: %s", hint)
 	}

@@ -20,8 +20,8 @@ var errState = errors.New("a record cannot be understood")
 type position struct {
 	// Of the Redis list: claims before low are deleted, those before seq are done, and of seq itself offset elements.
 	low, seq, offset uint64
-	// streams have the number of the last message that was taken, by the name of the stream.
-	streams map[string]uint64
+	// streams have the last message that was looked at, by the name of the stream.
+	streams map[string]StreamPosition
 }
 
 // state is everything that a restart does not forget.
@@ -81,8 +81,11 @@ func (p *position) append(dst []byte) []byte {
 	for _, n := range []uint64{p.low, p.seq, p.offset, uint64(len(p.streams))} {
 		dst = binary.AppendUvarint(dst, n)
 	}
-	for name, n := range p.streams {
-		dst = binary.AppendUvarint(appendString(dst, name), n)
+	for name, at := range p.streams {
+		dst = binary.AppendVarint(appendString(dst, name), at.Created)
+		dst = binary.AppendUvarint(dst, at.Sequence)
+		dst = binary.AppendUvarint(dst, uint64(at.Checksum))
+		dst = binary.AppendVarint(dst, at.Stored)
 	}
 	return dst
 }
@@ -245,10 +248,12 @@ func (s *state) restored(now int64) {
 
 func (p *position) decode(d *decoder) {
 	p.low, p.seq, p.offset = d.uvarint(), d.uvarint(), d.uvarint()
-	p.streams = map[string]uint64{}
-	for range d.length(2) {
+	p.streams = map[string]StreamPosition{}
+	for range d.length(5) {
 		name := d.string()
-		p.streams[name] = d.uvarint()
+		p.streams[name] = StreamPosition{
+			Created: d.varint(), Sequence: d.uvarint(), Checksum: uint32(d.uvarint()), Stored: d.varint(),
+		}
 	}
 }
 

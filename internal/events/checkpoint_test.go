@@ -316,28 +316,6 @@ func TestTakeIsDurable(t *testing.T) {
 	x.crash()
 }
 
-func TestStreams(t *testing.T) {
-	dir := t.TempDir()
-	x := open(t, dir, nil)
-	for n := uint64(1); n <= 3; n++ {
-		x.Deliver("THALWEG_EVENTS", n, []byte(`{"name":"a","value":1}`))
-	}
-	if n := x.Delivered("THALWEG_EVENTS"); n != 0 {
-		t.Errorf("%d are acknowledged that are nowhere", n)
-	}
-	x.save()
-	x.Deliver("THALWEG_EVENTS", 4, []byte(`{"name":"a","value":1}`))
-	x.crash()
-	x = open(t, dir, nil)
-	for n := uint64(2); n <= 5; n++ { // delivered again
-		x.Deliver("THALWEG_EVENTS", n, []byte(`{"name":"a","value":1}`))
-	}
-	if x.Delivered("THALWEG_EVENTS") != 3 || x.dump() != "a 5" {
-		t.Errorf("%s, delivered %d", x.dump(), x.Delivered("THALWEG_EVENTS"))
-	}
-	x.crash()
-}
-
 func FuzzRestore(f *testing.F) {
 	x := open(f, f.TempDir(), nil)
 	x.feed(everyKind...)

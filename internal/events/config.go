@@ -22,6 +22,8 @@ type Config struct {
 	TLSServerConfig web.TLSConfig `yaml:"tls_server_config"`
 	// Take events from a list of a Redis server.
 	Redis *RedisConfig `yaml:"redis"`
+	// Take events from NATS, as they are published to SUBJECT_ROOT.v1.events.SITE.
+	NATS *NATSConfig `yaml:"nats"`
 	// Take events from POST /api/v1/events.
 	HTTP bool `yaml:"http"`
 	// Origins of web pages that may post events, or "*" for all of them.
@@ -34,6 +36,14 @@ type Config struct {
 	Limits Limits `yaml:"limits"`
 	// How long a series is kept after its last event. The field ttl of an event overrides it. 0s: for ever.
 	TTL model.Duration `yaml:"ttl"`
+}
+
+// NATSConfig says which events are taken from NATS. Where NATS is, what stands at the hub of the process says or, without
+// one, the top-level nats.
+type NATSConfig struct {
+	// SUBJECT_ROOT.v1.events.SITE for one site, with * for all of them. Empty: all of them or, in a process that is an edge
+	// and no hub, its own site.
+	Subject string `yaml:"subject"`
 }
 
 // Limits bound what is kept. Events that would go beyond them are dropped and counted.
@@ -134,6 +144,9 @@ func (c *Config) Validate() error {
 	if c.Redis != nil {
 		if err := c.Redis.Validate(); err != nil {
 			errs = append(errs, err)
+		}
+		if c.Redis.Replicas && c.NATS != nil {
+			fail("nats: replicas have their sums in Redis, and take events from there and by HTTP; run another gateway for those of NATS")
 		}
 	}
 	return errors.Join(errs...)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -57,6 +58,8 @@ type Gateway struct {
 
 	// replaying is set as long as events may not count that counted before a crash.
 	replaying atomic.Bool
+	// rereading is the same of events of a stream.
+	rereading atomic.Bool
 
 	mu      sync.Mutex
 	state   *state
@@ -73,6 +76,7 @@ type Gateway struct {
 	standby bool     // another replica takes the events, or will
 	replica *replica // nil: this gateway is none
 	terms   terms    // of its lease
+	streams []*Stream
 }
 
 // commit is what waits for the next record.
@@ -113,6 +117,7 @@ func Open(o Options) (*Gateway, error) {
 	g.state.restored(o.Now().UnixMilli())
 	g.durable = g.state.position.clone()
 	g.replaying.Store(!g.state.clean && g.state.position.seq > 0 && o.Config.Redis != nil)
+	g.rereading.Store(!g.state.clean && len(g.state.position.streams) > 0 && o.Config.NATS != nil)
 	g.state.clean, g.changed = false, true
 	if o.Sink != nil {
 		source := &series.Source{
@@ -127,7 +132,7 @@ func Open(o Options) (*Gateway, error) {
 func (g *Gateway) begin() {
 	g.state = &state{
 		aggregate: newAggregate(&g.options.Config, g.meta.names(), g.options.Now().UnixMilli()), clean: true,
-		position: position{streams: map[string]uint64{}},
+		position: position{streams: map[string]StreamPosition{}},
 	}
 }
 
@@ -174,6 +179,9 @@ func (g *Gateway) work(ctx context.Context, take func(ctx context.Context)) erro
 	if take != nil {
 		tasks.Go(func() { take(ctx) })
 	}
+	for _, s := range g.streams {
+		tasks.Go(func() { s.run(ctx) })
+	}
 	tasks.Go(func() { g.tick(ctx) })
 	g.write(ctx)
 	tasks.Wait()
@@ -182,7 +190,7 @@ func (g *Gateway) work(ctx context.Context, take func(ctx context.Context)) erro
 	}
 	g.mu.Lock()
 	g.stopped = true
-	g.state.clean, g.changed = !g.replaying.Load(), true
+	g.state.clean, g.changed = !g.behind(), true
 	g.mu.Unlock()
 	if err := g.checkpoint(); err != nil {
 		return fmt.Errorf("stop event gateway: %w", err)
@@ -217,7 +225,7 @@ func (g *Gateway) tick(ctx context.Context) {
 func (g *Gateway) expire(now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.trouble != "" || g.replaying.Load() {
+	if g.amiss() != "" || g.behind() {
 		return
 	}
 	if n := g.state.expire(now.UnixMilli()); n > 0 {
@@ -361,29 +369,6 @@ func (g *Gateway) Take(ctx context.Context, payload []byte) (Outcome, error) {
 	return o, g.await(ctx)
 }
 
-// Deliver applies message number n of a stream, unless it has been. Messages come in the order of their numbers, which are
-// not 0. It does not wait until they are durable: see Delivered.
-func (g *Gateway) Deliver(stream string, n uint64, payload []byte) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if n <= g.state.position.streams[stream] {
-		return
-	}
-	var o Outcome
-	taken := g.apply(payload, int(g.state.limits.EventBytes), g.options.Now().UnixMilli(), &o)
-	g.account(taken, &o)
-	g.state.position.streams[stream] = n
-	g.changed = true
-}
-
-// Delivered returns the last message of a stream that will count whatever happens: it and those before it can be
-// acknowledged, and reading goes on behind it after a restart.
-func (g *Gateway) Delivered(stream string) uint64 {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.durable.streams[stream]
-}
-
 // account counts events.
 func (g *Gateway) account(taken int, o *Outcome) {
 	g.metrics.taken.Add(float64(taken))
@@ -466,10 +451,7 @@ func (o *Outcome) dropped() (n int) {
 
 func (p *position) clone() position {
 	c := *p
-	c.streams = make(map[string]uint64, len(p.streams))
-	for name, n := range p.streams {
-		c.streams[name] = n
-	}
+	c.streams = maps.Clone(p.streams)
 	return c
 }
 
@@ -482,13 +464,16 @@ func (g *Gateway) unseen() string {
 		return ""
 	case g.replica != nil && !g.replica.lease.valid():
 		return "another replica may have taken over, of which Redis tells nothing"
-	case g.replaying.Load() && g.trouble != "":
-		return "events that had been taken before a crash cannot be read again yet: " + g.trouble
-	case g.replaying.Load():
+	case g.behind() && g.amiss() != "":
+		return "events that had been taken before a crash cannot be read again yet: " + g.amiss()
+	case g.behind():
 		return "events that had been taken before a crash are being read again"
 	}
 	return ""
 }
+
+// behind reports whether events may not count that counted before a crash.
+func (g *Gateway) behind() bool { return g.replaying.Load() || g.rereading.Load() }
 
 // setSource says why no events can be taken from where they come; "" if they can.
 func (g *Gateway) setSource(trouble string) {
@@ -498,14 +483,27 @@ func (g *Gateway) setSource(trouble string) {
 	g.report()
 }
 
+// amiss says why no events can be taken from somewhere; "" if there is no reason. It is called with mu.
+func (g *Gateway) amiss() string {
+	if g.trouble != "" {
+		return g.trouble
+	}
+	for _, s := range g.streams {
+		if trouble := cmp.Or(s.unread, s.unclaimed); trouble != "" {
+			return "no events can be taken from NATS: " + trouble
+		}
+	}
+	return ""
+}
+
 // report tells the condition how things are. It is called with mu.
 func (g *Gateway) report() {
 	c := g.options.Condition
 	switch {
 	case c == nil:
-	case g.trouble != "":
-		trouble := g.trouble
-		if g.replaying.Load() && !g.standby {
+	case g.amiss() != "":
+		trouble := g.amiss()
+		if g.behind() && !g.standby {
 			trouble += "; until then nothing is shown, for events that had been taken before a crash are not read again yet"
 		}
 		c.NotReady(trouble)

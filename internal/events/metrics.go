@@ -14,6 +14,9 @@ type metrics struct {
 	claims     prometheus.Counter
 	holds      prometheus.Gauge
 	takeovers  prometheus.Counter
+	// Of a stream.
+	streamClaims prometheus.Counter
+	streamLost   prometheus.Counter
 }
 
 // result of a request with events. The set is closed.
@@ -55,6 +58,9 @@ func newMetrics() *metrics {
 			Name: "thalweg_events_redis_lease", Help: "Whether this gateway may take events from Redis. Of replicas, one may.",
 		}),
 		takeovers: counter("redis_leases_total", "How often this gateway began to take events from Redis."),
+
+		streamClaims: counter("stream_claims_total", "Claims of messages of the NATS stream of events."),
+		streamLost:   counter("stream_lost_messages_total", "Messages that the NATS stream of events dropped before a gateway had read them."),
 	}
 	for _, r := range Reasons() {
 		m.dropped[r] = m.droppedVec.WithLabelValues(string(r))
@@ -66,7 +72,7 @@ func newMetrics() *metrics {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.taken, m.droppedVec, m.expired, m.rowErrors, m.requests, m.redisUp, m.redisFails, m.claims, m.holds, m.takeovers}
+	return []prometheus.Collector{m.taken, m.droppedVec, m.expired, m.rowErrors, m.requests, m.redisUp, m.redisFails, m.claims, m.holds, m.takeovers, m.streamClaims, m.streamLost}
 }
 
 var (

@@ -18,7 +18,8 @@ import (
 // gatewayRole aggregates events. Beside an edge its rows are those of one more source of the site.
 type gatewayRole struct {
 	gateway  *events.Gateway
-	listener *web.Server // nil: on the web listener alone
+	listener *web.Server  // nil: on the web listener alone
+	reader   *eventReader // nil: no events are taken from NATS
 	log      *telemetry.Log
 }
 
@@ -36,6 +37,11 @@ func (n *Node) newGateway(handlers map[string]http.Handler) (_ *gatewayRole, err
 	}
 	if r.gateway, err = events.Open(options); err != nil {
 		return nil, err
+	}
+	if c.NATS != nil {
+		if r.reader, err = n.newEventReader(r.gateway); err != nil {
+			return nil, errors.Join(err, r.gateway.Close())
+		}
 	}
 	if c.ListenAddress != "" {
 		r.listener, err = web.NewBare(web.BareOptions{

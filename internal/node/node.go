@@ -280,6 +280,9 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.gateway != nil {
 		before(stage("event gateway", n.gateway.gateway.Run))
 		before(stage("listener of the event gateway", n.gateway.serve))
+		if n.gateway.reader != nil {
+			before(stage("events from NATS", n.gateway.reader.run))
+		}
 	}
 	if n.edge != nil {
 		before(stage("scrape", n.edge.scrape.Run))
