@@ -37,38 +37,47 @@ type Exporter struct {
 	targets  []*target
 	labelled bool // whether the basic metrics of targets name their server
 	history  *history
+	wire     *wireCounter // nil where the kernel does not count
 	log      *telemetry.Repeats
 }
 
 // repeatEvery is how often the same is logged of a target that stays as it is.
 const repeatEvery = 5 * time.Minute
 
-// New returns an Exporter. It connects when it is run or scraped; servers need not be there.
+// New returns an Exporter, which is to be run. It connects when it is run or scraped; servers need not be there. Bytes on
+// the wire of the embedded server are counted from here on.
 func New(o Options) (*Exporter, error) {
 	now := o.Now
 	if now == nil {
 		now = time.Now
 	}
-	e := &Exporter{config: o.Config, history: newHistory(), log: telemetry.NewRepeats(o.Logger, repeatEvery)}
 	compat, limits := o.Config.Compat != "", defaultLimits()
-	add := func(r Reader) *target {
-		return newTarget(r, compat, limits, func(*Server) *Wire { return nil }, e.log)
+	var readers []Reader
+	for i, c := range o.Config.Servers {
+		r, err := newHTTPReader(c, compat, limits, now)
+		if err != nil {
+			return nil, fmt.Errorf("servers[%d]: %w", i, err)
+		}
+		readers = append(readers, r)
 	}
+	for _, c := range o.Config.System {
+		readers = append(readers, newSystemReader(c, compat, limits, o.Logger, now))
+	}
+
+	wire, err := newWireCounter(o.Logger)
+	if err != nil {
+		o.Logger.Info("bytes on the wire are estimated", "err", err)
+	}
+	e := &Exporter{config: o.Config, history: newHistory(), wire: wire, log: telemetry.NewRepeats(o.Logger, repeatEvery)}
+	add := func(r Reader) *target { return newTarget(r, compat, limits, wire.of(r), e.log) }
 	if o.Embedded != nil {
 		e.embedded = []*target{add(newEmbeddedReader(o.Embedded, o.StoreDir, compat, limits, now))}
 		if o.Config.Embedded {
 			e.targets = append(e.targets, e.embedded...)
 		}
 	}
-	for i, c := range o.Config.Servers {
-		r, err := newHTTPReader(c, compat, limits, now)
-		if err != nil {
-			return nil, fmt.Errorf("servers[%d]: %w", i, err)
-		}
+	for _, r := range readers {
 		e.targets = append(e.targets, add(r))
-	}
-	for _, c := range o.Config.System {
-		e.targets = append(e.targets, add(newSystemReader(c, compat, limits, o.Logger, now)))
 	}
 	e.labelled = len(e.targets) != 1 || len(o.Config.System) > 0
 	return e, nil
@@ -77,6 +86,9 @@ func New(o Options) (*Exporter, error) {
 // Run counts bytes on the wire and keeps connections to system accounts, until ctx ends.
 func (e *Exporter) Run(ctx context.Context) error {
 	var running sync.WaitGroup
+	if e.wire != nil {
+		running.Go(func() { e.wire.run(ctx) })
+	}
 	for _, t := range e.targets {
 		if r, ok := t.reader.(interface{ run(context.Context) error }); ok {
 			running.Go(func() {
@@ -109,7 +121,7 @@ func (e *Exporter) Handler() http.Handler { return e.handler(e.targets, e.labell
 func (e *Exporter) EmbeddedHandler() http.Handler { return e.handler(e.embedded, false) }
 
 // Metrics of the exporter itself.
-func (e *Exporter) Metrics() []prometheus.Collector { return nil }
+func (e *Exporter) Metrics() []prometheus.Collector { return e.wire.metrics() }
 
 // handler offers no OpenMetrics: it would take the type of counters whose names do not end in _total, as those of the basic
 // metrics do not.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/thalweg/thalweg/internal/telemetry"
 )
 
 // readerFunc is a Reader that does as told.
@@ -30,15 +32,13 @@ type named struct {
 
 func (n named) Name() string { return n.name }
 
-// exporterOf reads what it is given.
+// exporterOf reads what it is given. It has no sockets, so that it can live in a bubble.
 func exporterOf(t *testing.T, readers ...Reader) *Exporter {
 	t.Helper()
-	e, err := New(Options{Config: Config{}, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
-	if err != nil {
-		t.Fatal(err)
-	}
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	e := &Exporter{labelled: true, history: newHistory(), log: telemetry.NewRepeats(log, repeatEvery)}
 	for _, r := range readers {
-		e.targets = append(e.targets, newTarget(r, false, defaultLimits(), func(*Server) *Wire { return nil }, e.log))
+		e.targets = append(e.targets, newTarget(r, false, defaultLimits(), e.wire.of(r), e.log))
 	}
 	return e
 }
@@ -100,7 +100,6 @@ func TestSlowTargetsCostOnlyTheirOwn(t *testing.T) {
 			named{readerFunc(func(ctx context.Context) ([]*Server, error) { <-ctx.Done(); return nil, ctx.Err() }), "slow"},
 			named{readerFunc(func(context.Context) ([]*Server, error) { <-release; return nil, nil }), "hung"},
 		)
-		e.labelled = true
 		begin := time.Now()
 		got := scrape(t, e.Handler(), "X-Prometheus-Scrape-Timeout-Seconds", "3")
 		if took := time.Since(begin); took >= 3*time.Second {
@@ -257,11 +256,7 @@ func TestWhoIsLabelled(t *testing.T) {
 		},
 	} {
 		for i, o := range configs {
-			o.Logger = slog.New(slog.DiscardHandler)
-			e, err := New(o)
-			if err != nil {
-				t.Fatal(err)
-			}
+			e := exporterFor(t, o.Embedded, o.Config)
 			if e.labelled != want {
 				t.Errorf("%v, case %d: labelled is %v", want, i, e.labelled)
 			}
@@ -272,13 +267,7 @@ func TestWhoIsLabelled(t *testing.T) {
 // TestOnlyTheEmbeddedServer is what its own listener serves, whatever else is read.
 func TestOnlyTheEmbeddedServer(t *testing.T) {
 	s := startServer(t, "")
-	e, err := New(Options{
-		Config:   Config{Servers: []ServerConfig{{URL: "http://127.0.0.1:1"}}},
-		Embedded: s, Logger: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := exporterFor(t, s, Config{Servers: []ServerConfig{{URL: "http://127.0.0.1:1"}}})
 	expectLines(t, scrape(t, e.EmbeddedHandler()), `nats_up{target="embedded"} 1`)
 	families, err := e.EmbeddedGatherer().Gather()
 	if err != nil || len(families) == 0 {

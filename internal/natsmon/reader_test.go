@@ -1,8 +1,10 @@
 package natsmon
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
@@ -97,12 +99,19 @@ func readOne(t testing.TB, r Reader) *Server {
 	return servers[0]
 }
 
-// exporterFor is an Exporter as a user would configure it.
+// exporterFor runs an Exporter as a user would configure it.
 func exporterFor(t testing.TB, embedded *server.Server, c Config) *Exporter {
 	t.Helper()
 	e, err := New(Options{Config: c, Embedded: embedded, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = e.Run(ctx) }) // has no errors
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+	})
 	return e
 }
