@@ -17,7 +17,9 @@ type Config struct {
 	// set.
 	Listen string `yaml:"listen"`
 	// File in the syntax of nats-server, for what has no key here (cluster, leafnodes, websocket, ...). Unknown
-	// settings in it are errors; where both say something, this configuration wins.
+	// settings in it are errors; where both say something, this configuration wins. One block is not of nats-server:
+	// metrics { port: 9100 } serves metrics of the server at /metrics on that port, of all addresses unless it has a host,
+	// too.
 	ConfigFile string `yaml:"config_file"`
 	// TLS of the listener, as in Prometheus' web configuration. Without cert_file the listener is plain text.
 	TLSServerConfig web.TLSConfig `yaml:"tls_server_config"`

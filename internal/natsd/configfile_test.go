@@ -80,12 +80,12 @@ func TestMetricsBlock(t *testing.T) {
 func TestFileWithMetricsBlock(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "nats.conf")
 	write(t, file, "metrics { port: 9100, host: localhost }\nmax_payload: 2MB\njetstream { domain: sea }\n")
-	server := bustest.NewServer(t, func(o *natsd.Options) { o.Config.ConfigFile = file })
+	server := bustest.NewServer(t, func(o *natsd.Options) { o.Config.ConfigFile, o.Name = file, "ship" })
 	if got := server.MetricsAddress(); got != "localhost:9100" {
 		t.Errorf("metrics at %q", got)
 	}
 	varz, err := server.NATS().Varz(nil)
-	if err != nil || varz.MaxPayload != 2<<20 || varz.JetStream.Config.Domain != "sea" {
+	if err != nil || varz.Name != "ship" || varz.MaxPayload != 2<<20 || varz.JetStream.Config.Domain != "sea" {
 		t.Errorf("%+v, %v", varz, err)
 	}
 	if got := server.StoreDir(); got != server.Options.StoreDir {

@@ -35,6 +35,8 @@ const (
 // Options of a server.
 type Options struct {
 	Config Config
+	// Name of the server where config_file gives it none, so that it keeps one over restarts. Default: a random one.
+	Name string
 	// StoreDir belongs to this server alone.
 	StoreDir string
 	// Root and Stream name the subjects that cross between the accounts; the stream's max_bytes reserves space.
@@ -212,6 +214,7 @@ func override(options *server.Options, o *Options) error {
 	}
 	options.Host = host
 	options.DontListen = false
+	options.ServerName = cmp.Or(options.ServerName, o.Name)
 	if t := o.Config.TLSServerConfig; t.IsEnabled() {
 		if o.Config.Auth.MTLS {
 			t.ClientAuth = cmp.Or(t.ClientAuth, "VerifyClientCertIfGiven") // sites may have keys instead

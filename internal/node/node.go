@@ -173,7 +173,7 @@ func (n *Node) startServer() error {
 	}
 	condition := n.health.Condition("nats")
 	server, err := natsd.Start(natsd.Options{
-		Config: *embedded, StoreDir: filepath.Join(c.DataDir, "nats"), Root: bus.Root(c.NATS.Client.SubjectRoot),
+		Config: *embedded, Name: c.Site, StoreDir: filepath.Join(c.DataDir, "nats"), Root: bus.Root(c.NATS.Client.SubjectRoot),
 		Stream: c.NATS.Client.Stream, Logger: n.log.With("component", "nats"),
 		Report: func(problem string) {
 			if problem == "" {
