@@ -46,7 +46,10 @@ type Client struct {
 }
 
 // identities are the names that Puppet takes for a certificate; none of them hides a file or leaves a directory.
-var identities = regexp.MustCompile(`\A[a-z0-9_-][a-z0-9._-]{0,254}\z`)
+var identities = regexp.MustCompile(`\A[a-z0-9_-][a-z0-9._-]*\z`)
+
+// maxIdentity is checked apart of the expression, which would be compiled into as many copies at every start.
+const maxIdentity = 255
 
 // Validate says what is wrong with the fields.
 func (c *Client) Validate() error {

@@ -42,7 +42,7 @@ func (l Layout) Validate() error {
 	if l.Dir == "" {
 		return errors.New("ssl directory is missing")
 	}
-	if !identities.MatchString(l.Identity) {
+	if len(l.Identity) > maxIdentity || !identities.MatchString(l.Identity) {
 		return fmt.Errorf("identity %q is not one to 255 of a-z, 0-9, dot, _ and -, as Puppet wants it", l.Identity)
 	}
 	return nil

@@ -11,8 +11,11 @@ import (
 // tokens has the name behind each token, by a hash: comparing two of them tells nothing about either.
 type tokens map[[sha256.Size]byte]string
 
-// senderName is what a sender, and a site, may be called.
-var senderName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+// senderName is what a sender, and a site, may be called. It has maxName characters at most.
+var senderName = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+
+// maxName is checked apart of the expression, which would be compiled into as many copies at every start.
+const maxName = 64
 
 // readTokens reads a file of lines "NAME TOKEN". Its errors quote no token.
 func readTokens(path string) (tokens, error) {
@@ -22,7 +25,7 @@ func readTokens(path string) (tokens, error) {
 }
 
 func (t tokens) add(name, token string) error {
-	if !senderName.MatchString(name) {
+	if len(name) > maxName || !senderName.MatchString(name) {
 		return fmt.Errorf("name %q is not 1 to 64 letters, digits, _ and -", name)
 	}
 	hash := sha256.Sum256([]byte(token))

@@ -95,7 +95,10 @@ func (c *Config) OutputName() string {
 	return strings.Trim(notInName.ReplaceAllString(c.Prometheus.URL.Host, "_"), "_")
 }
 
-var outputName = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,64}$`)
+var outputName = regexp.MustCompile(`^[A-Za-z0-9_.:-]+$`)
+
+// maxOutputName is checked apart of the expression, which would be compiled into as many copies at every start.
+const maxOutputName = 64
 
 // Validate reports everything that is wrong, each error beginning with the key. It fills in what Prometheus fills in when
 // it validates.
@@ -104,7 +107,7 @@ func (c *Config) Validate() error {
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if u := c.Prometheus.URL; u == nil || u.URL == nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		fail("url: is not an http:// or https:// URL")
-	} else if n := c.OutputName(); !outputName.MatchString(n) {
+	} else if n := c.OutputName(); len(n) > maxOutputName || !outputName.MatchString(n) {
 		fail("name: %q is not 1 to 64 letters, digits, _, ., : and -", n)
 	}
 	for i, rule := range c.Prometheus.WriteRelabelConfigs {

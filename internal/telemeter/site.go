@@ -15,15 +15,18 @@ const maxID = maxLabelBytes
 // hashedPrefix begins the names of sites that stand for ids which are no such names.
 const hashedPrefix = "x-"
 
+// maxSiteName is checked apart of the expression, which would be compiled into as many copies at every start.
+const maxSiteName = 64
+
 var (
-	siteName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+	siteName = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 	hashing  = base32.StdEncoding.WithPadding(base32.NoPadding)
 )
 
 // SiteOf is the name of the site as which a client pushes: its id, or a hash where that cannot be a part of a subject or
 // looks like a hash. The id itself travels as a label.
 func SiteOf(id string) string {
-	if siteName.MatchString(id) && !strings.HasPrefix(id, hashedPrefix) {
+	if len(id) <= maxSiteName && siteName.MatchString(id) && !strings.HasPrefix(id, hashedPrefix) {
 		return id
 	}
 	sum := sha256.Sum256([]byte(id))
