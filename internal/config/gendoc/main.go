@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/relabel"
 
+	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/config"
 	"github.com/thalweg/thalweg/internal/hub"
 )
@@ -201,7 +202,7 @@ func (g *generator) rows(path string, v reflect.Value, sections *[]nested) {
 		}
 		link := func(kind string) { g.row(name, fmt.Sprintf("[%s](#%s)", kind, anchor(inside)), "", about) }
 		switch {
-		case name == "nats" && path != "":
+		case inner == reflect.TypeFor[bus.Config]():
 			g.row(name, "[section](#nats)", "", about)
 		case inner.Kind() == reflect.Struct && strings.HasPrefix(inner.PkgPath(), modulePath):
 			link("section")
