@@ -116,7 +116,7 @@ func Open(o Options) (*Gateway, error) {
 	g.damaged = g.checkpoints.damaged
 	g.state.restored(o.Now().UnixMilli())
 	g.durable = g.state.position.clone()
-	g.replaying.Store(!g.state.clean && g.state.position.seq > 0 && o.Config.Redis != nil)
+	g.replaying.Store(!g.state.clean && o.Config.Redis != nil)
 	g.rereading.Store(!g.state.clean && len(g.state.position.streams) > 0 && o.Config.NATS != nil)
 	g.state.clean, g.changed = false, true
 	if o.Sink != nil {

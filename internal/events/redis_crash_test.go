@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -169,4 +170,89 @@ func TestRedisKilled(t *testing.T) {
 	if r.replaying.Load() {
 		t.Error("the replay has no end")
 	}
+}
+
+// Of two gateways with copies of one directory one takes events, and the other says why it does not.
+func TestRedisCopiedDirectory(t *testing.T) {
+	s := startRedis(t)
+	c := s.client()
+	dir, other := t.TempDir(), filepath.Join(t.TempDir(), "copy")
+	r := runGateway(t, dir, s.addr(), nil)
+	push(t, c, `{"name":"a","value":1}`)
+	r.waitFor("a", 1)
+	if err := os.CopyFS(other, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	w := runGateway(t, other, s.addr(), nil)
+	until(t, func() string {
+		if list := w.health.Conditions(); list[0].Ready || !strings.Contains(list[0].Reason, "a copy of this data directory") {
+			return fmt.Sprintf("%+v", list)
+		}
+		return ""
+	})
+	before := w.value("a")
+	push(t, c, `{"name":"a","value":1}`, `{"name":"b","value":1}`)
+	r.waitFor("b", 1)
+	r.waitFor("a", 2)
+	if got := w.value("a"); got != before || w.value("b") != -1 {
+		t.Errorf("both take events: a is %g, b is %g", got, w.value("b"))
+	}
+	r.stop() // then it may go on
+	push(t, c, `{"name":"b","value":7}`)
+	w.waitFor("b", 7)
+}
+
+// An end in order leaves nothing in Redis of what counts.
+func TestRedisStopLeavesNothing(t *testing.T) {
+	s := startRedis(t)
+	c := s.client()
+	r := runGateway(t, t.TempDir(), s.addr(), nil)
+	for i := range 5 {
+		push(t, c, `{"name":"a","value":1}`)
+		r.waitFor("a", float64(i+1))
+	}
+	r.stop()
+	a, err := c.do("KEYS", "*")
+	if err != nil || len(a.list) > 0 {
+		t.Errorf("%d keys are left: %v", len(a.list), err)
+	}
+}
+
+// A node of a cluster that has not the key is an error that says which one has.
+func TestRedisCluster(t *testing.T) {
+	bus := freePort(t)
+	s := startRedis(t, "--cluster-enabled", "yes", "--cluster-port", bus)
+	c := s.client()
+	// It has all slots but that of the queue, which another node has.
+	slot, err := c.do("CLUSTER", "KEYSLOT", queueKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := startRedis(t, "--cluster-enabled", "yes", "--cluster-port", freePort(t))
+	for _, command := range [][]string{
+		{"CLUSTER", "MEET", "127.0.0.1", s.port, bus},
+		{"CLUSTER", "ADDSLOTS", strconv.FormatInt(slot.n, 10)},
+	} {
+		if _, err := other.client().do(command...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.do("CLUSTER", "ADDSLOTSRANGE", "0", strconv.FormatInt(slot.n-1, 10), strconv.FormatInt(slot.n+1, 10), "16383"); err != nil {
+		t.Fatal(err)
+	}
+	r := runGateway(t, t.TempDir(), s.addr(), nil)
+	until(t, func() string {
+		if list := r.health.Conditions(); !strings.Contains(list[0].Reason, "belongs to node 127.0.0.1:"+other.port) {
+			return fmt.Sprintf("%+v", list)
+		}
+		return ""
+	})
+	r.stop()
+	r = runGateway(t, t.TempDir(), other.addr(), nil)
+	push(t, other.client(), `{"name":"a","value":1}`)
+	r.waitFor("a", 1)
+	r.stop()
+	r = runGateway(t, t.TempDir(), other.addr(), asReplica)
+	push(t, other.client(), `{"name":"b","value":1}`)
+	r.waitForPage("b", 1)
 }

@@ -140,7 +140,7 @@ func (r *replica) inherit(ctx context.Context, before head) error {
 	}
 	r.memo.clear()
 	r.durable = r.state.position.clone()
-	r.replaying.Store(!r.state.clean && r.state.position.seq > 0)
+	r.replaying.Store(!r.state.clean)
 	r.state.clean, r.changed = false, true
 	size := r.state.size
 	r.mu.Unlock()

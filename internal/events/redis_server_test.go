@@ -30,16 +30,21 @@ type redisServer struct {
 
 func startRedis(t testing.TB, args ...string) *redisServer {
 	t.Helper()
+	s := &redisServer{t: t, dir: t.TempDir(), port: freePort(t), args: args}
+	s.start()
+	t.Cleanup(s.kill)
+	return s
+}
+
+func freePort(t testing.TB) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer l.Close()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
-	l.Close()
-	s := &redisServer{t: t, dir: t.TempDir(), port: port, args: args}
-	s.start()
-	t.Cleanup(s.kill)
-	return s
+	return port
 }
 
 func (s *redisServer) start() {
