@@ -84,7 +84,8 @@ nats_exporter: {listen_address: '127.0.0.1:0'}
 `, filepath.Join(dir, "a"), tokens),
 		func(f map[string]*dto.MetricFamily) bool {
 			return f["thalweg_site_clock_skew_seconds"] != nil && f["thalweg_store_series"] != nil && f["thalweg_output_missing_rows"] != nil &&
-				f["thalweg_remote_write_pending_samples"] != nil && f["thalweg_pushgateway_groups"] != nil
+				f["thalweg_remote_write_pending_samples"] != nil && f["thalweg_pushgateway_groups"] != nil &&
+				f["thalweg_output_flush_seconds"] != nil
 		})
 	collect(fmt.Sprintf("site: alone\ndata_dir: %q\nnats: {embedded: {listen: '127.0.0.1:0'}}\nedge: {}\n", filepath.Join(dir, "b")),
 		func(map[string]*dto.MetricFamily) bool { return true })
