@@ -361,7 +361,7 @@ func (g *Gateway) Take(ctx context.Context, payload []byte) (Outcome, error) {
 	}
 	o := Outcome{}
 	o.Taken = g.apply(payload, maxBody, g.options.Now().UnixMilli(), &o)
-	g.account(o.Taken, &o)
+	g.metrics.taken.Add(float64(o.Taken))
 	g.mu.Unlock()
 	if o.Taken == 0 && o.Dropped[Duplicate] == 0 {
 		return o, nil
@@ -369,7 +369,7 @@ func (g *Gateway) Take(ctx context.Context, payload []byte) (Outcome, error) {
 	return o, g.await(ctx)
 }
 
-// account counts events.
+// account counts events of the queue, which the metrics of prom-stream-gateway are about, too.
 func (g *Gateway) account(taken int, o *Outcome) {
 	g.metrics.taken.Add(float64(taken))
 	g.meta.count(taken, o.dropped())

@@ -374,6 +374,11 @@ func TestHTTP(t *testing.T) {
 	if status, _, h := do(http.MethodOptions, "/api/v1/events", nil, "Origin", "https://other"); status != 405 || h.Get("Access-Control-Allow-Origin") != "" {
 		t.Errorf("a page of another origin: %d %v", status, h)
 	}
+	x.mu.Lock()
+	if counted := x.meta.workers[0]; counted != (worker{}) {
+		t.Errorf("of the queue, which nothing came from, %+v are counted", counted)
+	}
+	x.mu.Unlock()
 	if status, text, _ := do(http.MethodGet, "/", nil); status != 200 || text != "ok" {
 		t.Errorf("/ is %d %s", status, text)
 	}

@@ -214,7 +214,7 @@ func (s *Stream) applyAll(batch []item) {
 		}
 		var o Outcome
 		taken := g.apply(batch[i].Payload, int(g.state.limits.EventBytes), now, &o)
-		g.account(taken, &o)
+		g.metrics.taken.Add(float64(taken))
 	}
 	g.state.position.streams[s.options.Name] = batch[len(batch)-1].Position
 	g.changed = true
