@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
+
 	"github.com/thalweg/thalweg/internal/bus"
 	"github.com/thalweg/thalweg/internal/config"
 	"github.com/thalweg/thalweg/internal/edge"
@@ -86,7 +88,7 @@ func (n *Node) newEdge(handlers map[string]http.Handler) (*edgeRole, error) {
 	}
 	n.metrics.MustRegister(r.edge.Metrics()...)
 	if c.Edge.Self {
-		r.addSampled("self/"+selfJob+"/"+c.Site, selfJob, n.metrics)
+		r.addSampled("self/"+selfJob+"/"+c.Site, selfJob, func(context.Context) ([]*dto.MetricFamily, error) { return n.metrics.Gather() })
 	}
 	r.receiver, err = n.newReceiver(receiverOptions{
 		role: receive.Edge, config: &c.Edge.Receive, commit: r.commit, sample: r.sample, site: c.Site, dir: groupsDir(c, receive.Edge),

@@ -73,8 +73,8 @@ func TestGatewayWithoutRedis(t *testing.T) {
 	}
 }
 
-// A user with a view of a part does not see a page that is not cut to it.
-func TestGatewayPageBehindViews(t *testing.T) {
+// A user with a view of a part does not see pages that are not cut to it.
+func TestPagesBehindViews(t *testing.T) {
 	hash, err := bcrypt.GenerateFromPassword([]byte("password"), bcrypt.MinCost)
 	if err != nil {
 		t.Fatal(err)
@@ -83,12 +83,14 @@ func TestGatewayPageBehindViews(t *testing.T) {
 	if err := os.WriteFile(webConfig, []byte("basic_auth_users: {part: '"+string(hash)+"', all: '"+string(hash)+"'}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	n := startWith(t, "{site: a, data_dir: '"+t.TempDir()+`', nats: {embedded: {listen: '127.0.0.1:0'}}, gateway: {},
+	n := startWith(t, "{site: a, data_dir: '"+t.TempDir()+`', nats: {embedded: {listen: '127.0.0.1:0'}}, gateway: {}, nats_exporter: {},
 hub: {views: [{users: [part], match: ['{site="a"}']}, {users: [all], match: ['{__name__=~".+"}']}]}}`, webConfig)
 	f := func(user string, want int) {
 		t.Helper()
-		if code, answer := request(t, http.MethodGet, n.URL()+"/gateway/metrics", user, ""); code != want {
-			t.Errorf("%s: %d %s", user, code, answer)
+		for _, page := range []string{"/gateway/metrics", "/nats/metrics"} {
+			if code, answer := request(t, http.MethodGet, n.URL()+page, user, ""); code != want {
+				t.Errorf("%s: %s: %d %s", page, user, code, answer)
+			}
 		}
 	}
 	f("part", http.StatusForbidden)

@@ -1,10 +1,13 @@
 package node
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
+	"time"
 
+	dto "github.com/prometheus/client_model/go"
 	toolkit "github.com/prometheus/exporter-toolkit/web"
 
 	"github.com/thalweg/thalweg/internal/natsmon"
@@ -67,7 +70,9 @@ func (n *Node) newNatsmon(handlers map[string]http.Handler) (_ *natsmonRole, err
 	options.Logger.Info("reading NATS servers when asked", "embedded", c.Embedded, "urls", urls)
 	handlers["/nats/metrics"] = n.unlimited(r.exporter.Handler())
 	if n.edge != nil {
-		n.edge.addSampled("nats/"+n.config.Site, "nats", r.exporter.Gatherer())
+		n.edge.addSampled("nats/"+n.config.Site, "nats", func(ctx context.Context) ([]*dto.MetricFamily, error) {
+			return r.exporter.GathererWithin(ctx, time.Duration(n.current().Global.ScrapeTimeout)).Gather()
+		})
 	}
 	return r, nil
 }

@@ -75,6 +75,32 @@ func TestMetricsBlockOfNATSFile(t *testing.T) {
 	}
 }
 
+// A server that does not answer holds up neither the end of the process nor, for longer than the scrape timeout, the rows
+// of the others.
+func TestNATSServerThatHangs(t *testing.T) {
+	hanging, err := net.Listen("tcp", "127.0.0.1:0") // connections are made, and nobody reads them
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hanging.Close()
+	config := func(timing string) string {
+		return "{site: a, data_dir: '" + t.TempDir() + "', global: " + timing + `, nats: {embedded: {listen: '127.0.0.1:0'}}, hub: {},
+edge: {flush_interval: 100ms}, nats_exporter: {servers: [{url: 'http://` + hanging.Addr().String() + "'}]}}"
+	}
+	n := start(t, config("{scrape_interval: 1s, scrape_timeout: 1s}"))
+	await(t, "rows of the embedded server", func() bool {
+		_, answer := request(t, http.MethodGet, n.URL()+"/federate?match[]={job=%22nats%22}", "", "")
+		return strings.Contains(answer, `nats_up{instance="a",job="nats",site="a",target="embedded"} 1 `) &&
+			strings.Contains(answer, `target="http://`+hanging.Addr().String()+`"} 0 `)
+	})
+
+	n = start(t, config("{scrape_interval: 1h, scrape_timeout: 1h}")) // and ended with a read under way, which is not waited for
+	await(t, "own metrics, which come at the same time", func() bool {
+		_, answer := request(t, http.MethodGet, n.URL()+"/federate?match[]=up", "", "")
+		return strings.Contains(answer, `job="thalweg"`)
+	})
+}
+
 // Alone it needs neither NATS nor a web listener, and says of a server that is not there that it is not.
 func TestNATSExporterAlone(t *testing.T) {
 	const alone = "{site: a, nats_exporter: {listen_address: '127.0.0.1:0', servers: [{url: 'http://127.0.0.1:1'}]}}"

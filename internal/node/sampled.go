@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -16,19 +17,19 @@ import (
 
 // sampled is a source of an edge whose metrics this process has or reads, and nobody has to scrape: a row every interval.
 type sampled struct {
-	edge     *edgeRole
-	gatherer prometheus.Gatherer
+	edge *edgeRole
+	// gather may end early when ctx does; what it has then is not used.
+	gather   func(ctx context.Context) ([]*dto.MetricFamily, error)
 	key, job string
 	interval atomic.Int64
 	changed  chan struct{} // tells that interval was
 }
 
 // addSampled adds a source, with the site as instance, which yields rows once it is run.
-func (r *edgeRole) addSampled(key, job string, g prometheus.Gatherer) *sampled {
-	s := &sampled{edge: r, gatherer: g, key: key, job: job, changed: make(chan struct{}, 1)}
+func (r *edgeRole) addSampled(key, job string, gather func(context.Context) ([]*dto.MetricFamily, error)) {
+	s := &sampled{edge: r, gather: gather, key: key, job: job, changed: make(chan struct{}, 1)}
 	s.interval.Store(int64(r.node.config.Global.ScrapeInterval))
 	r.sampled = append(r.sampled, s)
-	return s
 }
 
 // setInterval has a row made every d from now on.
@@ -52,13 +53,17 @@ func (s *sampled) run(ctx context.Context) error {
 	var sampler *telemetry.Sampler
 	for {
 		if sampler == nil {
-			sampler = telemetry.NewSampler(s.gatherer, n.catalog, &series.Source{
+			gatherer := prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) { return s.gather(ctx) })
+			sampler = telemetry.NewSampler(gatherer, n.catalog, &series.Source{
 				Key:      s.key,
 				Labels:   labels.FromStrings(model.InstanceLabel, n.options.Config.Site, model.JobLabel, s.job),
 				Interval: interval,
 			})
 		}
 		row, err := sampler.Row(time.Now())
+		if ctx.Err() != nil {
+			return nil
+		}
 		if row != nil {
 			if sinkErr := s.edge.sink(row); err == nil {
 				err = sinkErr
