@@ -25,13 +25,15 @@ import (
 type wireCounter struct {
 	repeats *telemetry.Repeats
 	now     func() time.Time
-	feed    *destroyedSockets // of run
+	list    func() ([]tcpSocket, error)
+	retry   time.Duration // between attempts to follow destroyed sockets again
 
 	reading sync.Mutex // held while open sockets are read
 
 	mu      sync.Mutex
 	ledger  wireLedger
 	servers map[string]*wireServer // by id
+	feed    *destroyedSockets      // closed and replaced by run
 
 	overflows, failures prometheus.Counter
 	tracked             prometheus.GaugeFunc
@@ -42,8 +44,7 @@ const (
 	wireServerAge = 24 * time.Hour
 	// wireFeedBytes is room for the sockets that are destroyed while none is taken in: with about 1 KiB each, thousands.
 	wireFeedBytes = 8 << 20
-	// wireRetry is between attempts to follow destroyed sockets again.
-	wireRetry = 5 * time.Second
+	wireRetry     = 5 * time.Second
 	// wireLogInterval is the least time between two lines about the same trouble.
 	wireLogInterval = 10 * time.Minute
 )
@@ -57,14 +58,11 @@ func newWireCounter(log *slog.Logger) (*wireCounter, error) {
 	if err := probeWire(); err != nil {
 		return nil, err
 	}
-	feed, err := followDestroyed(wireFeedBytes)
-	if err != nil {
-		return nil, err
-	}
 	c := &wireCounter{
 		repeats: telemetry.NewRepeats(log, wireLogInterval),
 		now:     time.Now,
-		feed:    feed,
+		list:    openSockets,
+		retry:   wireRetry,
 		ledger:  newWireLedger(),
 		servers: map[string]*wireServer{},
 		overflows: prometheus.NewCounter(prometheus.CounterOpts{
@@ -84,7 +82,25 @@ func newWireCounter(log *slog.Logger) (*wireCounter, error) {
 		defer c.mu.Unlock()
 		return float64(len(c.ledger.sockets))
 	})
+	if err := c.connect(wireFeedBytes); err != nil {
+		return nil, err
+	}
 	return c, nil
+}
+
+// connect begins to have destroyed sockets kept.
+func (c *wireCounter) connect(buffer int) error {
+	feed, err := followDestroyed(buffer)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := feed.only(c.ledger.ends); err != nil {
+		return errors.Join(err, feed.Close())
+	}
+	c.feed = feed
+	return nil
 }
 
 // metrics of the counter itself.
@@ -97,9 +113,11 @@ func (c *wireCounter) metrics() []prometheus.Collector {
 
 // probeWire reports whether the kernel shows a socket that is known to be there: some sandboxes answer, with nothing.
 func probeWire() error {
-	l, err := net.Listen("tcp", "localhost:0")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return fmt.Errorf("probe the kernel's sockets: %w", err)
+		if l, err = net.Listen("tcp", "[::1]:0"); err != nil {
+			return fmt.Errorf("probe the kernel's sockets: %w", err)
+		}
 	}
 	defer l.Close()
 	open, err := openSockets()
@@ -118,29 +136,29 @@ func (c *wireCounter) run(ctx context.Context) {
 	if c == nil {
 		return
 	}
-	feed := c.feed
 	for {
-		err := c.follow(ctx, feed)
+		err := c.follow(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		c.overflows.Inc()
-		c.repeats.Log(slog.LevelWarn, "follow", "closed connections are not counted until the kernel hands them in again", slog.Any("err", err))
-		for feed = nil; feed == nil; {
+		for err != nil {
+			c.repeats.Log(slog.LevelWarn, "follow", "closed connections are not counted until the kernel hands them in again", slog.Any("err", err))
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(wireRetry):
+			case <-time.After(c.retry):
 			}
-			if feed, err = followDestroyed(wireFeedBytes); err != nil {
-				c.repeats.Log(slog.LevelWarn, "follow", "closed connections are not counted until the kernel hands them in again", slog.Any("err", err))
-			}
+			err = c.connect(wireFeedBytes)
 		}
 	}
 }
 
-// follow takes in what comes, and closes the feed at the end.
-func (c *wireCounter) follow(ctx context.Context, feed *destroyedSockets) error {
+// follow takes in what comes, and closes the feed at the end, with an error.
+func (c *wireCounter) follow(ctx context.Context) error {
+	c.mu.Lock()
+	feed := c.feed
+	c.mu.Unlock()
 	defer feed.Close()
 	defer context.AfterFunc(ctx, func() { feed.Close() })()
 	for {
@@ -165,8 +183,9 @@ func (c *wireCounter) destroyed(s *tcpSocket) {
 // of returns what fills in Server.Wire for a target. It is to be called for one server at a time, and gives nil for those
 // whose bytes have to be estimated because they are, or may be, in another network namespace.
 //
-// Connections of a server in this process count from their beginning. Those that another server has when it is first read
-// count from then on, so that its totals begin near 0, unless it took the place of one that was read before.
+// Connections of a server in this process count from their beginning, and from now on those that are closed. Those that
+// another server has when it is first read count from then on, so that its totals begin near 0, unless it took the place
+// of one that was read before.
 func (c *wireCounter) of(r Reader) func(*Server) *Wire {
 	if c == nil {
 		return func(*Server) *Wire { return nil }
@@ -175,6 +194,9 @@ func (c *wireCounter) of(r Reader) func(*Server) *Wire {
 	switch r := r.(type) {
 	case *embeddedReader:
 		t.embedded = r.server
+		if v, err := r.server.Varz(nil); err == nil {
+			t.read(&Server{ID: v.ID, Varz: v}) // so that what closes before the first scrape is counted
+		}
 	case *httpReader:
 		t.address = func(*Server) string { return hostPort(r.base) }
 	case *systemReader:
@@ -223,6 +245,9 @@ func (t *wireTarget) read(s *Server) *Wire {
 	defer c.ledger.end()
 	if err != nil {
 		c.failed(err)
+		if !decided {
+			return nil
+		}
 		return c.total(s.ID)
 	}
 	ports := wirePorts(s.Varz, place.client)
@@ -246,6 +271,7 @@ func (c *wireCounter) count(s *Server, own bool, open []tcpSocket, accepts map[n
 		c.servers[s.ID] = server
 	}
 	server.readAt = c.now()
+	ends := len(c.ledger.ends)
 	replaced := c.ledger.listen(server, accepts)
 	if server.baseline = !known && !own && !replaced; server.baseline {
 		server.settled = c.now().Add(wireSettling)
@@ -259,6 +285,11 @@ func (c *wireCounter) count(s *Server, own bool, open []tcpSocket, accepts map[n
 		c.failed(err)
 	}
 	server.baseline = false
+	if len(c.ledger.ends) > ends {
+		if err := c.feed.only(c.ledger.ends); err != nil {
+			c.failed(err)
+		}
+	}
 }
 
 // total returns what has been counted of a server, nil if nothing was.
@@ -278,7 +309,7 @@ func (c *wireCounter) openSockets() ([]tcpSocket, error) {
 	c.mu.Lock()
 	c.ledger.begin()
 	c.mu.Unlock()
-	return openSockets()
+	return c.list()
 }
 
 // forget drops servers that are not read any more.

@@ -28,12 +28,23 @@ type wireLedger struct {
 	most    int
 	// gone are the cookies of sockets destroyed while a reading is under way, which may still have them; nil while none is.
 	gone map[uint64]struct{}
+	// ends are ports by which a socket that matters is known, of now and of before. Beyond maxWireEnds they are not complete.
+	ends []wireEnd
 	// readings that there were, to know which sockets the last one had.
 	readings uint64
 }
 
 // maxWireSockets is four times as many connections as a server accepts by default.
 const maxWireSockets = 1 << 18
+
+// maxWireEnds is as many as a filter of the kernel can hold, whose jumps go over 255 instructions at most.
+const maxWireEnds = 100
+
+// wireEnd is a port at this end of connections, or at the other one.
+type wireEnd struct {
+	remote bool
+	port   uint16
+}
 
 // wireMissing is how long a socket may be missing in readings before it is forgotten. It is closed then, and either on its
 // way to be handed in as destroyed, which is a matter of milliseconds, or never will be, because the kernel had no room.
@@ -88,9 +99,16 @@ func (l *wireLedger) listen(server *wireServer, addresses map[netip.AddrPort]Kin
 			replaced = true
 		}
 		l.listeners[address] = wireListener{server, kind}
+		l.know(wireEnd{port: address.Port()})
 		server.meet(kind)
 	}
 	return replaced
+}
+
+func (l *wireLedger) know(end wireEnd) {
+	if len(l.ends) <= maxWireEnds && !slices.Contains(l.ends, end) {
+		l.ends = append(l.ends, end)
+	}
 }
 
 // meet makes a kind be among the totals, be it with 0.
@@ -222,6 +240,7 @@ func (l *wireLedger) claim(server *wireServer, open []tcpSocket, outgoing map[ne
 			t.grow(s)
 			t.reading = l.readings
 			have[s.remote]++
+			l.know(wireEnd{remote: true, port: s.remote.Port()})
 		}
 	}
 	return nil

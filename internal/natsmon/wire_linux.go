@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mdlayher/netlink"
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -156,6 +158,43 @@ func followDestroyed(buffer int) (*destroyedSockets, error) {
 		return nil, errors.Join(fmt.Errorf("set netlink receive buffer to %d bytes: %w", buffer, err), c.Close())
 	}
 	return &destroyedSockets{c}, nil
+}
+
+// Where struct inet_diag_msg has its ports, behind struct nlmsghdr.
+const (
+	eventLocalPort  = unix.SizeofNlMsghdr + 4
+	eventRemotePort = unix.SizeofNlMsghdr + 6
+)
+
+// only has the kernel hand in no others than sockets with one of the ports. On a busy host most have nothing to do with
+// NATS; they would cost time, and the room for the others.
+func (d *destroyedSockets) only(ports []wireEnd) error {
+	if len(ports) > maxWireEnds {
+		if err := d.conn.RemoveBPF(); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("follow all destroyed sockets: %w", err)
+		}
+		return nil
+	}
+	var program []bpf.Instruction
+	for i, p := range ports {
+		from := uint32(eventLocalPort)
+		if p.remote {
+			from = eventRemotePort
+		}
+		toEnd := 2*(len(ports)-i) - 1
+		program = append(program,
+			bpf.LoadAbsolute{Off: from, Size: 2},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(p.port), SkipTrue: uint8(toEnd)})
+	}
+	program = append(program, bpf.RetConstant{Val: 0}, bpf.RetConstant{Val: math.MaxUint32})
+	raw, err := bpf.Assemble(program)
+	if err != nil {
+		return fmt.Errorf("assemble filter of %d ports: %w", len(ports), err)
+	}
+	if err := d.conn.SetBPF(raw); err != nil {
+		return fmt.Errorf("filter destroyed sockets: %w", err)
+	}
+	return nil
 }
 
 // next waits for sockets. errOverflow says that there were more than could be kept; the next call goes on.

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,16 +21,14 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 )
 
 // startCounter runs a counter until the test ends. Its clock goes ahead by what is returned.
 func startCounter(t testing.TB) (*wireCounter, *atomic.Int64) {
 	t.Helper()
-	c, err := newWireCounter(slog.New(slog.NewTextHandler(t.Output(), nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := newTestCounter(t)
 	ahead := &atomic.Int64{}
 	c.now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	startRun(t, c)
@@ -46,6 +45,15 @@ func startReading(t testing.TB, s *server.Server, r Reader) func(*Server) *Wire 
 	}
 	ahead.Add(int64(wireSettling))
 	return read
+}
+
+func newTestCounter(t testing.TB) *wireCounter {
+	t.Helper()
+	c, err := newWireCounter(slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 func startRun(t testing.TB, c *wireCounter) {
@@ -192,6 +200,64 @@ func TestWireBytesOfShortLivedConnections(t *testing.T) {
 			agrees(t, read, s, Client, p)
 		})
 	}
+}
+
+// What is served says the same, and how it is known.
+func TestWireBytesInMetrics(t *testing.T) {
+	for _, way := range wireWays {
+		t.Run(way, func(t *testing.T) {
+			s := runServer(t, &server.Options{HTTPHost: "127.0.0.1", HTTPPort: server.RANDOM_PORT})
+			var e *Exporter
+			if way == "own" {
+				e = exporterFor(t, s, Config{Embedded: true})
+			} else {
+				e = exporterFor(t, nil, Config{Servers: []ServerConfig{{URL: monitorURL(s)}}})
+			}
+			scrape(t, e.Handler())
+			p := startProxy(t, s.Addr().String())
+			nc := dial(t, "nats://"+p.address)
+			defer nc.Close()
+			if err := nc.Publish("region.hall", make([]byte, 10000)); err != nil {
+				t.Fatal(err)
+			}
+			if err := nc.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			comesTrue(t, func() error {
+				lines := scrape(t, e.Handler())
+				for name, want := range map[string]int64{
+					"nats_server_total_bytes_received": p.in.Load(),
+					"nats_server_total_bytes_sent":     p.out.Load(),
+				} {
+					if got := lines[name]; got != fmt.Sprint(want) {
+						return fmt.Errorf("%s %s, proxy saw %d", name, got, want)
+					}
+				}
+				for line := range lines {
+					if strings.HasPrefix(line, "nats_server_wire_bytes_info{") && strings.Contains(line, `method="tcp_info"`) {
+						return nil
+					}
+				}
+				return fmt.Errorf("the method is not said: %v", lines)
+			})
+		})
+	}
+}
+
+// Of a server in this process nothing is missing that was before the first scrape.
+func TestWireBytesBeforeTheFirstReading(t *testing.T) {
+	s := runServer(t, &server.Options{})
+	c, _ := startCounter(t)
+	read := c.of(&embeddedReader{server: s})
+	p := startProxy(t, s.Addr().String())
+	converse(t, "nats://"+p.address, 16, 1000)
+	comesTrue(t, func() error {
+		if n := s.NumClients(); n != 0 {
+			return fmt.Errorf("%d clients", n)
+		}
+		return nil
+	})
+	agrees(t, read, s, Client, p)
 }
 
 // A leaf is at both ends of a connection here: of the hub it came in, and the edge has made it.
@@ -348,12 +414,9 @@ func TestWireBytesOfServersElsewhereAreEstimated(t *testing.T) {
 // When more connections are closed than can be kept, it is noticed, and those that are open go on being counted.
 func TestWireOverflow(t *testing.T) {
 	s := runServer(t, &server.Options{})
-	c, err := newWireCounter(slog.New(slog.NewTextHandler(t.Output(), nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := newTestCounter(t)
 	c.feed.Close()
-	if c.feed, err = followDestroyed(1); err != nil { // as little as there is
+	if err := c.connect(1); err != nil { // as little as there is
 		t.Fatal(err)
 	}
 	now := testTime
@@ -377,11 +440,7 @@ func TestWireOverflow(t *testing.T) {
 	})
 	startRun(t, c)
 	comesTrue(t, func() error {
-		m := &dto.Metric{}
-		if err := c.overflows.Write(m); err != nil {
-			return err
-		}
-		if m.GetCounter().GetValue() == 0 {
+		if c.counted(t, c.overflows) == 0 {
 			return fmt.Errorf("no overflow was noticed")
 		}
 		return nil
@@ -408,6 +467,122 @@ func TestWireOverflow(t *testing.T) {
 	}
 }
 
+func (c *wireCounter) counted(t testing.TB, m prometheus.Metric) float64 {
+	t.Helper()
+	v := &dto.Metric{}
+	if err := m.Write(v); err != nil {
+		t.Fatal(err)
+	}
+	return v.GetCounter().GetValue()
+}
+
+// When the kernel no longer hands in what is closed, it is asked to do so again.
+func TestWireFollowsAgain(t *testing.T) {
+	s := runServer(t, &server.Options{})
+	c := newTestCounter(t)
+	c.retry = time.Millisecond
+	read := c.of(&embeddedReader{server: s})
+	read(says(t, s))
+	broken := c.feed
+	broken.Close()
+	startRun(t, c)
+	comesTrue(t, func() error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.feed == broken {
+			return fmt.Errorf("nothing is handed in")
+		}
+		return nil
+	})
+	if c.counted(t, c.overflows) == 0 {
+		t.Error("it is not said that connections were lost")
+	}
+	p := startProxy(t, s.Addr().String())
+	converse(t, "nats://"+p.address, 16, 100)
+	agrees(t, read, s, Client, p)
+}
+
+// When the sockets cannot be read, totals stay; if that is so at first, they are estimated for good.
+func TestWireFailures(t *testing.T) {
+	s := runServer(t, &server.Options{})
+	c := newTestCounter(t)
+	startRun(t, c)
+	read := c.of(&embeddedReader{server: s})
+	nc := dial(t, s.ClientURL())
+	defer nc.Close()
+	before := read(says(t, s))
+	if before == nil || before.Sent[Client] == 0 {
+		t.Fatalf("at first %+v", before)
+	}
+	list := c.list
+	c.list = func() ([]tcpSocket, error) { return nil, syscall.EPERM }
+	if w := read(says(t, s)); w == nil || w.Sent[Client] != before.Sent[Client] {
+		t.Errorf("after a failure %+v, before %+v", w, before)
+	}
+	late := c.of(&embeddedReader{server: s})
+	if w := late(says(t, s)); w != nil {
+		t.Errorf("after a failure at first: %+v", w)
+	}
+	if n := c.counted(t, c.failures); n != 2 {
+		t.Errorf("%v failures, want 2", n)
+	}
+	c.list = list
+	if w := read(says(t, s)); w == nil || w.Sent[Client] < before.Sent[Client] {
+		t.Errorf("later %+v, before %+v", w, before)
+	}
+	if w := late(says(t, s)); w != nil {
+		t.Errorf("later, after a failure at first: %+v", w)
+	}
+}
+
+// Destroyed sockets that nobody asked for are not handed in.
+func TestDestroyedSocketsOfPorts(t *testing.T) {
+	asked, other := runServer(t, &server.Options{}), runServer(t, &server.Options{})
+	port := func(s *server.Server) uint16 { return uint16(s.Addr().(*net.TCPAddr).Port) }
+	many := make([]wireEnd, maxWireEnds+1)
+	for name, c := range map[string]struct {
+		ends []wireEnd
+		want func(*tcpSocket) bool // of the first of those that are handed in
+	}{
+		"local":  {[]wireEnd{{port: 1}, {port: port(asked)}}, func(s *tcpSocket) bool { return s.local.Port() == port(asked) }},
+		"remote": {[]wireEnd{{port: port(asked), remote: true}, {port: 1}}, func(s *tcpSocket) bool { return s.remote.Port() == port(asked) }},
+		"full": {slices.Concat(many[:maxWireEnds-1], []wireEnd{{port: port(asked)}}), func(s *tcpSocket) bool {
+			return s.local.Port() == port(asked)
+		}},
+		"all": {many, func(s *tcpSocket) bool { return s.local.Port() != port(asked) && s.remote.Port() != port(asked) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			feed, err := followDestroyed(wireFeedBytes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer feed.Close()
+			if err := feed.only(c.ends); err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range []*server.Server{other, asked} {
+				nc := dial(t, s.ClientURL())
+				nc.Close()
+				comesTrue(t, func() error {
+					if n := s.NumClients(); n != 0 {
+						return fmt.Errorf("%d clients", n)
+					}
+					return nil
+				})
+			}
+			var first *tcpSocket
+			for first == nil {
+				if err := feed.next(func(s *tcpSocket) { first = s }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !c.want(first) {
+				t.Errorf("%v to %v was handed in", first.local, first.remote)
+			}
+		})
+	}
+}
+
 // Nobody needs a privilege. As root, the test of short-lived connections runs once more as another user.
 func TestWireBytesWithoutPrivileges(t *testing.T) {
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestWireBytesOfShortLivedConnections$", "-test.v")
@@ -425,7 +600,7 @@ func TestWireBytesWithoutPrivileges(t *testing.T) {
 
 // One reading of a server with 2,000 connections.
 func BenchmarkWireReading(b *testing.B) {
-	s := runServer(b, &server.Options{MaxConn: -1})
+	s := runServer(b, &server.Options{})
 	c, _ := startCounter(b)
 	read := c.of(&embeddedReader{server: s})
 	for range 2000 {

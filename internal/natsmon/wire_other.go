@@ -18,6 +18,8 @@ type destroyedSockets struct{}
 
 func followDestroyed(int) (*destroyedSockets, error) { return nil, errNoWire }
 
+func (*destroyedSockets) only([]wireEnd) error { return errNoWire }
+
 func (*destroyedSockets) next(func(*tcpSocket)) error { return errNoWire }
 
 func (*destroyedSockets) Close() error { return nil }
