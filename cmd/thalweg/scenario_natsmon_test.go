@@ -45,7 +45,10 @@ func cmdClients(ts *testscript.TestScript, neg bool, args []string) {
 
 // cmdStream makes a stream that has nothing to do with frames, or deletes it.
 func cmdStream(ts *testscript.TestScript, neg bool, args []string) {
-	usageOf(ts, len(args) == 2, "[!] stream ADDRESS NAME")
+	replicas, args := option(args, "replicas", "1")
+	usageOf(ts, len(args) == 2, "[!] stream [-replicas=N] ADDRESS NAME")
+	copies, err := strconv.Atoi(replicas)
+	ts.Check(err)
 	withJetStream(ts, args[0], func(ctx context.Context, js jetstream.JetStream) error {
 		if neg {
 			err := js.DeleteStream(ctx, args[1])
@@ -54,7 +57,7 @@ func cmdStream(ts *testscript.TestScript, neg bool, args []string) {
 			}
 			return err
 		}
-		_, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: args[1], Subjects: []string{args[1] + ".>"}})
+		_, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: args[1], Subjects: []string{args[1] + ".>"}, Replicas: copies})
 		return err
 	})
 }

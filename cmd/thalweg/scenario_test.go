@@ -106,7 +106,7 @@ func TestMain(m *testing.M) {
 //	delete-stream ADDRESS             as somebody with the rights of a hub
 //	create-stream ADDRESS SUBJECT     likewise
 //	clients NAME ADDRESS N            connect clients, or close some, until there are N
-//	stream ADDRESS NAME               create a stream for other things than frames; with ! delete it
+//	stream [-replicas=N] ADDRESS NAME create a stream for other things than frames; with ! delete it
 //	copy-stream ADDRESS FILE          create a stream as a file says that "nats stream add --config" would take
 //	link NAME ADDRESS|cut|mend        set $NAME to an address that leads to ADDRESS, except while it is cut
 //	send-frame ADDRESS SITE TOKEN|- KIND   publish as a site: garbage, truncated, future, lying, bomb or wrong-part
