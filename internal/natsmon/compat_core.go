@@ -124,11 +124,11 @@ func (c *compat) addPeers(b *builder, s *Server, id labels) {
 				recordOld(b, c.core, t, l, gatewayConn{r.Connection, r.IsConfigured, g.Now})
 			}
 		}
-		for remote, r := range g.OutboundGateways {
-			add(oldOutbound, remote, r)
+		for _, remote := range slices.Sorted(maps.Keys(g.OutboundGateways)) {
+			add(oldOutbound, remote, g.OutboundGateways[remote])
 		}
-		for remote, list := range g.InboundGateways {
-			for _, r := range list {
+		for _, remote := range slices.Sorted(maps.Keys(g.InboundGateways)) {
+			for _, r := range g.InboundGateways[remote] {
 				add(oldInbound, remote, r)
 			}
 		}

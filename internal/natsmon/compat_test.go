@@ -46,6 +46,10 @@ func compatible(t *testing.T, prefix string) []*dto.MetricFamily {
 	return slices.DeleteFunc(b.families(), func(f *dto.MetricFamily) bool { return own[f.GetName()] })
 }
 
+func TestCompatMetricsOfRecordedServers(t *testing.T) {
+	compare(t, filepath.Join("testdata", "compat.prom"), textOf(t, compatible(t, DefaultConfig().CompatPrefix)))
+}
+
 // ownNames are all names without compat.
 func ownNames(t *testing.T) map[string]bool {
 	t.Helper()

@@ -105,7 +105,6 @@ var oldVarz = slices.Concat([]old[*Server]{
 	varz("stalled_clients", "nats_server_producer_stalls_total", func(v *server.Varz) int64 { return v.StalledClients }),
 	varz("subscriptions", "nats_server_subscriptions", func(v *server.Varz) uint32 { return v.Subscriptions }),
 	varz("tls_timeout", "", func(v *server.Varz) float64 { return v.TLSTimeout }),
-	{"varz_mqtt_port", "", func(s *Server) float64 { return positive(float64(s.Varz.MQTT.Port)) }},
 	{"varz_websocket_port", "", func(s *Server) float64 { return positive(float64(s.Varz.Websocket.Port)) }},
 	varz("write_deadline", "", func(v *server.Varz) int64 { return int64(v.WriteDeadline) }),
 },
