@@ -115,6 +115,7 @@ if [[ ${1-} == --vuln ]]; then
 fi
 go_tool staticcheck honnef.co/go/tools/cmd/staticcheck "$staticcheck_version"
 program prometheus-pushgateway
+program prometheus
 program promtool prometheus
 redis_server
 python_client
@@ -122,10 +123,9 @@ python_client
 	say "python3 with prometheus_client does not run"
 	exit 1
 }
-runs prometheus-pushgateway promtool redis-server
+runs prometheus-pushgateway prometheus promtool redis-server
 if [[ ${1-} == --check ]]; then # all that the fast checks need
 	exit 0
 fi
 go_tool node_exporter github.com/prometheus/node_exporter "$node_exporter_version"
-program prometheus
-runs prometheus node_exporter
+runs node_exporter

@@ -1,0 +1,358 @@
+package natsmon
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/rulefmt"
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/thalweg/thalweg/internal/bus/bustest"
+)
+
+// What is shipped for Prometheus and Grafana.
+const (
+	monitoring = "../../monitoring/"
+	alertFile  = monitoring + "nats-alerts.yml"
+	boardFile  = monitoring + "nats-dashboard.json"
+)
+
+func alertGroups(t *testing.T) []rulefmt.RuleGroup {
+	t.Helper()
+	groups, errs := rulefmt.ParseFile(alertFile, false, model.UTF8Validation, parser.NewParser(parser.Options{}), bustest.Logger(t))
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	return groups.Groups
+}
+
+// dashboard is of Grafana's schema what the tests look at.
+type dashboard struct {
+	UID           string `json:"uid"`
+	SchemaVersion int    `json:"schemaVersion"`
+	Templating    struct {
+		List []struct {
+			Name, Type, Definition string
+		} `json:"list"`
+	} `json:"templating"`
+	Panels []panel `json:"panels"`
+}
+
+type panel struct {
+	ID         int               `json:"id"`
+	Title      string            `json:"title"`
+	Type       string            `json:"type"`
+	Datasource map[string]string `json:"datasource"`
+	Targets    []struct {
+		Expr       string            `json:"expr"`
+		RefID      string            `json:"refId"`
+		Datasource map[string]string `json:"datasource"`
+	} `json:"targets"`
+}
+
+func readDashboard(t *testing.T) dashboard {
+	t.Helper()
+	b, err := os.ReadFile(boardFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d dashboard
+	if err := json.Unmarshal(b, &d); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// labelValues is how a variable of a dashboard is filled.
+var labelValues = regexp.MustCompile(`^label_values\((.*), (\w+)\)$`)
+
+// queries of a dashboard, as Grafana sends them when everything is chosen, by the title of the panel or the variable.
+func (d *dashboard) queries(t *testing.T) map[string][]string {
+	t.Helper()
+	fill := []string{"$__rate_interval", "5m"}
+	all := map[string][]string{}
+	for _, v := range d.Templating.List {
+		fill = append(fill, "$"+v.Name, ".*")
+	}
+	filled := strings.NewReplacer(fill...)
+	for _, v := range d.Templating.List {
+		if v.Type != "query" {
+			continue
+		}
+		parts := labelValues.FindStringSubmatch(v.Definition)
+		if parts == nil {
+			t.Fatalf("variable %s is %s", v.Name, v.Definition)
+		}
+		all["$"+v.Name] = []string{fmt.Sprintf("count by (%s) (%s)", parts[2], filled.Replace(parts[1]))}
+	}
+	for _, p := range d.Panels {
+		for _, target := range p.Targets {
+			all[p.Title] = append(all[p.Title], filled.Replace(target.Expr))
+		}
+	}
+	return all
+}
+
+func TestDashboardIsOfPlainGrafana(t *testing.T) {
+	d := readDashboard(t)
+	if d.UID == "" || d.SchemaVersion < 39 {
+		t.Errorf("uid %q, schema %d", d.UID, d.SchemaVersion)
+	}
+	ids := map[int]bool{}
+	for _, p := range d.Panels {
+		if ids[p.ID] {
+			t.Errorf("panel %q has the id of another", p.Title)
+		}
+		ids[p.ID] = true
+		switch p.Type {
+		case "row":
+			continue
+		case "stat", "table", "timeseries": // which need no plugin
+		default:
+			t.Errorf("panel %q is a %s", p.Title, p.Type)
+		}
+		if p.Datasource["uid"] != "${datasource}" || len(p.Targets) == 0 {
+			t.Errorf("panel %q has %d queries of %v", p.Title, len(p.Targets), p.Datasource)
+		}
+		for _, target := range p.Targets {
+			if target.Datasource["uid"] != "${datasource}" || target.RefID == "" {
+				t.Errorf("query %q of panel %q is of %v", target.RefID, p.Title, target.Datasource)
+			}
+		}
+	}
+}
+
+// exported are the labels that each metric can have, by name.
+func exported(families []*dto.MetricFamily) map[string]map[string]bool {
+	all := map[string]map[string]bool{}
+	for _, f := range families {
+		all[f.GetName()] = map[string]bool{}
+		for _, m := range f.GetMetric() {
+			for _, p := range m.GetLabel() {
+				all[f.GetName()][p.GetName()] = true
+				if p.GetName() == "server" {
+					all[f.GetName()]["cluster"] = true // as soon as the server is in one
+				}
+			}
+		}
+	}
+	return all
+}
+
+// TestAlertsAndDashboardUseWhatIsExported looks at each selector: there are a metric of that name, and these labels.
+func TestAlertsAndDashboardUseWhatIsExported(t *testing.T) {
+	known := exported(everything(t))
+	used := map[string]bool{}
+	check := func(where, query string) {
+		expr, err := parser.NewParser(parser.Options{}).ParseExpr(query)
+		if err != nil {
+			t.Errorf("%s: %v", where, err)
+			return
+		}
+		parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
+			selector, ok := node.(*parser.VectorSelector)
+			if !ok {
+				return nil
+			}
+			used[selector.Name] = true
+			has, there := known[selector.Name]
+			if !there {
+				t.Errorf("%s: there is no metric %s", where, selector.Name)
+				return nil
+			}
+			for _, m := range selector.LabelMatchers {
+				if m.Name != model.MetricNameLabel && !has[m.Name] {
+					t.Errorf("%s: %s has no label %s", where, selector.Name, m.Name)
+				}
+			}
+			return nil
+		})
+	}
+	for _, group := range alertGroups(t) {
+		for _, rule := range group.Rules {
+			check(rule.Alert, rule.Expr)
+		}
+	}
+	d := readDashboard(t)
+	for title, queries := range d.queries(t) {
+		for _, q := range queries {
+			check(title, q)
+		}
+	}
+	if len(used) < 50 {
+		t.Errorf("only %d metrics are used", len(used))
+	}
+}
+
+// TestAlertsFire runs the examples of each alert.
+func TestAlertsFire(t *testing.T) {
+	promtool := tool(t, "promtool")
+	for _, args := range [][]string{{"check", "rules", alertFile}, {"test", "rules", monitoring + "nats-alerts_test.yml"}} {
+		if out, err := exec.Command(promtool, args...).CombinedOutput(); err != nil {
+			t.Errorf("promtool %v: %v\n%s", args, err, out)
+		}
+	}
+	examples, err := os.ReadFile(monitoring + "nats-alerts_test.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, group := range alertGroups(t) {
+		for _, rule := range group.Rules {
+			if !bytes.Contains(examples, []byte(`alertname="`+rule.Alert+`"`)) {
+				t.Errorf("there is no example that makes %s fire", rule.Alert)
+			}
+		}
+	}
+}
+
+// TestInARealPrometheus has one scrape the exporter, evaluate all alerts, and answer all queries of the dashboard.
+func TestInARealPrometheus(t *testing.T) {
+	servers := startCluster(t, "east", "")
+	startOrders(t, servers[0].jetStream(t))
+	password := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(password, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := DefaultConfig()
+	c.System = []SystemConfig{{URLs: []string{servers[0].ClientURL()}, Username: "system", PasswordFile: password}}
+	c.Servers = []ServerConfig{{URL: "http://" + freeAddrs(t, 1)[0]}} // which nobody serves
+	exporter, err := New(Options{Config: c, Logger: bustest.Logger(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runExporter(t, exporter)
+	web := httptest.NewServer(exporter.Handler())
+	t.Cleanup(web.Close)
+	prometheus := startPrometheus(t, web.Listener.Addr().String())
+
+	bustest.WaitFor(t, "a scrape of the whole cluster", func() bool {
+		return len(prometheus.query(t, `count(nats_server_info) == 3 and on () nats_consumer_pending == 60`)) > 0
+	})
+	d := readDashboard(t)
+	queries := d.queries(t)
+	for _, title := range slices.Sorted(maps.Keys(queries)) {
+		for _, q := range queries[title] {
+			prometheus.query(t, q)
+		}
+	}
+	for _, title := range []string{"Servers", "Clients", "Storage", "Pending", "Replica lag", "$stream"} {
+		if !slices.ContainsFunc(queries[title], func(q string) bool { return len(prometheus.query(t, q)) > 0 }) {
+			t.Errorf("panel %q is empty: %q", title, queries[title])
+		}
+	}
+
+	rules := 0
+	for _, group := range alertGroups(t) {
+		rules += len(group.Rules)
+	}
+	bustest.WaitFor(t, "all alerts to be evaluated, and that on the server that is not there", func() bool {
+		var answer struct {
+			Data struct {
+				Groups []struct {
+					Rules []struct{ Name, Health, LastError, State string }
+				}
+			}
+		}
+		prometheus.get(t, "/api/v1/rules", &answer)
+		evaluated, pending := 0, []string(nil)
+		for _, g := range answer.Data.Groups {
+			for _, r := range g.Rules {
+				if r.LastError != "" {
+					t.Fatalf("%s: %s", r.Name, r.LastError)
+				}
+				if r.Health == "ok" {
+					evaluated++
+				}
+				if r.State != "inactive" {
+					pending = append(pending, r.Name)
+				}
+			}
+		}
+		return evaluated == rules && slices.Equal(pending, []string{"NATSTargetDown"})
+	})
+}
+
+// prometheusServer is a real one.
+type prometheusServer struct{ url string }
+
+// startPrometheus scrapes an address every second, and evaluates the alerts as often, until the test ends.
+func startPrometheus(t *testing.T, target string) prometheusServer {
+	t.Helper()
+	rules, err := filepath.Abs(alertFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, listen := t.TempDir(), freeAddrs(t, 1)[0]
+	file := filepath.Join(dir, "prometheus.yml")
+	if err := os.WriteFile(file, fmt.Appendf(nil, `
+global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}
+rule_files: [%q]
+scrape_configs:
+  - job_name: nats
+    static_configs: [{targets: [%q]}]
+`, rules, target), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	command := exec.Command(tool(t, "prometheus"), "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"),
+		"--web.listen-address="+listen, "--log.level=warn")
+	command.Stdout, command.Stderr = t.Output(), t.Output()
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = command.Process.Kill() // its data goes with the test
+		_ = command.Wait()
+	})
+	p := prometheusServer{"http://" + listen}
+	bustest.WaitFor(t, "Prometheus", func() bool {
+		answer, err := http.Get(p.url + "/-/ready")
+		if err != nil {
+			return false
+		}
+		answer.Body.Close()
+		return answer.StatusCode == http.StatusOK
+	})
+	return p
+}
+
+// get decodes an answer of the API.
+func (p prometheusServer) get(t *testing.T, path string, into any) {
+	t.Helper()
+	answer, err := http.Get(p.url + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		t.Fatalf("GET %s: %s", path, answer.Status)
+	}
+	if err := json.NewDecoder(answer.Body).Decode(into); err != nil {
+		t.Fatalf("GET %s: %v", path, err)
+	}
+}
+
+// query returns the series of an instant query.
+func (p prometheusServer) query(t *testing.T, expr string) []json.RawMessage {
+	t.Helper()
+	var answer struct {
+		Data struct {
+			Result []json.RawMessage `json:"result"`
+		} `json:"data"`
+	}
+	p.get(t, "/api/v1/query?query="+url.QueryEscape(expr), &answer)
+	return answer.Data.Result
+}
