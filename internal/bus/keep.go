@@ -12,8 +12,9 @@ const (
 	keepRetry = 2 * time.Second
 )
 
-// KeepStream calls EnsureStream at each connect, when a reader of this connection misses the stream, and now and then,
-// so that a stream that was deleted comes back, until ctx ends. report is told why the stream cannot be used at the moment, "" if it can.
+// KeepStream calls EnsureStream at each connect, when a reader or a publish of this connection misses the
+// stream, and now and then, so that a stream that was deleted comes back, until ctx ends. report is told why the stream cannot
+// be used at the moment, "" if it can.
 func (c *Conn) KeepStream(ctx context.Context, report func(problem string)) {
 	var differed, failed string // as last logged
 	for ctx.Err() == nil {

@@ -46,6 +46,9 @@ func (c *Conn) publish(ctx context.Context, m *nats.Msg) (uint64, error) {
 	answer, err := c.roundTrip(ctx, publishTime(len(m.Data)), m)
 	c.countUnanswered(err)
 	if err != nil {
+		if errors.Is(err, ErrNoListener) {
+			c.missStream()
+		}
 		if hadNoEffect(err) {
 			return 0, fmt.Errorf("%w: %w", ErrNotStored, err)
 		}
@@ -152,6 +155,9 @@ func (c *Conn) last(ctx context.Context, subject string) (Message, error) {
 	cfg := &c.options.Config
 	answer, err := c.roundTrip(ctx, apiTimeout, &nats.Msg{Subject: DirectGetSubject(cfg.Domain, cfg.Stream.Name, subject)})
 	c.countUnanswered(err)
+	if errors.Is(err, ErrNoListener) {
+		c.missStream()
+	}
 	if err != nil {
 		return Message{}, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -141,20 +142,8 @@ func (s *Stream) run(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		for len(items) > 0 {
-			if items[0].mark != 0 {
-				s.note(items[0].mark)
-				items = items[1:]
-				continue
-			}
-			n := 1
-			for n < len(items) && items[n].mark == 0 && items[n].Position.Created == items[0].Position.Created {
-				n++
-			}
-			if err := s.takeBatch(ctx, items[:n]); err != nil {
-				return
-			}
-			items = items[n:]
+		if err := s.takeAll(ctx, items); err != nil {
+			return
 		}
 		select {
 		case <-time.After(claimEvery): // so that claims become fewer
@@ -162,6 +151,26 @@ func (s *Stream) run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// takeAll takes messages and marks, until ctx ends.
+func (s *Stream) takeAll(ctx context.Context, items []item) error {
+	for len(items) > 0 {
+		if items[0].mark != 0 {
+			s.note(items[0].mark)
+			items = items[1:]
+			continue
+		}
+		n := 1
+		for n < len(items) && items[n].mark == 0 {
+			n++
+		}
+		if err := s.takeBatch(ctx, items[:n]); err != nil {
+			return err
+		}
+		items = items[n:]
+	}
+	return nil
 }
 
 func (s *Stream) note(m mark) {
@@ -237,8 +246,12 @@ func (s *Stream) claim(ctx context.Context, batch []item) error {
 			s.gateway.repeats.Log(slog.LevelError, "claim", "events of the stream cannot be claimed; trying again", slog.String("stream", s.options.Name), slog.Any("err", err))
 		}
 		s.known = false
+		pause := claimPause
+		if errors.Is(err, ErrChanged) { // somebody else was faster
+			pause = rand.N(claimEvery)
+		}
 		select {
-		case <-time.After(claimPause):
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -256,6 +269,10 @@ func (s *Stream) claimOnce(ctx context.Context, at StreamPosition, batch []item)
 		if err := s.append(ctx, c, batch[free:]); err != nil {
 			return 0, err
 		}
+	}
+	if first := batch[0].Position; first.Created < c.Stream {
+		s.gateway.repeats.Log(slog.LevelError, "older stream", "the stream is older than one of which gateways have taken events, and is not read; to read it all the same, delete what they share",
+			slog.String("stream", s.options.Name), slog.Time("created", time.Unix(0, first.Created)), slog.Time("newer", time.Unix(0, c.Stream)))
 	}
 	if s.options.Whole {
 		lost = c.lost(s.id, at, batch[0].Position)
@@ -340,7 +357,9 @@ type streamQueue struct {
 	filled, drained chan struct{}
 }
 
-func newStreamQueue() streamQueue { return streamQueue{filled: make(chan struct{}, 1), drained: make(chan struct{}, 1)} }
+func newStreamQueue() streamQueue {
+	return streamQueue{filled: make(chan struct{}, 1), drained: make(chan struct{}, 1)}
+}
 
 // add waits until there is room, or ctx ends.
 func (q *streamQueue) add(ctx context.Context, i item) error {

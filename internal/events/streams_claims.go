@@ -63,9 +63,10 @@ func (c *claims) encode() ([]byte, error) {
 	return value, nil
 }
 
-// free reports whether nobody has claimed a message.
+// free reports whether nobody has claimed a message. Of a stream in whose place there is a newer one nothing is free: who is
+// late does not know what others had claimed.
 func (c *claims) free(p StreamPosition) bool {
-	return p.Created != c.Stream || p.Sequence >= c.Next || p.Stored > c.Until
+	return p.Created > c.Stream || p.Created == c.Stream && (p.Sequence >= c.Next || p.Stored > c.Until)
 }
 
 // of reports whether a message belongs to a gateway.
@@ -94,9 +95,9 @@ func (c *claims) done(o *claim, durable StreamPosition) bool {
 func (c *claims) known(gateway string, at, next StreamPosition) claims {
 	known := *c
 	switch {
-	case at.Created != next.Created: // it has not read this stream
+	case at.Created != next.Created, c.Stream > at.Created: // it has not read this stream, or is late
 		return known
-	case c.Stream != at.Created:
+	case c.Stream < at.Created:
 		known = claims{Stream: at.Created, Next: 1}
 	case at.Stored <= c.Until || at.Sequence < c.Next:
 		return known

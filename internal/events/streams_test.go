@@ -74,6 +74,7 @@ type modelGateway struct {
 	dir    string
 	stream *Stream
 	at     StreamPosition
+	read   []item // and not taken
 }
 
 func (m *modelGateway) start(t *testing.T, shared Shared) {
@@ -82,36 +83,38 @@ func (m *modelGateway) start(t *testing.T, shared Shared) {
 	if m.stream, err = m.NewStream(StreamOptions{Name: "events", Whole: true, Shared: shared}); err != nil {
 		t.Fatal(err)
 	}
-	m.at = m.stream.Position()
+	m.at, m.read = m.stream.Position(), nil
 }
 
-// read delivers at most n messages.
-func (m *modelGateway) read(t *testing.T, s *modelStream, n int) {
-	t.Helper()
+// fetch reads at most n messages.
+func (m *modelGateway) fetch(s *modelStream, n int) {
 	if at := m.at; at.Sequence > 0 {
 		last := s.first + uint64(len(s.messages)) - 1
 		switch {
 		case at.Created != s.created:
 			m.at = StreamPosition{}
-			m.stream.note(markRecreated)
+			m.read = append(m.read, item{mark: markRecreated})
 		case at.Sequence > last, at.Sequence >= s.first && s.messages[at.Sequence-s.first].Position != at:
 			m.at = StreamPosition{}
-			m.stream.note(markRewound)
+			m.read = append(m.read, item{mark: markRewound})
 		}
 	}
-	var batch []item
 	for _, message := range s.messages {
-		if message.Position.Sequence > m.at.Sequence && len(batch) < n {
-			batch = append(batch, item{Message: message})
+		if message.Position.Sequence > m.at.Sequence && n > 0 {
+			m.read = append(m.read, item{Message: message})
+			m.at = message.Position
+			n--
 		}
 	}
-	if len(batch) == 0 {
-		return
-	}
-	m.at = batch[len(batch)-1].Position
-	if err := m.stream.takeBatch(t.Context(), batch); err != nil {
+}
+
+// take takes what was read.
+func (m *modelGateway) take(t *testing.T) {
+	t.Helper()
+	if err := m.stream.takeAll(t.Context(), m.read); err != nil {
 		t.Fatal(err)
 	}
+	m.read = nil
 }
 
 // counts adds what a gateway has counted, by the numbers of messages.
@@ -151,7 +154,10 @@ func testStreamModel(t *testing.T, random *rand.Rand) {
 				s.publish()
 			}
 		case n < 70:
-			m.read(t, s, 1+random.IntN(12))
+			m.fetch(s, 1+random.IntN(12))
+			if random.IntN(4) > 0 {
+				m.take(t)
+			}
 		case n < 83:
 			m.save()
 		case n < 85:
@@ -169,7 +175,8 @@ func testStreamModel(t *testing.T, random *rand.Rand) {
 	}
 	for range 3 { // who found the stream rewound may have left some to others
 		for _, m := range gateways {
-			m.read(t, s, len(s.messages))
+			m.fetch(s, len(s.messages))
+			m.take(t)
 		}
 	}
 	counts := map[string]float64{}
@@ -200,14 +207,18 @@ func TestStreamLoss(t *testing.T) {
 		for range 10 {
 			s.publish()
 		}
-		a.read(t, s, 4)
-		b.read(t, s, 10)
+		read := func(m *modelGateway, n int) {
+			m.fetch(s, n)
+			m.take(t)
+		}
+		read(a, 4)
+		read(b, 10)
 		for range 10 {
 			s.publish()
 		}
 		s.first, s.messages = 16, s.messages[15:] // eleven to fifteen are gone
-		a.read(t, s, 10)
-		b.read(t, s, 10)
+		read(a, 10)
+		read(b, 10)
 		if lost := testutil.ToFloat64(a.metrics.streamLost); lost != 5 {
 			t.Errorf("%v are lost to who claims what follows", lost)
 		}
@@ -233,10 +244,12 @@ func TestStreamCaughtUp(t *testing.T) {
 		m := &modelGateway{dir: t.TempDir()}
 		m.start(t, shared)
 		s.publish()
-		m.read(t, s, 1)
+		m.fetch(s, 1)
+		m.take(t)
 		m.save()
 		s.publish()
-		m.read(t, s, 1)
+		m.fetch(s, 1)
+		m.take(t)
 		m.crash()
 		m.start(t, shared)
 		if !m.behind() {
