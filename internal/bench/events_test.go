@@ -84,7 +84,7 @@ func BenchmarkEvents(b *testing.B) {
 			}
 			var ours, theirs []time.Duration
 			for range b.N {
-				stop, wait := startGateway(b, addr)
+				stop, wait := startGateway(b, addr, false)
 				fill()
 				take(func() { wait(eventsQueued) }) // series appear
 				fill()
@@ -127,10 +127,10 @@ func cpu(b *testing.B) time.Duration {
 }
 
 // startGateway runs a gateway. wait returns when so many events have been aggregated.
-func startGateway(b *testing.B, addr string) (stop func(), wait func(n float64)) {
+func startGateway(b *testing.B, addr string, replicas bool) (stop func(), wait func(n float64)) {
 	c := events.DefaultConfig()
 	redis := events.DefaultRedisConfig()
-	redis.Address = addr
+	redis.Address, redis.Replicas = addr, replicas
 	c.Redis = &redis
 	if err := c.Validate(); err != nil {
 		b.Fatal(err)

@@ -264,7 +264,7 @@ func (g *Gateway) write(ctx context.Context) {
 			return
 		}
 		wait.Stop()
-		if err := g.checkpoint(); err != nil {
+		if err := g.checkpoint(); err != nil && !errors.Is(err, errLost) { // which is said already
 			g.repeats.Log(slog.LevelError, "checkpoint", "state of the event gateway cannot be written; a crash would cost it", slog.Any("err", err))
 		}
 		select {

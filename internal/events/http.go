@@ -106,6 +106,9 @@ func (g *Gateway) post(w http.ResponseWriter, r *http.Request) {
 	o, err := g.Take(ctx, body)
 	answer := posted{Taken: o.Taken, Dropped: o.Dropped}
 	switch {
+	case errors.Is(err, errLost):
+		w.Header().Set("Retry-After", "1")
+		g.answer(w, resultUnavailable, http.StatusServiceUnavailable, posted{Error: errLost.Error()})
 	case err != nil:
 		g.repeats.Log(slog.LevelError, "post", "events are not known to be durable", slog.Any("err", err))
 		w.Header().Set("Retry-After", "5")

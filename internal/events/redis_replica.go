@@ -1,6 +1,7 @@
 package events
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -266,8 +267,8 @@ func (j *journal) write(ctx context.Context, record []byte, whole bool, at *posi
 		})
 		if err == nil && string(a.text) != "ok" {
 			err = errForgotten
-			if string(a.text) == "lost" {
-				err = errors.Join(err, l.renew(ctx))
+			if string(a.text) == "lost" { // or nobody has it any more
+				err = cmp.Or(l.renew(ctx), err)
 			}
 		}
 		if err != nil {
