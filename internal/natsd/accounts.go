@@ -14,25 +14,39 @@ const (
 	accountSites  = "SITES"
 	accountCore   = "CORE"
 	accountSystem = "SYS"
+	// accountMQTT has the MQTT clients of sites. They need JetStream in their account. Who can name a reply subject, as those
+	// of accountSites can, must not have it there: he could have the server send an answer of his making to its API.
+	accountMQTT = "MQTT"
+)
+
+// mqttStore bounds what the server keeps of MQTT clients: sessions, retained messages, and what QoS 2 holds back. It is no
+// more than one mqttPart-th of what JetStream may have.
+const (
+	mqttStore = 256 << 20
+	mqttPart  = 8
 )
 
 // responseTime is how long a site may take to answer a request.
 const responseTime = 5 * time.Second
 
-// accounts builds the three accounts from the text that the operator of an external server would write. All that sites
-// may reach in CORE is imported by wildcards from one export; doc.go says why.
-func accounts(root bus.Root, stream, domain string) ([]*server.Account, error) {
+// accounts builds the accounts from the text that the operator of an external server would write. All that sites
+// may reach in CORE is imported by wildcards from one export; doc.go says why. JetStream has store bytes.
+func accounts(root bus.Root, stream, domain string, store int64) ([]*server.Account, error) {
 	text := fmt.Sprintf(`
 		accounts {
 			%[1]s {
 				jetstream: enabled
-				exports: [{service: ">", accounts: [%[2]s]}]
+				exports: [{service: ">", accounts: [%[2]s, %[5]s]}]
 				imports: [{service: {account: %[2]s, subject: %[4]q}}]
+			}
+			%[5]s {
+				jetstream: {max_memory: 0, max_file: %[7]d}
+				imports: [{service: {account: %[1]s, subject: %[6]q}}]
 			}
 			%[2]s {
 				exports: [{service: %[4]q, accounts: [%[1]s]}]
 				imports: [`,
-		accountCore, accountSites, accountSystem, root.AllControls())
+		accountCore, accountSites, accountSystem, root.AllControls(), accountMQTT, root.AllEvents(), min(mqttStore, store/mqttPart))
 	direct := bus.DirectGetSubject("", stream, root.AllLanes())
 	for _, subject := range []string{root.AllLanes(), root.Hellos(), root.AllEvents(), root.Enrols(), direct} {
 		text += fmt.Sprintf("{service: {account: %s, subject: %q}}\n", accountCore, subject)
@@ -63,6 +77,14 @@ func sitePermissions(root bus.Root, stream, domain, site string) *server.Permiss
 		Publish:   &server.SubjectPermission{Allow: publish},
 		Subscribe: &server.SubjectPermission{Allow: []string{bus.InboxPrefix(site) + ".>", root.Controls(site)}},
 		Response:  &server.ResponsePermission{MaxMsgs: 1, Expires: responseTime},
+	}
+}
+
+// mqttPermissions is everything that an MQTT client of a site may do.
+func mqttPermissions(root bus.Root, site string) *server.Permissions {
+	return &server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: []string{root.Events(site)}},
+		Subscribe: &server.SubjectPermission{Deny: []string{">"}},
 	}
 }
 

@@ -38,11 +38,12 @@ const (
 	refusedCertificate = "certificate_of_another"
 	refusedBearer      = "bearer"
 	refusedFlood       = "cut_off"
+	refusedMQTT        = "mqtt" // a hub, or a join token
 )
 
 func refusals() []string {
 	return []string{
-		refusedPassword, refusedToken, refusedName, refusedAnonymous, refusedSite, refusedSignature, refusedCertificate, refusedBearer, refusedFlood,
+		refusedPassword, refusedToken, refusedName, refusedAnonymous, refusedSite, refusedSignature, refusedCertificate, refusedBearer, refusedFlood, refusedMQTT,
 		string(identity.Unread), string(identity.Unknown), string(identity.Withdrawn),
 	}
 }
@@ -65,7 +66,9 @@ const (
 type authenticator struct {
 	permissions     func(site string) *server.Permissions
 	joinPermissions func(site string) *server.Permissions
+	mqttPermissions func(site string) *server.Permissions
 	sites, core     *server.Account
+	devices         *server.Account // of MQTT clients
 	// secret makes the passwords of in-process clients and the labels of tokens; it is of this process.
 	secret         [32]byte
 	tokensFile     string
@@ -114,6 +117,9 @@ func (a *authenticator) Check(c server.ClientAuthentication) bool {
 	if o.Sig != "" { // so that it can change from connection to connection, a key comes as a token
 		says.key = cmp.Or(o.Nkey, o.Token)
 	}
+	if says.nonce == "" { // the server gives one to all but MQTT clients, whose password is a token
+		says.mqtt, says.password = true, ""
+	}
 	if state := c.GetTLSConnectionState(); a.mtls && state != nil && len(state.VerifiedChains) > 0 {
 		says.certificate = state.PeerCertificates[0]
 	}
@@ -131,6 +137,7 @@ type claim struct {
 	name, password, token string
 	key, nonce, signature string
 	certificate           *x509.Certificate
+	mqtt                  bool
 }
 
 // refusal says why a client is not let in.
@@ -144,6 +151,20 @@ func (r *refusal) Error() string { return fmt.Sprintf("%s: %v", r.reason, r.err)
 // decide maps what a client says about itself to a user, or says why not with a *refusal. The user name that is
 // registered, which monitoring shows, is the name, a slash, and the kind of credential.
 func (a *authenticator) decide(c *claim, now time.Time) (*server.User, error) {
+	user, err := a.admit(c, now)
+	if err != nil || !c.mqtt {
+		return user, err
+	}
+	site, credential, _ := strings.Cut(user.Username, "/")
+	if user.Account != a.sites || strings.HasPrefix(credential, kindJoin) {
+		return nil, &refusal{reason: refusedMQTT}
+	}
+	user.Account, user.Permissions = a.devices, a.mqttPermissions(site)
+	return user, nil
+}
+
+// admit decides who a client is.
+func (a *authenticator) admit(c *claim, now time.Time) (*server.User, error) {
 	switch {
 	case c.password != "":
 		if subtle.ConstantTimeCompare([]byte(c.password), []byte(a.password(c.name))) != 1 {

@@ -6,7 +6,8 @@
 //
 // Clients of sites live in the account SITES, JetStream and hubs in CORE, server statistics in SYS. A site can publish
 // its two lanes, its hello, its events and a new key of its own, read back the last message of its own lanes, answer
-// requests on its control subjects, and nothing else. Somebody with a join token can present a key.
+// requests on its control subjects, and nothing else. Somebody with a join token can present a key. MQTT clients of a site live
+// in the account MQTT and can publish its events.
 //
 // NATS does not check the reply subject of a message: who makes a request decides where the answer goes, also to a
 // subject that he may not publish on, and the content of the answer to a direct get is his own. Therefore

@@ -108,6 +108,7 @@ func start(o Options, jetStream bool) (*Server, error) {
 	auth.permissions = func(site string) *server.Permissions {
 		return sitePermissions(o.Root, o.Stream.Name, options.JetStreamDomain, site)
 	}
+	auth.mqttPermissions = func(site string) *server.Permissions { return mqttPermissions(o.Root, site) }
 	auth.joinPermissions = func(site string) *server.Permissions { return joinPermissions(o.Root, site) }
 	options.CustomClientAuthentication = auth
 	options.AlwaysEnableNonce = true // for keys to sign
@@ -139,6 +140,9 @@ func start(o Options, jetStream bool) (*Server, error) {
 	}, func() float64 { return float64(auth.table.Enrolled()) })
 	if auth.sites, err = s.nats.LookupAccount(accountSites); err == nil {
 		auth.core, err = s.nats.LookupAccount(accountCore)
+	}
+	if err == nil {
+		auth.devices, err = s.nats.LookupAccount(accountMQTT)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("set up accounts: %w", err), lock.Release())
@@ -224,9 +228,6 @@ func override(options *server.Options, o *Options) error {
 		}
 		options.TLS = true
 	}
-	if options.Accounts, err = accounts(o.Root, o.Stream.Name, options.JetStreamDomain); err != nil {
-		return err
-	}
 	options.SystemAccount = accountSystem
 	options.Users, options.Nkeys, options.NoAuthUser = nil, nil, ""
 	options.Username, options.Password, options.Authorization = "", "", ""
@@ -243,6 +244,9 @@ func override(options *server.Options, o *Options) error {
 	}
 	if options.JetStreamMaxStore <= 0 {
 		options.JetStreamMaxStore = storeLimit
+	}
+	if options.Accounts, err = accounts(o.Root, o.Stream.Name, options.JetStreamDomain, options.JetStreamMaxStore); err != nil {
+		return err
 	}
 	if options.JetStreamLimits.DefaultMaxConsumers == 0 {
 		options.JetStreamLimits.DefaultMaxConsumers = -1
