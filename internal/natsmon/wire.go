@@ -25,7 +25,7 @@ import (
 type wireCounter struct {
 	repeats *telemetry.Repeats
 	now     func() time.Time
-	list    func() ([]tcpSocket, error)
+	list    func(ports []wireEnd) ([]tcpSocket, error)
 	retry   time.Duration // between attempts to follow destroyed sockets again
 
 	reading sync.Mutex // held while open sockets are read
@@ -61,7 +61,7 @@ func newWireCounter(log *slog.Logger) (*wireCounter, error) {
 	c := &wireCounter{
 		repeats: telemetry.NewRepeats(log, wireLogInterval),
 		now:     time.Now,
-		list:    openSockets,
+		list:    connectedSockets,
 		retry:   wireRetry,
 		ledger:  newWireLedger(),
 		servers: map[string]*wireServer{},
@@ -111,7 +111,7 @@ func (c *wireCounter) metrics() []prometheus.Collector {
 	return []prometheus.Collector{c.overflows, c.failures, c.tracked}
 }
 
-// probeWire reports whether the kernel shows a socket that is known to be there: some sandboxes answer, with nothing.
+// probeWire reports whether the kernel shows a connection that is known to be there: some sandboxes answer, with nothing.
 func probeWire() error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -120,12 +120,21 @@ func probeWire() error {
 		}
 	}
 	defer l.Close()
-	open, err := openSockets()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		return fmt.Errorf("probe the kernel's sockets: %w", err)
+	}
+	defer c.Close()
+	here := l.Addr().(*net.TCPAddr).AddrPort()
+	listening, err := listeningSockets()
 	if err != nil {
 		return err
 	}
-	here := l.Addr().(*net.TCPAddr).AddrPort()
-	if !slices.ContainsFunc(open, func(s tcpSocket) bool { return s.listening && s.local == here }) {
+	connected, err := connectedSockets([]wireEnd{{port: here.Port()}})
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(listening, here) || !slices.ContainsFunc(connected, func(s tcpSocket) bool { return s.local == here }) {
 		return errors.New("the kernel does not show all sockets")
 	}
 	return nil
@@ -239,7 +248,7 @@ func (t *wireTarget) read(s *Server) *Wire {
 
 	c.reading.Lock()
 	defer c.reading.Unlock()
-	open, err := c.openSockets()
+	r, err := c.look(wirePorts(s.Varz, place.client), outgoingOf(s))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer c.ledger.end()
@@ -250,38 +259,68 @@ func (t *wireTarget) read(s *Server) *Wire {
 		}
 		return c.total(s.ID)
 	}
-	ports := wirePorts(s.Varz, place.client)
-	accepts, all := listenersOf(open, ports)
 	if !decided {
-		method.counted = place.own || all && place.has(s, open, ports, accepts)
+		method.counted = place.own || place.has(s, r)
 	}
 	if !method.counted {
 		return nil
 	}
-	c.count(s, place.own, open, accepts)
+	c.count(s.ID, place.own, r)
 	return c.total(s.ID)
 }
 
+// wireReading is what the kernel says of a server.
+type wireReading struct {
+	ports     []wirePort
+	listening []netip.AddrPort        // all that there are
+	accepts   map[netip.AddrPort]Kind // those of the ports
+	missing   bool                    // a port is not among them
+	outgoing  map[netip.AddrPort]wireOutgoing
+	open      []tcpSocket // with these ports or addresses, and of all servers
+}
+
+// look reads the sockets. After it the ledger has to be told that the reading ended.
+func (c *wireCounter) look(ports []wirePort, outgoing map[netip.AddrPort]wireOutgoing) (wireReading, error) {
+	r := wireReading{ports: ports, outgoing: outgoing}
+	var err error
+	if r.listening, err = listeningSockets(); err != nil {
+		return r, err
+	}
+	r.accepts, r.missing = listenersOf(r.listening, ports)
+	c.mu.Lock()
+	c.ledger.begin()
+	ends := slices.Clone(c.ledger.ends)
+	c.mu.Unlock()
+	for local := range r.accepts {
+		ends = appendEnd(ends, wireEnd{port: local.Port()})
+	}
+	for remote := range outgoing {
+		ends = appendEnd(ends, wireEnd{port: remote.Port(), remote: true})
+	}
+	r.open, err = c.list(ends)
+	return r, err
+}
+
 // count takes in a reading for a server.
-func (c *wireCounter) count(s *Server, own bool, open []tcpSocket, accepts map[netip.AddrPort]Kind) {
+func (c *wireCounter) count(id string, own bool, r wireReading) {
 	c.forget()
-	server, known := c.servers[s.ID]
+	server, known := c.servers[id]
 	if !known {
 		server = newWireServer()
-		c.servers[s.ID] = server
+		c.servers[id] = server
 	}
 	server.readAt = c.now()
 	ends := len(c.ledger.ends)
-	replaced := c.ledger.listen(server, accepts)
+	replaced := c.ledger.listen(server, r.accepts)
 	if server.baseline = !known && !own && !replaced; server.baseline {
 		server.settled = c.now().Add(wireSettling)
 	}
-	c.ledger.observe(open, c.now())
+	c.ledger.observe(r.open, c.now())
 	var mine func([]uint32) (map[uint32]bool, error)
 	if own {
 		mine = ownSockets
 	}
-	if err := c.ledger.claim(server, open, outgoingOf(s), mine); err != nil {
+	if err := c.ledger.claim(server, r.open, r.outgoing, mine); err != nil {
 		c.failed(err)
 	}
 	server.baseline = false
@@ -303,13 +342,6 @@ func (c *wireCounter) total(id string) *Wire {
 func (c *wireCounter) failed(err error) {
 	c.failures.Inc()
 	c.repeats.Log(slog.LevelWarn, "read", "bytes on the wire stay what they were", slog.Any("err", err))
-}
-
-func (c *wireCounter) openSockets() ([]tcpSocket, error) {
-	c.mu.Lock()
-	c.ledger.begin()
-	c.mu.Unlock()
-	return c.list()
 }
 
 // forget drops servers that are not read any more.

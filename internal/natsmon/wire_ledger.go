@@ -9,14 +9,13 @@ import (
 
 // tcpSocket is what the kernel says of one at one moment. Bytes are those of the stream: no headers of TCP, nothing twice.
 type tcpSocket struct {
-	cookie         uint64 // names it as long as the machine runs
-	inode          uint32 // of the file that holds it; 0 when no process does any more
-	listening      bool
+	cookie         uint64         // names it as long as the machine runs
+	inode          uint32         // of the file that holds it; 0 when no process does any more
 	local, remote  netip.AddrPort // IPv4 as such, never mapped into IPv6
 	received, sent uint64
 }
 
-// wireLedger adds up what the sockets of servers carry. It is told of a socket again and again, by readings of all open ones
+// wireLedger adds up what the sockets of servers carry. It is told of a socket again and again, by readings of the open ones
 // and once when it is destroyed, in any order; each time it adds what the socket has grown since it was last told of. So
 // totals never go back, and nothing is counted twice.
 type wireLedger struct {
@@ -99,16 +98,18 @@ func (l *wireLedger) listen(server *wireServer, addresses map[netip.AddrPort]Kin
 			replaced = true
 		}
 		l.listeners[address] = wireListener{server, kind}
-		l.know(wireEnd{port: address.Port()})
+		l.ends = appendEnd(l.ends, wireEnd{port: address.Port()})
 		server.meet(kind)
 	}
 	return replaced
 }
 
-func (l *wireLedger) know(end wireEnd) {
-	if len(l.ends) <= maxWireEnds && !slices.Contains(l.ends, end) {
-		l.ends = append(l.ends, end)
+// appendEnd appends what is not there yet, until it is too much.
+func appendEnd(ends []wireEnd, end wireEnd) []wireEnd {
+	if len(ends) > maxWireEnds || slices.Contains(ends, end) {
+		return ends
 	}
+	return append(ends, end)
 }
 
 // meet makes a kind be among the totals, be it with 0.
@@ -143,12 +144,12 @@ func (l *wireLedger) begin() { l.gone = map[uint64]struct{}{} }
 
 func (l *wireLedger) end() { l.gone = nil }
 
-// observe takes in a reading of all open sockets.
+// observe takes in a reading of all connected sockets that matter.
 func (l *wireLedger) observe(open []tcpSocket, at time.Time) {
 	l.readings++
 	for i := range open {
 		s := &open[i]
-		if l.isGone(s) {
+		if _, gone := l.gone[s.cookie]; gone {
 			continue
 		}
 		known := l.sockets[s.cookie]
@@ -173,12 +174,6 @@ func (l *wireLedger) observe(open []tcpSocket, at time.Time) {
 		}
 		return !s.missing.IsZero() && at.Sub(s.missing) > wireMissing
 	})
-}
-
-// isGone reports whether a socket of a reading is not one to be counted: destroyed meanwhile, or none of a connection.
-func (l *wireLedger) isGone(s *tcpSocket) bool {
-	_, gone := l.gone[s.cookie]
-	return gone || s.listening
 }
 
 // track begins to count a socket, and returns nil if there is no room for it.
@@ -206,7 +201,8 @@ func (l *wireLedger) claim(server *wireServer, open []tcpSocket, outgoing map[ne
 	var unclaimed []*tcpSocket
 	for i := range open {
 		s := &open[i]
-		if _, ok := outgoing[s.remote]; !ok || l.isGone(s) {
+		_, ok := outgoing[s.remote]
+		if _, gone := l.gone[s.cookie]; gone || !ok {
 			continue
 		}
 		if known := l.sockets[s.cookie]; known != nil {
@@ -240,7 +236,7 @@ func (l *wireLedger) claim(server *wireServer, open []tcpSocket, outgoing map[ne
 			t.grow(s)
 			t.reading = l.readings
 			have[s.remote]++
-			l.know(wireEnd{remote: true, port: s.remote.Port()})
+			l.ends = appendEnd(l.ends, wireEnd{port: s.remote.Port(), remote: true})
 		}
 	}
 	return nil

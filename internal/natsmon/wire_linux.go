@@ -20,7 +20,8 @@ import (
 const (
 	diagRequestSize = 56 // struct inet_diag_req_v2
 	diagMessageSize = 72 // struct inet_diag_msg
-	diagInfo        = 2  // INET_DIAG_INFO, the attribute with struct tcp_info
+	diagInfo        = 2  // INET_DIAG_INFO, the attribute of an answer with struct tcp_info
+	diagFilter      = 1  // INET_DIAG_REQ_BYTECODE, the attribute of a request with a filter
 )
 
 // Offsets in struct tcp_info, which has grown at its end: the first two are there since Linux 4.1, the others since 4.19.
@@ -32,8 +33,8 @@ const (
 )
 
 // States of sockets that have, or may still get, a stream. In TIME_WAIT and SYN_RECV there is none.
-const diagStates = 1<<unix.BPF_TCP_ESTABLISHED | 1<<unix.BPF_TCP_FIN_WAIT1 | 1<<unix.BPF_TCP_FIN_WAIT2 |
-	1<<unix.BPF_TCP_CLOSE_WAIT | 1<<unix.BPF_TCP_LAST_ACK | 1<<unix.BPF_TCP_CLOSING | 1<<unix.BPF_TCP_LISTEN
+const diagConnected = 1<<unix.BPF_TCP_ESTABLISHED | 1<<unix.BPF_TCP_FIN_WAIT1 | 1<<unix.BPF_TCP_FIN_WAIT2 |
+	1<<unix.BPF_TCP_CLOSE_WAIT | 1<<unix.BPF_TCP_LAST_ACK | 1<<unix.BPF_TCP_CLOSING
 
 // netlinkBuffer is as large as the parts that the kernel cuts an answer into get.
 const netlinkBuffer = 32 << 10
@@ -41,70 +42,126 @@ const netlinkBuffer = 32 << 10
 // errOldKernel: tcp_info of Linux before 4.1.
 var errOldKernel = errors.New("the kernel does not count bytes of connections")
 
-// openSockets returns all TCP sockets of this network namespace that are listening or connected.
-func openSockets() ([]tcpSocket, error) {
+// listeningSockets returns where TCP sockets of this network namespace listen.
+func listeningSockets() ([]netip.AddrPort, error) {
+	var all []netip.AddrPort
+	err := eachSocket(1<<unix.BPF_TCP_LISTEN, nil, func(m []byte) error {
+		all = append(all, diagAddrPort(m, diagLocal))
+		return nil
+	})
+	return all, err
+}
+
+// connectedSockets returns the connected TCP sockets of this network namespace that have one of the ports; all of them if it
+// is too many ports.
+func connectedSockets(ports []wireEnd) ([]tcpSocket, error) {
+	var all []tcpSocket
+	err := eachSocket(diagConnected, socketFilter(ports), func(m []byte) error {
+		s, ok, err := parseSocket(m)
+		if ok {
+			all = append(all, s)
+		}
+		return err
+	})
+	return all, err
+}
+
+// eachSocket calls f with an inet_diag_msg of each socket that has one of the states and passes the filter.
+func eachSocket(states uint32, filter []byte, f func([]byte) error) error {
 	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, &netlink.Config{MessageBufferSize: netlinkBuffer})
 	if err != nil {
-		return nil, fmt.Errorf("open netlink socket: %w", err)
+		return fmt.Errorf("open netlink socket: %w", err)
 	}
 	defer c.Close()
 	// The kernel answers in the call; this is for one that does not.
 	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		return nil, fmt.Errorf("set deadline of netlink socket: %w", err)
+		return fmt.Errorf("set deadline of netlink socket: %w", err)
 	}
-	var all []tcpSocket
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		all, err = appendSockets(all, c, family)
+		err := eachOfFamily(c, family, states, filter, f)
 		if family == unix.AF_INET6 && errors.Is(err, unix.ENOENT) {
-			return all, nil // a kernel without IPv6
+			return nil // a kernel without IPv6
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read sockets of family %d: %w", family, err)
+			return fmt.Errorf("read sockets of family %d: %w", family, err)
 		}
 	}
-	return all, nil
+	return nil
 }
 
-func appendSockets(dst []tcpSocket, c *netlink.Conn, family byte) ([]tcpSocket, error) {
-	request := make([]byte, diagRequestSize)
+func eachOfFamily(c *netlink.Conn, family byte, states uint32, filter []byte, f func([]byte) error) error {
+	request := make([]byte, diagRequestSize, diagRequestSize+unix.SizeofNlAttr+len(filter))
 	request[0], request[1], request[2] = family, unix.IPPROTO_TCP, 1<<(diagInfo-1)
-	binary.NativeEndian.PutUint32(request[4:], diagStates)
+	binary.NativeEndian.PutUint32(request[4:], states)
+	if len(filter) > 0 {
+		request = binary.NativeEndian.AppendUint16(request, uint16(unix.SizeofNlAttr+len(filter)))
+		request = binary.NativeEndian.AppendUint16(request, diagFilter)
+		request = append(request, filter...)
+	}
 	_, err := c.Send(netlink.Message{
 		Header: netlink.Header{Type: unix.SOCK_DIAG_BY_FAMILY, Flags: netlink.Request | netlink.Dump},
 		Data:   request,
 	})
 	if err != nil {
-		return dst, err
+		return err
 	}
 	for m, err := range c.ReceiveIter() {
 		if err != nil {
-			return dst, err
+			return err
 		}
-		s, ok, err := parseSocket(m.Data)
-		if err != nil {
-			return dst, err
+		if len(m.Data) < diagMessageSize {
+			return fmt.Errorf("answer of %d bytes is too short", len(m.Data))
 		}
-		if ok {
-			dst = append(dst, s)
+		if err := f(m.Data); err != nil {
+			return err
 		}
 	}
-	return dst, nil
+	return nil
 }
 
-// parseSocket reads an inet_diag_msg. It returns false for what is not a socket with a stream, or a listening one.
+// Instructions of struct inet_diag_bc_op: two jumps, in bytes, and for a condition a struct inet_diag_hostcond with a port.
+const (
+	filterJump   = 1 // INET_DIAG_BC_JMP
+	filterLocal  = 7 // INET_DIAG_BC_S_COND
+	filterRemote = 8 // INET_DIAG_BC_D_COND
+
+	filterJumpSize = 4
+	filterCondSize = 12
+)
+
+// socketFilter is a program for the kernel that a socket passes with any of the ports. Without it a host with many other
+// connections would spend most of the time of a reading on those.
+func socketFilter(ports []wireEnd) []byte {
+	if len(ports) > maxWireEnds {
+		return nil
+	}
+	var program []byte
+	for i, p := range ports {
+		code := byte(filterLocal)
+		if p.remote {
+			code = filterRemote
+		}
+		// If so, go on with the jump behind, which leads to the end; else to the next condition, or behind the end.
+		program = append(program, code, filterCondSize)
+		program = binary.NativeEndian.AppendUint16(program, filterCondSize+filterJumpSize)
+		program = append(program, unix.AF_UNSPEC, 0, 0, 0)
+		program = binary.NativeEndian.AppendUint32(program, uint32(p.port))
+		if rest := len(ports) - 1 - i; rest > 0 {
+			program = append(program, filterJump, filterJumpSize)
+			toEnd := filterJumpSize + rest*filterCondSize + (rest-1)*filterJumpSize
+			program = binary.NativeEndian.AppendUint16(program, uint16(toEnd))
+		}
+	}
+	return program
+}
+
+// parseSocket reads an inet_diag_msg. It returns false for what is left of a socket in FIN_WAIT2, which has no stream.
 func parseSocket(b []byte) (tcpSocket, bool, error) {
-	if len(b) < diagMessageSize {
-		return tcpSocket{}, false, fmt.Errorf("answer of %d bytes is too short", len(b))
-	}
 	s := tcpSocket{
-		cookie:    binary.NativeEndian.Uint64(b[44:]),
-		inode:     binary.NativeEndian.Uint32(b[68:]),
-		listening: b[1] == unix.BPF_TCP_LISTEN,
-		local:     netip.AddrPortFrom(diagAddr(b[0], b[8:]), binary.BigEndian.Uint16(b[4:])),
-		remote:    netip.AddrPortFrom(diagAddr(b[0], b[24:]), binary.BigEndian.Uint16(b[6:])),
-	}
-	if s.listening {
-		return s, true, nil
+		cookie: binary.NativeEndian.Uint64(b[44:]),
+		inode:  binary.NativeEndian.Uint32(b[68:]),
+		local:  diagAddrPort(b, diagLocal),
+		remote: diagAddrPort(b, diagRemote),
 	}
 	for b = b[diagMessageSize:]; len(b) >= unix.SizeofNlAttr; {
 		size := int(binary.NativeEndian.Uint16(b))
@@ -117,14 +174,23 @@ func parseSocket(b []byte) (tcpSocket, bool, error) {
 		}
 		b = b[min(len(b), (size+unix.NLA_ALIGNTO-1)&^(unix.NLA_ALIGNTO-1)):]
 	}
-	return s, false, nil // its remainder in FIN_WAIT2
+	return s, false, nil
 }
 
-func diagAddr(family byte, b []byte) netip.Addr {
-	if family == unix.AF_INET {
-		return netip.AddrFrom4([4]byte(b[:4]))
+// The ends of a connection in an inet_diag_msg: where the port is, and the address.
+var (
+	diagLocal  = diagEnd{4, 8}
+	diagRemote = diagEnd{6, 24}
+)
+
+type diagEnd struct{ port, address int }
+
+func diagAddrPort(m []byte, end diagEnd) netip.AddrPort {
+	port := binary.BigEndian.Uint16(m[end.port:])
+	if m[0] == unix.AF_INET {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(m[end.address:])), port)
 	}
-	return netip.AddrFrom16([16]byte(b[:16])).Unmap()
+	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(m[end.address:])).Unmap(), port)
 }
 
 // count reads a tcp_info.
@@ -206,11 +272,14 @@ func (d *destroyedSockets) next(each func(*tcpSocket)) error {
 		if err != nil {
 			return fmt.Errorf("receive destroyed sockets: %w", err)
 		}
+		if len(m.Data) < diagMessageSize {
+			return fmt.Errorf("destroyed socket of %d bytes is too short", len(m.Data))
+		}
 		s, ok, err := parseSocket(m.Data)
 		if err != nil {
 			return fmt.Errorf("destroyed socket: %w", err)
 		}
-		if ok && !s.listening {
+		if ok {
 			each(&s)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os"
 	"os/exec"
@@ -262,6 +263,12 @@ func TestWireBytesBeforeTheFirstReading(t *testing.T) {
 
 // A leaf is at both ends of a connection here: of the hub it came in, and the edge has made it.
 func TestWireBytesOfLeafs(t *testing.T) {
+	t.Run("spoke", func(t *testing.T) { testWireBytesOfLeaf(t, false) })
+	t.Run("hub", func(t *testing.T) { testWireBytesOfLeaf(t, true) })
+}
+
+// testWireBytesOfLeaf has an edge connect to a hub, be it the hub of the two itself.
+func testWireBytesOfLeaf(t *testing.T, asHub bool) {
 	hub := runServer(t, &server.Options{
 		ServerName: "hub", HTTPHost: "127.0.0.1", HTTPPort: server.RANDOM_PORT,
 		LeafNode: server.LeafNodeOpts{Host: "127.0.0.1", Port: server.RANDOM_PORT},
@@ -271,7 +278,7 @@ func TestWireBytesOfLeafs(t *testing.T) {
 	u := &url.URL{Scheme: "nats", Host: p.address}
 	edge := runServer(t, &server.Options{
 		ServerName: "edge", HTTPHost: "127.0.0.1", HTTPPort: server.RANDOM_PORT,
-		LeafNode: server.LeafNodeOpts{Remotes: []*server.RemoteLeafOpts{{URLs: []*url.URL{u}}}},
+		LeafNode: server.LeafNodeOpts{Remotes: []*server.RemoteLeafOpts{{URLs: []*url.URL{u}, Hub: asHub}}},
 	})
 	comesTrue(t, func() error {
 		if hub.NumLeafNodes() != 1 || edge.NumLeafNodes() != 1 {
@@ -515,7 +522,7 @@ func TestWireFailures(t *testing.T) {
 		t.Fatalf("at first %+v", before)
 	}
 	list := c.list
-	c.list = func() ([]tcpSocket, error) { return nil, syscall.EPERM }
+	c.list = func([]wireEnd) ([]tcpSocket, error) { return nil, syscall.EPERM }
 	if w := read(says(t, s)); w == nil || w.Sent[Client] != before.Sent[Client] {
 		t.Errorf("after a failure %+v, before %+v", w, before)
 	}
@@ -532,6 +539,47 @@ func TestWireFailures(t *testing.T) {
 	}
 	if w := late(says(t, s)); w != nil {
 		t.Errorf("later, after a failure at first: %+v", w)
+	}
+}
+
+// Connected sockets that nobody asked for are not read.
+func TestConnectedSocketsOfPorts(t *testing.T) {
+	asked, other := runServer(t, &server.Options{}), runServer(t, &server.Options{})
+	for _, s := range []*server.Server{asked, other} {
+		nc := dial(t, s.ClientURL())
+		defer nc.Close()
+	}
+	at := func(s *server.Server) netip.AddrPort { return s.Addr().(*net.TCPAddr).AddrPort() }
+	port := at(asked).Port()
+	many := make([]wireEnd, maxWireEnds+1)
+	for name, c := range map[string]struct {
+		ends                  []wireEnd
+		local, remote, others bool
+	}{
+		"local":  {[]wireEnd{{port: 1}, {port: port}, {port: 2}}, true, false, false},
+		"remote": {[]wireEnd{{port: port, remote: true}, {port: 1}}, false, true, false},
+		"both":   {[]wireEnd{{port: port, remote: true}, {port: port}}, true, true, false},
+		"full":   {slices.Concat(many[:maxWireEnds-1], []wireEnd{{port: port}}), true, false, false},
+		"all":    {many, true, true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			open, err := connectedSockets(c.ends)
+			if err != nil {
+				t.Fatal(err)
+			}
+			has := func(f func(*tcpSocket) bool) bool {
+				return slices.ContainsFunc(open, func(s tcpSocket) bool { return f(&s) })
+			}
+			if got := has(func(s *tcpSocket) bool { return s.local == at(asked) }); got != c.local {
+				t.Errorf("by local port: %v", got)
+			}
+			if got := has(func(s *tcpSocket) bool { return s.remote == at(asked) }); got != c.remote {
+				t.Errorf("by remote port: %v", got)
+			}
+			if got := has(func(s *tcpSocket) bool { return s.local == at(other) }); got != c.others {
+				t.Errorf("others: %v", got)
+			}
+		})
 	}
 }
 

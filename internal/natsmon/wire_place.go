@@ -42,14 +42,14 @@ func wirePorts(v *server.Varz, client *net.TCPAddr) []wirePort {
 }
 
 // listenersOf finds the listening sockets of the ports. A port can be open at several addresses, of several servers: then it is
-// the one at the address that the server names, if there is one. All is whether each port was found.
-func listenersOf(open []tcpSocket, ports []wirePort) (found map[netip.AddrPort]Kind, all bool) {
-	found, all = map[netip.AddrPort]Kind{}, true
+// the one at the address that the server names, if there is one. Missing is whether a port was not found.
+func listenersOf(listening []netip.AddrPort, ports []wirePort) (found map[netip.AddrPort]Kind, missing bool) {
+	found = map[netip.AddrPort]Kind{}
 	for _, p := range ports {
 		var at []netip.AddrPort
-		for _, s := range open {
-			if s.listening && int(s.local.Port()) == p.port {
-				at = append(at, s.local)
+		for _, a := range listening {
+			if int(a.Port()) == p.port {
+				at = append(at, a)
 			}
 		}
 		if host, err := netip.ParseAddr(p.host); err == nil {
@@ -58,27 +58,30 @@ func listenersOf(open []tcpSocket, ports []wirePort) (found map[netip.AddrPort]K
 				at = []netip.AddrPort{named}
 			}
 		}
-		all = all && len(at) > 0
+		missing = missing || len(at) == 0
 		for _, a := range at {
 			found[a] = p.kind
 		}
 	}
-	return found, all
+	return found, missing
 }
 
-// has reports whether a server, all ports of which are open here, is here indeed: it was reached through a port of its
-// own at an address of this host, and its clients come in through sockets of this host. The ports alone say little: all
-// servers of a cluster have the same ones.
-func (p wirePlace) has(s *Server, open []tcpSocket, ports []wirePort, accepts map[netip.AddrPort]Kind) bool {
+// has reports whether a server is here: all its ports are open here, it was reached through one of them at an address of
+// this host, and its clients come in through sockets of this host. The ports alone say little: all servers of a cluster
+// have the same ones.
+func (p wirePlace) has(s *Server, r wireReading) bool {
+	if r.missing {
+		return false
+	}
 	numbers := []int{s.Varz.HTTPPort, s.Varz.HTTPSPort}
-	for _, own := range ports {
+	for _, own := range r.ports {
 		numbers = append(numbers, own.port)
 	}
 	direct := slices.ContainsFunc(p.reached, func(a netip.AddrPort) bool {
 		// A server that had its port of monitoring chosen by the kernel says -1.
 		return (slices.Contains(numbers, int(a.Port())) || slices.Contains(numbers, server.RANDOM_PORT)) &&
-			slices.ContainsFunc(open, func(s tcpSocket) bool {
-				return s.listening && (s.local == a || s.local.Addr().IsUnspecified() && s.local.Port() == a.Port())
+			slices.ContainsFunc(r.listening, func(l netip.AddrPort) bool {
+				return l == a || l.Addr().IsUnspecified() && l.Port() == a.Port()
 			})
 	})
 	if !direct {
@@ -88,12 +91,13 @@ func (p wirePlace) has(s *Server, open []tcpSocket, ports []wirePort, accepts ma
 		return true
 	}
 	clients := 0
-	for i := range open {
-		if !open[i].listening && open[i].inode != 0 {
-			switch kindAt(accepts, open[i].local) {
-			case Client, WebSocket, MQTT:
-				clients++
-			}
+	for i := range r.open {
+		if r.open[i].inode == 0 {
+			continue
+		}
+		switch kindAt(r.accepts, r.open[i].local) {
+		case Client, WebSocket, MQTT:
+			clients++
 		}
 	}
 	// Half, because they come and go between the two readings. A forwarded port has one, or none.
@@ -176,8 +180,8 @@ func localAddresses(hostPort string) []netip.AddrPort {
 	return local
 }
 
-// outgoingOf returns where a server has connected to, and how often. It names the remote ends of its leafs, routes and gateways;
-// those of connections that came in are never the remote end of one that went out.
+// outgoingOf returns where a server has connected to, and how often: the remote ends of leafs, routes and gateways. Of leafs it
+// is not said who has connected; the spoke has, or the port is one that the configuration names.
 func outgoingOf(s *Server) map[netip.AddrPort]wireOutgoing {
 	all := map[netip.AddrPort]wireOutgoing{}
 	add := func(kind Kind, ip string, port int) {
@@ -189,8 +193,11 @@ func outgoingOf(s *Server) map[netip.AddrPort]wireOutgoing {
 		all[remote] = wireOutgoing{kind, all[remote].n + 1}
 	}
 	if s.Leafs != nil {
+		configured := leafPorts(s.Varz)
 		for _, l := range s.Leafs.Leafs {
-			add(Leaf, l.IP, l.Port)
+			if l.IsSpoke || slices.Contains(configured, strconv.Itoa(l.Port)) {
+				add(Leaf, l.IP, l.Port)
+			}
 		}
 	}
 	if s.Routes != nil {
@@ -204,6 +211,19 @@ func outgoingOf(s *Server) map[netip.AddrPort]wireOutgoing {
 		for _, g := range s.Gateways.OutboundGateways {
 			if g.Connection != nil {
 				add(Gateway, g.Connection.IP, g.Connection.Port)
+			}
+		}
+	}
+	return all
+}
+
+// leafPorts are those of the hubs to which a server is told to connect.
+func leafPorts(v *server.Varz) []string {
+	var all []string
+	for _, r := range v.LeafNode.Remotes {
+		for _, hostPort := range r.URLs {
+			if _, port, err := net.SplitHostPort(hostPort); err == nil {
+				all = append(all, port)
 			}
 		}
 	}

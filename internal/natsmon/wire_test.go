@@ -297,9 +297,7 @@ func TestWireLedger(t *testing.T) {
 		l, s := ledgerOf()
 		other := accepted(1, 10, 20)
 		other.local, other.remote = other.remote, other.local // the end of a client on this host
-		listener := accepted(2, 7, 7)
-		listener.listening = true
-		l.read([]tcpSocket{other, listener}, testTime, other)
+		l.read([]tcpSocket{other}, testTime, other)
 		wantWire(t, s, Client, 0, 0)
 		if len(l.sockets) != 0 {
 			t.Errorf("%d sockets are remembered", len(l.sockets))
