@@ -187,6 +187,9 @@ func (e *Exporter) build(targets []*target, readings []reading, labelled bool) (
 			}
 		}
 		b.addReading(t.reader.Name(), r, clashes)
+		if s, ok := t.reader.(*systemReader); ok && s.config.Expect > 0 {
+			b.addExpected(s.Name(), s.config.Expect)
+		}
 	}
 	return b.families(), nil
 }
@@ -200,7 +203,8 @@ func (b *builder) addUp(s *Server) {
 // addReading adds what there is to say of the reading itself.
 func (b *builder) addReading(name string, r reading, clashes int) {
 	l := labels{}.with("target", name)
-	b.sample("nats_up", "Whether the target answered (1) or not (0).", dto.MetricType_GAUGE, l, truth(r.up()))
+	b.sample("nats_up", "Whether the target answered (1) or not (0).", dto.MetricType_GAUGE, l, truth(r.answered() > 0))
+	b.sample("nats_target_servers", "Servers of the target that answered.", dto.MetricType_GAUGE, l, float64(r.answered()))
 	b.sample("nats_scrape_duration_seconds", "How long it took to read the target.", dto.MetricType_GAUGE, l, r.took.Seconds())
 	for endpoint, n := range r.errors {
 		b.sample("nats_scrape_errors_total", "Questions to the servers of the target that were not answered, by endpoint; varz is also the target as a whole.",
@@ -214,4 +218,10 @@ func (b *builder) addReading(name string, r reading, clashes int) {
 		b.sample("nats_scrape_omitted_objects", "What there is more of than the exporter takes of a server, or twice under one name.",
 			dto.MetricType_GAUGE, l.with("kind", string(what)), float64(n))
 	}
+}
+
+// addExpected adds how many servers a target should have, which is more than those that ever answered if some never did.
+func (b *builder) addExpected(name string, servers int) {
+	b.sample("nats_target_expected_servers", "Servers that the target should have; absent if nobody said.",
+		dto.MetricType_GAUGE, labels{}.with("target", name), float64(servers))
 }

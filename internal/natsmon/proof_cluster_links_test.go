@@ -169,7 +169,7 @@ func TestSilentServerCostsOnlyItsOwnMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := DefaultConfig()
-	c.System = []SystemConfig{{URLs: []string{near.ClientURL()}, Username: "system", PasswordFile: password}}
+	c.System = []SystemConfig{{URLs: []string{near.ClientURL()}, Username: "system", PasswordFile: password, Expect: 2}}
 	exporter, err := New(Options{Config: c, Logger: bustest.Logger(t)})
 	if err != nil {
 		t.Fatal(err)
@@ -208,8 +208,9 @@ func TestSilentServerCostsOnlyItsOwnMetrics(t *testing.T) {
 		})
 	}
 	target := near.ClientURL()
+	of := `{target="` + target + `"}`
 	await(map[string]float64{
-		`nats_up{target="` + target + `"}`:                 1,
+		"nats_up" + of: 1, "nats_target_servers" + of: 2, "nats_target_expected_servers" + of: 2,
 		`nats_server_up{cluster="east",server="near"}`:     1,
 		`nats_server_up{cluster="east",server="far"}`:      1,
 		`nats_server_clients{cluster="east",server="far"}`: 0,
@@ -217,7 +218,7 @@ func TestSilentServerCostsOnlyItsOwnMetrics(t *testing.T) {
 	before := scrape()[`nats_scrape_errors_total{endpoint="varz",target="`+target+`"}`]
 	proxy.Stall(true)
 	await(map[string]float64{
-		`nats_up{target="` + target + `"}`:                  1,
+		"nats_up" + of: 1, "nats_target_servers" + of: 1, "nats_target_expected_servers" + of: 2,
 		`nats_server_up{cluster="east",server="near"}`:      1,
 		`nats_server_up{cluster="east",server="far"}`:       0,
 		`nats_server_clients{cluster="east",server="near"}`: 1,

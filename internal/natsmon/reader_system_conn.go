@@ -29,15 +29,23 @@ const (
 	noConnection = "connect to NATS system account"
 )
 
-// run keeps the connection until ctx ends. An error says that there can be none with this configuration.
+// run keeps the connection until ctx ends. What is wrong with the configuration may be mended meanwhile, such as a file that
+// is not there yet.
 func (r *systemReader) run(ctx context.Context) error {
-	nc, err := r.connect(ctx)
-	if err != nil {
-		return fmt.Errorf("connect to %s: %w", r.Name(), err)
+	for {
+		nc, err := r.connect(ctx)
+		if err == nil {
+			<-ctx.Done()
+			nc.Close()
+			return nil
+		}
+		r.onTrouble(noConnection, err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(systemReconnectWait):
+		}
 	}
-	<-ctx.Done()
-	nc.Close()
-	return nil
 }
 
 // connect dials until there is a connection or ctx ends, and goes on doing so when the connection is lost. The first

@@ -179,17 +179,7 @@ func TestSystemReaderSaysWhatIsWrong(t *testing.T) {
 	fails("connection refused", SystemConfig{URLs: []string{"nats://" + freeAddrs(t, 1)[0]}})
 }
 
-func TestSystemReaderFailsForWhatCanNeverWork(t *testing.T) {
-	for _, c := range []SystemConfig{{NkeySeedFile: "absent"}, {CredentialsFile: "absent"}} {
-		c.URLs = []string{"nats://127.0.0.1:1"}
-		r := newSystemReader(c, false, defaultLimits(), slog.New(slog.DiscardHandler), time.Now)
-		if err := r.run(t.Context()); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("run says %v", err)
-		}
-	}
-}
-
-// A user who may do no more than ask can be read with, and by a key.
+// A user who may do no more than ask can be read with, and by a key, also if its file comes late.
 func TestSystemReaderNeedsFewRights(t *testing.T) {
 	key, err := nkeys.CreateUser()
 	if err != nil {
@@ -204,14 +194,19 @@ func TestSystemReaderNeedsFewRights(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "seed")
-	if err := os.WriteFile(file, seed, 0o600); err != nil {
-		t.Fatal(err)
-	}
 	p := startPlain(t, "alone", `accounts { SYS { users: [{
 		nkey: `+public+`
 		permissions: {publish: "$SYS.REQ.>", subscribe: "_INBOX.thalweg-nats-exporter.>"}
 	}] } }`) // which leaves clients no account but $G
-	readAll(t, runSystem(t, SystemConfig{URLs: []string{p.ClientURL()}, NkeySeedFile: file}), "alone")
+	r := runSystem(t, SystemConfig{URLs: []string{p.ClientURL()}, NkeySeedFile: file})
+	bustest.WaitFor(t, "an error about the file", func() bool {
+		_, err := r.Read(t.Context())
+		return errors.Is(err, os.ErrNotExist)
+	})
+	if err := os.WriteFile(file, seed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	readAll(t, r, "alone")
 }
 
 func TestSystemReaderReturnsToAServer(t *testing.T) {

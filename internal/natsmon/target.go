@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"time"
 
@@ -42,9 +41,14 @@ type reading struct {
 	omitted map[object]int
 }
 
-// up reports whether any server answered.
-func (r *reading) up() bool {
-	return slices.ContainsFunc(r.servers, func(s *Server) bool { return s.Varz != nil })
+// answered counts the servers that did.
+func (r *reading) answered() (n int) {
+	for _, s := range r.servers {
+		if s.Varz != nil {
+			n++
+		}
+	}
+	return n
 }
 
 func newTarget(r Reader, compat bool, l limits, wire func(*Server) *Wire, log *telemetry.Repeats) *target {
