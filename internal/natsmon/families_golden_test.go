@@ -159,8 +159,26 @@ func everything(t *testing.T) []*dto.MetricFamily {
 			b.add(s)
 		}
 	}
+	for _, cluster := range []string{"", "north"} {
+		s := rareServer(t, cluster)
+		b.add(s)
+		b.addUp(s)
+	}
+	failed := map[Endpoint]uint64{}
+	for _, e := range endpoints(true) {
+		failed[e] = 0
+	}
+	b.addReading("embedded", reading{errors: failed}, 0)
+	b.addExpected("embedded", 1)
+	return b.families()
+}
+
+// rareServer has what the recorded servers have no reason to have.
+func rareServer(t *testing.T, cluster string) *Server {
+	t.Helper()
 	s := recorded(t, "single")[0]
-	s.Name, s.ID = "other", "OTHER"
+	s.Cluster, s.Name = cluster, cluster+"-rare"
+	s.ID = s.Name
 	expiry := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 	s.Varz.TLSCertNotAfter, s.Varz.Cluster.TLSCertNotAfter, s.Varz.Gateway.TLSCertNotAfter = expiry, expiry, expiry
 	s.Varz.LeafNode.TLSCertNotAfter, s.Varz.MQTT.TLSCertNotAfter, s.Varz.Websocket.TLSCertNotAfter = expiry, expiry, expiry
@@ -174,20 +192,25 @@ func everything(t *testing.T) []*dto.MetricFamily {
 	s.Free = &free
 	s.JetStream.Limits.MaxHAAssets = 100
 	s.JetStream.Meta = &server.MetaClusterInfo{Snapshot: &server.MetaSnapshotStats{LastTime: expiry, LastDuration: time.Second}}
-	a := s.JetStream.AccountDetails[0]
-	a.ReservedMemory, a.ReservedStore = 1<<30, 1<<30
-	for i := range a.Streams {
-		a.Streams[i].Config.MaxConsumers = 10
-		for _, source := range a.Streams[i].Sources {
-			source.External = &server.ExternalStream{ApiPrefix: "$JS.edge.API"}
+	for _, a := range s.JetStream.AccountDetails {
+		a.ReservedMemory, a.ReservedStore = 1<<30, 1<<30
+		for i := range a.Streams {
+			a.Streams[i].Cluster = nil // it leads them all
+			a.Streams[i].Config.MaxConsumers = 10
+			for _, source := range a.Streams[i].Sources {
+				source.External = &server.ExternalStream{ApiPrefix: "$JS.edge.API"}
+			}
 		}
 	}
-	b.add(s)
-	b.addUp(s)
-	failed := map[Endpoint]uint64{}
-	for _, e := range endpoints(true) {
-		failed[e] = 0
+	s.Varz.HTTPReqStats = map[string]uint64{"/varz": 1}
+	for _, kind := range []Kind{Client, Gateway, InProcess, Leaf, MQTT, Route, WebSocket} {
+		s.Connections.ByKind[kind] = 1
 	}
-	b.addReading("embedded", reading{errors: failed}, 0)
-	return b.families()
+	s.Leafs = &server.Leafz{Leafs: []*server.LeafInfo{{Name: "edge", Account: "APP", RTT: "1ms"}}}
+	s.Gateways = &server.Gatewayz{Name: "west", OutboundGateways: map[string]*server.RemoteGatewayz{
+		"south": {Connection: &server.ConnInfo{RTT: "1ms"}},
+	}, InboundGateways: map[string][]*server.RemoteGatewayz{
+		"south": {{Connection: &server.ConnInfo{RTT: "1ms"}}},
+	}}
+	return s
 }

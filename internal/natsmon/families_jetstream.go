@@ -78,11 +78,11 @@ var jetStreamTable = []metric[*server.JSInfo]{
 		func(j *server.JSInfo) float64 { return float64(j.ConsumersLeader) }),
 	gauge("nats_jetstream_messages", "Messages of all streams of which this server has a copy.",
 		func(j *server.JSInfo) float64 { return float64(j.Messages) }),
-	gauge("nats_jetstream_message_bytes", "Bytes of these messages.",
+	gauge("nats_jetstream_message_bytes", "Bytes of the messages of all streams of which this server has a copy.",
 		func(j *server.JSInfo) float64 { return float64(j.Bytes) }),
 	gauge("nats_jetstream_ha_assets", "Streams and consumers with several replicas, one of them on this server.",
 		func(j *server.JSInfo) float64 { return float64(j.HAAssets) }),
-	gauge("nats_jetstream_ha_assets_limit", "Most of them that a server may have; absent if there is no limit.",
+	gauge("nats_jetstream_ha_assets_limit", "Most streams and consumers with several replicas that a server may have; absent if there is no limit.",
 		func(j *server.JSInfo) float64 {
 			if j.Limits == nil {
 				return absent
@@ -120,15 +120,15 @@ var metaTable = []metric[meta]{
 		func(m meta) float64 { return truth(m.Leader != "") }),
 	gauge("nats_jetstream_meta_cluster_size", "Servers with JetStream, as this server knows.",
 		func(m meta) float64 { return float64(m.Size) }),
-	gauge("nats_jetstream_meta_quorum", "Servers that have to agree; absent if the server does not say.",
+	gauge("nats_jetstream_meta_quorum", "Servers with JetStream that have to agree on a change; absent if the server does not say.",
 		func(m meta) float64 { return positive(float64(m.QuorumNeeded)) }),
-	gauge("nats_jetstream_meta_pending", "Requests that wait to be handled.",
+	gauge("nats_jetstream_meta_pending", "Requests to JetStream's API that wait to be handled by this server.",
 		func(m meta) float64 { return float64(m.Pending) }),
-	gauge("nats_jetstream_meta_snapshot_pending_entries", "Changes since the last snapshot.",
+	gauge("nats_jetstream_meta_snapshot_pending_entries", "Changes to streams and consumers since the last snapshot of what there is.",
 		func(m meta) float64 {
 			return ofSnapshot(m, func(s *server.MetaSnapshotStats) float64 { return float64(s.PendingEntries) })
 		}),
-	gauge("nats_jetstream_meta_snapshot_pending_bytes", "Bytes of these changes.",
+	gauge("nats_jetstream_meta_snapshot_pending_bytes", "Bytes of the changes since the last snapshot.",
 		func(m meta) float64 {
 			return ofSnapshot(m, func(s *server.MetaSnapshotStats) float64 { return float64(s.PendingSize) })
 		}),

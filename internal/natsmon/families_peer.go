@@ -114,18 +114,18 @@ func addPeers(b *builder, s *Server, kind Kind, p *peers, t []metric[*peer], nam
 
 var (
 	routeTable = append(peerMetrics("nats_route", "other server of the cluster"),
-		gauge("nats_route_pending_bytes", "Bytes that wait to be sent to the peer.",
+		gauge("nats_route_pending_bytes", "Bytes that wait to be sent to the other server of the cluster.",
 			func(p *peer) float64 { return connected(p, p.pending) }))
 	leafTable    = peerMetrics("nats_leaf", "server at the other end of a leaf connection")
 	gatewayTable = append(peerMetrics("nats_gateway", "other cluster"),
-		gauge("nats_gateway_pending_bytes", "Bytes that wait to be sent to the peer.",
+		gauge("nats_gateway_pending_bytes", "Bytes that wait to be sent to the other cluster.",
 			func(p *peer) float64 { return connected(p, p.pending) }))
 )
 
 // peerMetrics are what all kinds of peers have.
 func peerMetrics(prefix, who string) []metric[*peer] {
 	of := "Messages of connections to the " + who + "; what they carried counts on when they are made anew."
-	bytes := "Bytes of headers and bodies of those messages."
+	bytes := "Bytes of headers and bodies of messages of connections to the " + who + "; they count on like messages."
 	return slices.Clip([]metric[*peer]{
 		gauge(prefix+"_up", "Whether there is a connection to the "+who+". One that went away is 0 for a day.",
 			func(p *peer) float64 { return truth(p.connections > 0) }),

@@ -176,7 +176,7 @@ var streamTable = []metric[*server.StreamDetail]{
 		func(d *server.StreamDetail) float64 { return float64(d.State.NumSubjects) }),
 	gauge("nats_stream_direct_consumers", "Consumers by which other streams mirror or source this one.",
 		func(d *server.StreamDetail) float64 { return float64(len(d.DirectConsumer)) }),
-	gauge("nats_stream_direct_pending", "Messages that these have not been sent yet, all together.",
+	gauge("nats_stream_direct_pending", "Messages that other streams which mirror or source this one were not sent yet, all together.",
 		func(d *server.StreamDetail) float64 {
 			n := 0.0
 			for _, c := range d.DirectConsumer {
