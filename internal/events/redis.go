@@ -64,12 +64,13 @@ type redisSource struct {
 
 // newRedisSource takes claims under a lease.
 func newRedisSource(g *Gateway, c *RedisConfig, l *lease) *redisSource {
-	s := &redisSource{Gateway: g, config: c, lease: l, limit: int(g.options.Config.Limits.EventBytes), pages: make(chan *page, pagesAhead+1)}
+	s := &redisSource{Gateway: g, config: c, lease: l, pages: make(chan *page, pagesAhead+1)}
 	for range cap(s.pages) {
 		s.pages <- &page{}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	s.limit = int(g.options.Config.Limits.EventBytes)
 	if g.state.position.seq == 0 {
 		g.state.position.low, g.state.position.seq = 1, 1
 		s.adopt = true

@@ -125,7 +125,11 @@ func (l *lease) tenure(ctx context.Context, watch func(h head, mine bool) error,
 	lose(nil)
 	beats.Wait()
 	l.g.metrics.holds.Set(0)
-	if ctx.Err() == nil {
+	switch {
+	case ctx.Err() != nil: // it is left to whoever called
+	case err != nil:
+		l.release(ctx) // to somebody who can do with it
+	default:
 		l.drop()
 	}
 	return true, err
@@ -335,6 +339,7 @@ func (l *lease) drop() {
 // fail says that nothing can be had from Redis for now.
 func (g *Gateway) fail(err error, address string) {
 	g.metrics.redisFails.Inc()
+	g.metrics.redisUp.Set(0)
 	g.setSource("no events can be taken from Redis: " + err.Error())
 	g.repeats.Log(slog.LevelError, "redis", "no events can be taken from redis; trying again", slog.String("address", address), slog.Any("err", err))
 }

@@ -77,7 +77,7 @@ func (r *replica) watch(h head, _ bool) error {
 		return err
 	}
 	r.mu.Lock()
-	outdated := h.number != "" && (r.state.size > 0 || r.state.position.seq > 0) && !r.knowsMore(h)
+	outdated := h.number != "" && (r.state.size > 0 || r.state.position.seq > 0) && !r.lease.wasOwn(h)
 	r.mu.Unlock()
 	if outdated { // if the journal is lost with its holder, sums of long ago would look like counters that began anew
 		if err := r.forgetState(); err != nil {
@@ -126,6 +126,9 @@ func (r *replica) inherit(ctx context.Context, before head) error {
 	data, err := r.journal.read(ctx)
 	if err != nil {
 		return err
+	}
+	if len(data) > recordHeader && data[recordHeader] != stateVersion {
+		return errors.New("the journal of the replicas was written by another version of the program")
 	}
 	now := r.options.Now().UnixMilli()
 	r.mu.Lock()

@@ -2,6 +2,8 @@ package events
 
 import (
 	"fmt"
+	"net/http"
+	"os"
 	"strings"
 	"testing"
 )
@@ -109,4 +111,67 @@ func TestRedisPassword(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+// Behind a crash nothing is shown as long as Redis is away, and both the page and the condition say why.
+func TestRedisDownAfterCrash(t *testing.T) {
+	s := startRedis(t)
+	dir := t.TempDir()
+	x := open(t, dir, withRedis)
+	x.feed(`{"name":"a","value":1}`)
+	x.save()
+	x.crash()
+	s.kill()
+	r := runGateway(t, dir, s.addr(), nil)
+	until(t, func() string {
+		if list := r.health.Conditions(); list[0].Ready || !strings.Contains(list[0].Reason, "refused; until then nothing is shown") {
+			return fmt.Sprintf("%+v", list)
+		}
+		return ""
+	})
+	if w := r.scrape(); w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "cannot be read again yet: no events can be taken from Redis: ") {
+		t.Errorf("the page is %d, %s", w.Code, w.Body)
+	}
+	s.start()
+	r.waitForPage("a", 1)
+}
+
+// rights are those that docs/events.md asks for.
+var rights = []string{
+	"~" + queueKey, "~{" + queueKey + "}:claim:*", "resetchannels", "+select", "+client|setname", "+type", "+llen", "+lrange", "+blmove", "+scan",
+	"+renamenx", "+rename", "+exists", "+unlink", "+del", "+rpush", "+hget", "+hmget", "+hset", "+hincrby", "+evalsha", "+eval",
+}
+
+func TestRedisRights(t *testing.T) {
+	page, err := os.ReadFile("../../docs/events.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := strings.Join(rights, " "); !strings.Contains(strings.Join(strings.Fields(string(page)), " "), text) {
+		t.Errorf("docs/events.md does not ask for %s", text)
+	}
+	s := startRedis(t)
+	c := s.client()
+	if _, err := c.do(append([]string{"ACL", "SETUSER", "gateway", "on", ">secret"}, rights...)...); err != nil {
+		t.Fatal(err)
+	}
+	login := func(c *Config) { c.Redis.Username, c.Redis.Password = "gateway", "secret" }
+	dir := t.TempDir()
+	r := runGateway(t, dir, s.addr(), login)
+	push(t, c, `{"name":"a","value":1}`)
+	r.waitFor("a", 1)
+	waitForNoClaims(t, c)
+	r.stop()
+	r = runGateway(t, dir, s.addr(), func(c *Config) {
+		login(c)
+		asReplica(c)
+	})
+	push(t, c, `{"name":"a","value":1}`)
+	r.waitForPage("a", 2)
+	waitForNoClaims(t, c)
+	r.stop()
+	log, err := c.do("ACL", "LOG")
+	if err != nil || len(log.list) > 0 {
+		t.Errorf("Redis refused %d commands: %v", len(log.list), err)
+	}
 }
