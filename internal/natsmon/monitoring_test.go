@@ -223,12 +223,8 @@ func TestAlertsFire(t *testing.T) {
 func TestInARealPrometheus(t *testing.T) {
 	servers := startCluster(t, "east", "")
 	startOrders(t, servers[0].jetStream(t))
-	password := filepath.Join(t.TempDir(), "password")
-	if err := os.WriteFile(password, []byte("secret"), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	c := DefaultConfig()
-	c.System = []SystemConfig{{URLs: []string{servers[0].ClientURL()}, Username: "system", PasswordFile: password}}
+	c.System = []SystemConfig{{URLs: []string{servers[0].ClientURL()}, Username: "system", PasswordFile: passwordFile(t)}}
 	c.Servers = []ServerConfig{{URL: "http://" + freeAddrs(t, 1)[0]}} // which nobody serves
 	exporter, err := New(Options{Config: c, Logger: bustest.Logger(t)})
 	if err != nil {

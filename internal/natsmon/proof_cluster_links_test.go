@@ -2,10 +2,10 @@ package natsmon
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -164,12 +164,8 @@ func TestSilentServerCostsOnlyItsOwnMetrics(t *testing.T) {
 	near := startPlain(t, "near", fmt.Sprintf("cluster {name: east, listen: %q}", listen))
 	proxy := bustest.NewProxy(t, listen)
 	startPlain(t, "far", fmt.Sprintf(`cluster {name: east, listen: "127.0.0.1:-1", no_advertise: true, routes: ["nats://%s"]}`, proxy.Addr()))
-	password := filepath.Join(t.TempDir(), "password")
-	if err := os.WriteFile(password, []byte("secret"), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	c := DefaultConfig()
-	c.System = []SystemConfig{{URLs: []string{near.ClientURL()}, Username: "system", PasswordFile: password, Expect: 2}}
+	c.System = []SystemConfig{{URLs: []string{near.ClientURL()}, Username: "system", PasswordFile: passwordFile(t), Expect: 2}}
 	exporter, err := New(Options{Config: c, Logger: bustest.Logger(t)})
 	if err != nil {
 		t.Fatal(err)
@@ -187,13 +183,7 @@ func TestSilentServerCostsOnlyItsOwnMetrics(t *testing.T) {
 		if err != nil || answer.Code != http.StatusOK {
 			t.Fatalf("status %d: %v", answer.Code, err)
 		}
-		got := map[string]float64{}
-		for name, f := range families {
-			for _, m := range f.GetMetric() {
-				got[name+seriesLabels(m)] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
-			}
-		}
-		return got
+		return valuesOf(slices.Collect(maps.Values(families)))
 	}
 	await := func(want map[string]float64) {
 		t.Helper()
@@ -243,5 +233,29 @@ func runExporter(t *testing.T, e *Exporter) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// Clusters that know nothing of each other are read in one process, and told apart by their labels.
+func TestClustersInOneProcess(t *testing.T) {
+	c := DefaultConfig()
+	for _, cluster := range []string{"east", "west"} {
+		p := startPlain(t, "nats-0", fmt.Sprintf(`cluster {name: %s, listen: "127.0.0.1:-1"}`, cluster))
+		p.jetStream(t) // a client
+		c.System = append(c.System, SystemConfig{URLs: []string{p.ClientURL()}, Username: "system", PasswordFile: passwordFile(t)})
+	}
+	exporter, err := New(Options{Config: c, Logger: bustest.Logger(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runExporter(t, exporter)
+	bustest.WaitFor(t, "both", func() bool {
+		families, err := exporter.Gatherer().Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := valuesOf(families)
+		return got[`nats_server_clients{cluster="east",server="nats-0"}`] == 2 &&
+			got[`nats_server_clients{cluster="west",server="nats-0"}`] == 2
 	})
 }

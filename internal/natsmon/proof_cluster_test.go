@@ -125,14 +125,21 @@ func startCluster(t *testing.T, cluster, text string) []*plain {
 // readSystem returns a reader that runs, of the cluster of the servers given.
 func readSystem(t *testing.T, expect int, servers ...*plain) *systemReader {
 	t.Helper()
-	c := SystemConfig{Username: "system", PasswordFile: filepath.Join(t.TempDir(), "password"), Expect: expect}
-	if err := os.WriteFile(c.PasswordFile, []byte("secret\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	c := SystemConfig{Username: "system", PasswordFile: passwordFile(t), Expect: expect}
 	for _, p := range servers {
 		c.URLs = append(c.URLs, p.ClientURL())
 	}
 	return runSystem(t, c)
+}
+
+// passwordFile has the password of the user system.
+func passwordFile(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(file, []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // runSystem returns a reader that runs until the test ends.

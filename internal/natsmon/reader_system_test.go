@@ -3,6 +3,7 @@ package natsmon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -10,8 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
+	"github.com/prometheus/common/config"
 
 	"github.com/thalweg/thalweg/internal/bus/bustest"
 )
@@ -181,21 +184,14 @@ func TestSystemReaderSaysWhatIsWrong(t *testing.T) {
 
 // A user who may do no more than ask can be read with, and by a key, also if its file comes late.
 func TestSystemReaderNeedsFewRights(t *testing.T) {
-	key, err := nkeys.CreateUser()
-	if err != nil {
-		t.Fatal(err)
-	}
-	seed, err := key.Seed()
-	if err != nil {
-		t.Fatal(err)
-	}
-	public, err := key.PublicKey()
+	key := newKey(t, nkeys.CreateUser)
+	seed, err := key.pair.Seed()
 	if err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "seed")
 	p := startPlain(t, "alone", `accounts { SYS { users: [{
-		nkey: `+public+`
+		nkey: `+key.public+`
 		permissions: {publish: "$SYS.REQ.>", subscribe: "_INBOX.thalweg-nats-exporter.>"}
 	}] } }`) // which leaves clients no account but $G
 	r := runSystem(t, SystemConfig{URLs: []string{p.ClientURL()}, NkeySeedFile: file})
@@ -207,6 +203,74 @@ func TestSystemReaderNeedsFewRights(t *testing.T) {
 		t.Fatal(err)
 	}
 	readAll(t, r, "alone")
+}
+
+func TestSystemReaderSpeaksTLS(t *testing.T) {
+	cert, key := certificateFiles(t)
+	p := startPlain(t, "safe", fmt.Sprintf("tls {cert_file: %q, key_file: %q}", cert, key))
+	c := SystemConfig{
+		URLs: []string{"tls://" + p.Addr().String()}, Username: "system", PasswordFile: passwordFile(t),
+		TLSConfig: config.TLSConfig{CAFile: cert},
+	}
+	readAll(t, runSystem(t, c), "safe")
+
+	c.TLSConfig = config.TLSConfig{}
+	strange := runSystem(t, c)
+	bustest.WaitFor(t, "an error about the certificate", func() bool {
+		_, err := strange.Read(t.Context())
+		return err != nil && strings.Contains(err.Error(), "certificate signed by unknown authority")
+	})
+}
+
+// A server of an operator, whose users have credentials files.
+func TestSystemReaderHasCredentials(t *testing.T) {
+	operator, account, user := newKey(t, nkeys.CreateOperator), newKey(t, nkeys.CreateAccount), newKey(t, nkeys.CreateUser)
+	sign := func(claims interface {
+		Encode(nkeys.KeyPair) (string, error)
+	}, by *testKey) string {
+		t.Helper()
+		token, err := claims.Encode(by.pair)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	owner := jwt.NewOperatorClaims(operator.public)
+	owner.SystemAccount = account.public
+	p := startPlain(t, "owned", fmt.Sprintf("operator: %s\nsystem_account: %s\nresolver: MEMORY # which has all accounts\nresolver_preload: {%s: %s}",
+		sign(owner, operator), account.public, account.public, sign(jwt.NewAccountClaims(account.public), operator)))
+	seed, err := user.pair.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	credentials, err := jwt.FormatUserConfig(sign(jwt.NewUserClaims(user.public), account), seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "system.creds")
+	if err := os.WriteFile(file, credentials, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	readAll(t, runSystem(t, SystemConfig{URLs: []string{p.ClientURL()}, CredentialsFile: file}), "owned")
+}
+
+// testKey is an nkey.
+type testKey struct {
+	pair   nkeys.KeyPair
+	public string
+}
+
+func newKey(t *testing.T, create func() (nkeys.KeyPair, error)) *testKey {
+	t.Helper()
+	pair, err := create()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := pair.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &testKey{pair, public}
 }
 
 func TestSystemReaderReturnsToAServer(t *testing.T) {
