@@ -8,22 +8,16 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// connection is what is summed up of each connection: the fields of server.ConnInfo under the same names.
+// connection is what is summed up of each connection: fields of server.ConnInfo.
 type connection struct {
-	Kind     string `json:"kind"`
-	Type     string `json:"type"`
-	Port     int    `json:"port"`
-	Pending  int    `json:"pending_bytes"`
-	InMsgs   int64  `json:"in_msgs"`
-	OutMsgs  int64  `json:"out_msgs"`
-	InBytes  int64  `json:"in_bytes"`
-	OutBytes int64  `json:"out_bytes"`
-	NumSubs  uint32 `json:"subscriptions"`
+	Kind, Type                         string
+	Port, Pending, NumSubs             int64
+	InMsgs, OutMsgs, InBytes, OutBytes int64
 }
 
 func connectionOf(i *server.ConnInfo) connection {
 	return connection{
-		Kind: i.Kind, Type: i.Type, Port: i.Port, Pending: i.Pending, NumSubs: i.NumSubs,
+		Kind: i.Kind, Type: i.Type, Port: int64(i.Port), Pending: int64(i.Pending), NumSubs: int64(i.NumSubs),
 		InMsgs: i.InMsgs, OutMsgs: i.OutMsgs, InBytes: i.InBytes, OutBytes: i.OutBytes,
 	}
 }
@@ -50,8 +44,8 @@ func newConnections() *Connections {
 
 func (c *Connections) add(i *connection) {
 	c.ByKind[i.kind()]++
-	c.PendingBytes += int64(i.Pending)
-	c.Subscriptions += int64(i.NumSubs)
+	c.PendingBytes += i.Pending
+	c.Subscriptions += i.NumSubs
 	c.InMessages += i.InMsgs
 	c.OutMessages += i.OutMsgs
 	c.InBytes += i.InBytes
@@ -81,59 +75,72 @@ func readConnections(perPage int, page func(sum *Connections, offset, limit int)
 
 // decode adds a page of connections, the JSON of server.Connz, and returns how many they were. It holds one of them at a
 // time, but for as many details as are wanted.
-func (c *Connections) decode(r io.Reader, details int) (int, error) {
-	d := json.NewDecoder(r)
-	if err := expect(d, json.Delim('{')); err != nil {
-		return 0, err
-	}
-	n := 0
-	for d.More() {
-		key, err := d.Token()
-		if err != nil {
-			return n, err
-		}
-		switch key {
+func (c *Connections) decode(r io.Reader, details int) (n int, err error) {
+	var (
+		s   = newScanner(r)
+		one connection
+	)
+	field := func(key []byte) error { return one.scan(key, s) }
+	err = s.object(func(key []byte) error {
+		switch string(key) {
 		case "total":
-			err = d.Decode(&c.Total)
+			total, err := s.int()
+			c.Total = int(total)
+			return err
 		case "connections":
-			n, err = c.decodeList(d, details)
-		default:
-			var other json.RawMessage
-			err = d.Decode(&other)
+			return s.array(func() error {
+				n++
+				one = connection{}
+				if len(c.Details) >= details {
+					err := s.object(field)
+					c.add(&one)
+					return err
+				}
+				text, err := s.raw()
+				if err != nil {
+					return err
+				}
+				info := &server.ConnInfo{}
+				if err := json.Unmarshal(text, info); err != nil {
+					return err
+				}
+				c.Details = append(c.Details, info)
+				one = connectionOf(info)
+				c.add(&one)
+				return nil
+			})
 		}
-		if err != nil {
-			return n, fmt.Errorf("decode %v: %w", key, err)
-		}
+		return s.skip()
+	})
+	if err != nil {
+		return n, fmt.Errorf("decode connections: %w", err)
 	}
-	return n, expect(d, json.Delim('}'))
+	return n, nil
 }
 
-func (c *Connections) decodeList(d *json.Decoder, details int) (int, error) {
-	if err := expect(d, json.Delim('[')); err != nil {
-		return 0, err
-	}
-	n := 0
-	for ; d.More(); n++ {
-		var one connection
-		if len(c.Details) < details {
-			info := &server.ConnInfo{}
-			if err := d.Decode(info); err != nil {
-				return n, err
-			}
-			c.Details = append(c.Details, info)
-			one = connectionOf(info)
-		} else if err := d.Decode(&one); err != nil {
-			return n, err
-		}
-		c.add(&one)
-	}
-	return n, expect(d, json.Delim(']'))
-}
-
-func expect(d *json.Decoder, want json.Delim) error {
-	got, err := d.Token()
-	if err == nil && got != want {
-		err = fmt.Errorf("%v is not %v", got, want)
+// scan reads the value of a field.
+func (c *connection) scan(key []byte, s *scanner) (err error) {
+	switch string(key) {
+	case "kind":
+		c.Kind, err = s.word()
+	case "type":
+		c.Type, err = s.word()
+	case "port":
+		c.Port, err = s.int()
+	case "pending_bytes":
+		c.Pending, err = s.int()
+	case "in_msgs":
+		c.InMsgs, err = s.int()
+	case "out_msgs":
+		c.OutMsgs, err = s.int()
+	case "in_bytes":
+		c.InBytes, err = s.int()
+	case "out_bytes":
+		c.OutBytes, err = s.int()
+	case "subscriptions":
+		c.NumSubs, err = s.int()
+	default:
+		err = s.skip()
 	}
 	return err
 }
