@@ -80,7 +80,7 @@ func explain(file string, c *config.Config, metrics string) string {
 		}
 	}
 	section("Runs", slices.Concat(runs(c), exported(c, metrics)))
-	section("Off", off(c))
+	section("Off", off(c, metrics))
 	section("Not as in Prometheus", differences(c))
 	return b.String()
 }
@@ -260,7 +260,7 @@ func neededCredentials(a *natsd.Auth) string {
 	return strings.Join(ways, " or ")
 }
 
-func off(c *config.Config) []string {
+func off(c *config.Config, metrics string) []string {
 	var lines []string
 	alone := c.Edge == nil && c.Hub == nil
 	if c.Edge == nil {
@@ -289,7 +289,7 @@ func off(c *config.Config) []string {
 	if g := c.Gateway; g != nil && g.Redis == nil {
 		lines = append(lines, "events from Redis: gateway.redis is not there")
 	}
-	if c.Embedded() != nil && (c.NATSExporter == nil || !c.NATSExporter.Embedded) {
+	if c.Embedded() != nil && (c.NATSExporter == nil || !c.NATSExporter.Embedded) && metrics == "" {
 		lines = append(lines, "metrics of the NATS server: nats_exporter does not read it")
 	}
 	switch {

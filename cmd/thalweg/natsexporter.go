@@ -59,15 +59,12 @@ metrics. --listen-address=127.0.0.1:9100 keeps it to this machine.`,
 			if err != nil {
 				return fmt.Errorf("the configuration is not valid:\n%w", err)
 			}
-			o := node.Options{
-				Config: cfg, ListenAddress: web.listen, WebConfigFile: web.config, ExternalURL: web.external, Version: build().Version,
+			if file == "" && !c.Flags().Changed("web.listen-address") {
+				web.listen = "" // several exporters on a machine must not meet there
 			}
-			if file != "" {
-				o.Load = load
-			} else if !c.Flags().Changed("web.listen-address") {
-				o.ListenAddress = "" // several exporters on a machine must not meet there
-			}
-			return run(c.Context(), o, log, c.ErrOrStderr())
+			return run(c.Context(), node.Options{
+				Config: cfg, Load: load, ListenAddress: web.listen, WebConfigFile: web.config, ExternalURL: web.external, Version: build().Version,
+			}, log, c.ErrOrStderr())
 		},
 	}
 	f := c.Flags()

@@ -36,7 +36,8 @@ type Config struct {
 	Hub *Hub `yaml:"hub"`
 	// Present: this process is an event gateway, which aggregates what short-lived processes throw at a queue.
 	Gateway *events.Config `yaml:"gateway"`
-	// Present: this process is an exporter of metrics of NATS servers: the one embedded here, and any others.
+	// Present: this process is an exporter of metrics of NATS servers: the one embedded here, and any others. Beside an edge
+	// they are rows of job nats, too, every global.scrape_interval; edge.match has to let them through.
 	NATSExporter *natsmon.Config `yaml:"nats_exporter"`
 
 	places places
