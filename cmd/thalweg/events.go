@@ -38,17 +38,22 @@ const maxLine = 16 << 20
 func newEventsSendCommand() *cobra.Command {
 	var (
 		redis redisFlags
+		nats  natsFlags
 		url   string
 	)
 	c := &cobra.Command{
 		Use:   "send [EVENT...]",
-		Short: "Send events, to Redis or by HTTP",
+		Short: "Send events, to Redis, by HTTP or to NATS",
 		Long: `Send events as they stand on the command line, or one of each line of standard input; each may be a
 list. They are looked at first: an event that any gateway would drop is named, and then nothing at all
-is sent. By HTTP, the answer says what was taken.`,
+is sent. By HTTP, the answer says what was taken; by NATS, that it is stored for gateways to take.`,
 		Example: `  thalweg events send '{"name":"jobs_total","value":1,"labels":{"job":"backup"}}'
-  thalweg events send --url=http://127.0.0.1:9091 < events.ndjson`,
+  thalweg events send --url=http://127.0.0.1:9091 < events.ndjson
+  thalweg events send --nats.url=nats://127.0.0.1:4222 --site=ams-1 '{"name":"jobs_total","value":1}'`,
 		RunE: func(c *cobra.Command, args []string) error {
+			if url != "" && nats.url != "" {
+				return usage("--url and --nats.url: send to one of them")
+			}
 			if len(args) == 0 {
 				var err error
 				if args, err = readEvents(c.InOrStdin()); err != nil {
@@ -64,11 +69,15 @@ is sent. By HTTP, the answer says what was taken.`,
 			if url != "" {
 				return postEvents(ctx, c.OutOrStdout(), url, args)
 			}
+			if nats.url != "" {
+				return nats.publish(ctx, c.OutOrStdout(), args, total)
+			}
 			return pushEvents(ctx, c.OutOrStdout(), redis.RedisConfig, args, total)
 		},
 	}
 	redis.add(c.Flags())
 	c.Flags().StringVar(&url, "url", "", "send by HTTP to the gateway with this URL, such as http://127.0.0.1:9797, instead of Redis")
+	nats.add(c.Flags())
 	return c
 }
 

@@ -92,10 +92,9 @@ func withJetStream(ts *testscript.TestScript, address string, f func(context.Con
 }
 
 func cmdDeleteStream(ts *testscript.TestScript, neg bool, args []string) {
-	usageOf(ts, !neg && len(args) == 1, "delete-stream ADDRESS")
-	withJetStream(ts, args[0], func(ctx context.Context, js jetstream.JetStream) error {
-		return js.DeleteStream(ctx, bus.DefaultStreamConfig().Name)
-	})
+	usageOf(ts, !neg && (len(args) == 1 || len(args) == 2), "delete-stream ADDRESS [NAME]")
+	name := append(args, bus.DefaultStreamConfig().Name)[1]
+	withJetStream(ts, args[0], func(ctx context.Context, js jetstream.JetStream) error { return js.DeleteStream(ctx, name) })
 }
 
 func cmdCreateStream(ts *testscript.TestScript, neg bool, args []string) {

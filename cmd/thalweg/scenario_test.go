@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 		"thalweg":       main,
 		"nats-plain":    natsPlain,
 		"tsdb-receiver": tsdbReceiver,
+		"event-sender":  eventSender,
 	})
 }
 
@@ -100,10 +101,12 @@ func TestMain(m *testing.M) {
 // Events
 //
 //	redis ADDRESS ANSWER COMMAND ARGUMENTS...   until the answer of Redis to a command is this, of the protocol
+//	total N SERIES URL...             until the values of a series on all pages come to N; they must not come to more
+//	publish ADDRESS SUBJECT PAYLOAD   publish to NATS as the site that the subject is of, and wait for the answer
 //
 // NATS
 //
-//	delete-stream ADDRESS             as somebody with the rights of a hub
+//	delete-stream ADDRESS [NAME]      as somebody with the rights of a hub
 //	create-stream ADDRESS SUBJECT     likewise
 //	clients NAME ADDRESS N            connect clients, or close some, until there are N
 //	stream [-replicas=N] ADDRESS NAME create a stream for other things than frames; with ! delete it
@@ -143,7 +146,7 @@ func TestScenarios(t *testing.T) {
 			"authorize": cmdAuthorize, "upload": cmdUpload, "write": cmdWrite,
 			"group": cmdGroup, "pushers": cmdPushers, "pushed": cmdPushed, "push-no-more": cmdPushNoMore, "every-push": cmdEveryPush,
 			"recorder": cmdRecorder, "every-write": cmdEveryWrite, "same-writes": cmdSameWrites,
-			"redis":         cmdRedis,
+			"redis": cmdRedis, "total": cmdTotal, "publish": cmdPublish,
 			"delete-stream": cmdDeleteStream, "create-stream": cmdCreateStream, "send-frame": cmdSendFrame,
 			"clients": cmdClients, "stream": cmdStream,
 			"copy-stream": cmdCopyStream, "link": cmdLink,
