@@ -139,7 +139,9 @@ func (g *Gateway) ServeMetrics(w http.ResponseWriter, r *http.Request) {
 	default:
 		p.writeText(g.exposed())
 	}
-	if g.unseen() != "" { // this process stood still meanwhile, and another replica may have shown more
+	// A page that must not be seen has no end: a crash could take it back, or this process stood still meanwhile, and another
+	// replica has shown more.
+	if g.settle(r.Context()) != nil || g.unseen() != "" {
 		panic(http.ErrAbortHandler)
 	}
 }

@@ -69,6 +69,7 @@ type Gateway struct {
 	meta    meta
 	changed bool // since the last record
 	pending *commit
+	writing *commit  // the one before, if somebody waits for it
 	durable position // what the last record on disk says
 	failing error    // why the last record is not on disk
 	trouble string   // why no events can be taken from Redis
@@ -217,7 +218,7 @@ func (g *Gateway) tick(ctx context.Context) {
 		if g.rows == nil || now.Before(next) || g.unseen() != "" {
 			continue
 		}
-		next = g.sample(now)
+		next = g.sample(ctx, now)
 	}
 }
 
@@ -235,7 +236,7 @@ func (g *Gateway) expire(now time.Time) {
 }
 
 // sample hands over the aggregate, and returns when it is to be handed over next.
-func (g *Gateway) sample(now time.Time) time.Time {
+func (g *Gateway) sample(ctx context.Context, now time.Time) time.Time {
 	g.mu.Lock()
 	interval := g.rows.source.Interval
 	at := now.Truncate(interval)
@@ -245,6 +246,9 @@ func (g *Gateway) sample(now time.Time) time.Time {
 	}
 	row := g.rows.make(g.state.aggregate, at.UnixMilli())
 	g.mu.Unlock()
+	if g.settle(ctx) != nil {
+		return at.Add(interval)
+	}
 	if err := g.options.Sink(row); err != nil {
 		g.metrics.rowErrors.Inc()
 		g.repeats.Log(slog.LevelError, "row", "row of the event gateway is not accepted", slog.Any("err", err))
@@ -291,6 +295,9 @@ func (g *Gateway) checkpoint() error {
 	at := g.state.position.clone()
 	waiting := g.pending
 	g.pending, g.changed = newCommit(), false
+	if waiting.waited {
+		g.writing = waiting
+	}
 	stopped := g.stopped
 	g.mu.Unlock()
 
@@ -310,6 +317,7 @@ func (g *Gateway) checkpoint() error {
 	if g.failing = err; err == nil && journaled {
 		g.durable = at
 	}
+	g.writing = nil
 	g.report()
 	g.mu.Unlock()
 	waiting.err = err
@@ -320,19 +328,43 @@ func (g *Gateway) checkpoint() error {
 // await returns when everything taken so far is durable.
 func (g *Gateway) await(ctx context.Context) error {
 	g.mu.Lock()
-	c := g.pending
-	c.waited = true
+	c := g.want()
 	g.mu.Unlock()
+	return c.wait(ctx)
+}
+
+// want asks for the next record soon. It is called with mu.
+func (g *Gateway) want() *commit {
+	g.pending.waited = true
 	select {
 	case g.wake <- struct{}{}:
 	default:
 	}
+	return g.pending
+}
+
+func (c *commit) wait(ctx context.Context) error {
 	select {
 	case <-c.done:
 		return c.err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// settle returns when what was posted, and may be shown, is durable: after a crash it would not come again by itself, and
+// less would look like counters that began anew.
+func (g *Gateway) settle(ctx context.Context) error {
+	g.mu.Lock()
+	c := g.writing
+	if g.pending.waited {
+		c = g.pending
+	}
+	g.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	return c.wait(ctx)
 }
 
 // errNotDurable is the answer to events as long as nothing can be written.
@@ -362,11 +394,13 @@ func (g *Gateway) Take(ctx context.Context, payload []byte) (Outcome, error) {
 	o := Outcome{}
 	o.Taken = g.apply(payload, maxBody, g.options.Now().UnixMilli(), &o)
 	g.metrics.taken.Add(float64(o.Taken))
-	g.mu.Unlock()
 	if o.Taken == 0 && o.Dropped[Duplicate] == 0 {
+		g.mu.Unlock()
 		return o, nil
 	}
-	return o, g.await(ctx)
+	c := g.want()
+	g.mu.Unlock()
+	return o, c.wait(ctx)
 }
 
 // account counts events of the queue, which the metrics of prom-stream-gateway are about, too.

@@ -261,10 +261,10 @@ func TestRowsAfterReload(t *testing.T) {
 	})
 	defer x.crash()
 	now := time.UnixMilli(1_234_567)
-	first := x.sample(now)
+	first := x.sample(t.Context(), now)
 	x.Reload(x.options.Config, 10*time.Second)
-	second := x.sample(first)
-	x.sample(second)
+	second := x.sample(t.Context(), first)
+	x.sample(t.Context(), second)
 	if want := []string{"1234000 1s", "1240000 10s"}; !slices.Equal(rows, want) || first.UnixMilli() != 1_235_000 || second.UnixMilli() != 1_240_000 {
 		t.Errorf("rows %v, want %v; next at %d and %d", rows, want, first.UnixMilli(), second.UnixMilli())
 	}
@@ -540,4 +540,56 @@ func TestConfig(t *testing.T) {
 	f("redis.workers: 0 is not between 1 and 64", func(c *Config) { c.Redis.Workers = 0 })
 	f("redis.address: option servicename of StackExchange.Redis is not there", func(c *Config) { c.Redis.Address = "a,serviceName=x" })
 	f("redis.password_file: password says it already; remove one", func(c *Config) { c.Redis.Password, c.Redis.PasswordFile = "a", "b" })
+}
+
+// A page with what was posted is whole only when that is durable.
+func TestPageOfPosts(t *testing.T) {
+	x := open(t, t.TempDir(), nil)
+	x.save()
+	scrape := func() (whole <-chan bool) {
+		result := make(chan bool, 1)
+		go func() {
+			defer func() { result <- recover() == nil }()
+			x.ServeMetrics(httptest.NewRecorder(), httptest.NewRequest("GET", "/metrics", nil))
+		}()
+		return result
+	}
+	post := func() {
+		taken := make(chan error, 1)
+		go func() {
+			_, err := x.Take(t.Context(), []byte(`{"name":"a","value":1}`))
+			taken <- err
+		}()
+		until(t, func() string {
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			if !x.pending.waited {
+				return "nobody waits"
+			}
+			return ""
+		})
+	}
+	if !<-scrape() {
+		t.Error("a page without posts is broken off")
+	}
+	post()
+	whole := scrape()
+	x.save()
+	if !<-whole {
+		t.Error("a page is broken off though all of it is durable")
+	}
+	post()
+	x.mu.Lock()
+	lost := x.pending
+	x.mu.Unlock()
+	whole = scrape()
+	lost.err = errNotDurable
+	close(lost.done)
+	if <-whole {
+		t.Error("a page is whole though a crash could take it back")
+	}
+	x.mu.Lock()
+	x.pending = newCommit()
+	x.mu.Unlock()
+	x.crash()
 }
