@@ -67,7 +67,7 @@ func newWireCounter(log *slog.Logger) (*wireCounter, error) {
 		servers: map[string]*wireServer{},
 		overflows: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "thalweg_natsmon_wire_overflows_total",
-			Help: "Times that connections were closed faster than the kernel could hand them in; their last bytes are missing in bytes on the wire.",
+			Help: "Times that closed connections were lost, because the kernel keeps no more of them; their last bytes are missing in bytes on the wire.",
 		}),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "thalweg_natsmon_wire_failures_total",

@@ -3,6 +3,7 @@ package natsmon
 import (
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net"
 	"net/netip"
@@ -381,4 +382,56 @@ func TestWireLedgerOfOutgoingConnections(t *testing.T) {
 	wantWire(t, own, Leaf, 1000, 2000)
 	l.read(nil, testTime, out(3, 1001, 2002))
 	wantWire(t, own, Leaf, 1001, 2002)
+}
+
+func TestListenersOf(t *testing.T) {
+	listening := []netip.AddrPort{
+		netip.MustParseAddrPort("192.0.2.1:4222"), netip.MustParseAddrPort("192.0.2.2:4222"), netip.MustParseAddrPort("[::]:6222"),
+		netip.MustParseAddrPort("[::1]:8222"),
+	}
+	ports := wirePorts(&server.Varz{
+		Host: "192.0.2.2", Port: 4222, HTTPPort: 8222,
+		Cluster: server.ClusterOptsVarz{Host: "0.0.0.0", Port: 6222},
+		MQTT:    server.MQTTOptsVarz{Port: 1883},
+	}, nil)
+	found, missing := listenersOf(listening, ports)
+	if want := map[netip.AddrPort]Kind{listening[1]: Client, listening[2]: Route}; !missing || !maps.Equal(found, want) {
+		t.Errorf("found %v, missing %v; want %v, and one to be missing", found, missing, want)
+	}
+	// The address is not said: any will do.
+	if found, missing := listenersOf(listening, []wirePort{{Client, "nats.example.com", 4222}}); missing || len(found) != 2 {
+		t.Errorf("found %v, missing %v", found, missing)
+	}
+}
+
+func TestOutgoingOf(t *testing.T) {
+	got := outgoingOf(&Server{
+		Varz: &server.Varz{LeafNode: server.LeafNodeOptsVarz{Remotes: []server.RemoteLeafOptsVarz{{URLs: []string{"hub.example.com:443"}}}}},
+		Leafs: &server.Leafz{Leafs: []*server.LeafInfo{
+			{IP: "192.0.2.1", Port: 7422, IsSpoke: true},
+			{IP: "192.0.2.1", Port: 7422, IsSpoke: true},
+			{IP: "2001:db8::1", Port: 443},
+			{IP: "192.0.2.9", Port: 50000}, // came in
+		}},
+		Routes: &server.Routez{Routes: []*server.RouteInfo{
+			{IP: "192.0.2.2", Port: 6222, DidSolicit: true},
+			{IP: "192.0.2.2", Port: 50001},
+			{IP: "", Port: 6222, DidSolicit: true},
+		}},
+		Gateways: &server.Gatewayz{
+			OutboundGateways: map[string]*server.RemoteGatewayz{
+				"west": {Connection: &server.ConnInfo{IP: "::ffff:192.0.2.3", Port: 7222}}, "east": {},
+			},
+			InboundGateways: map[string][]*server.RemoteGatewayz{"west": {{Connection: &server.ConnInfo{IP: "192.0.2.3", Port: 50002}}}},
+		},
+	})
+	want := map[netip.AddrPort]wireOutgoing{
+		netip.MustParseAddrPort("192.0.2.1:7422"):    {Leaf, 2},
+		netip.MustParseAddrPort("[2001:db8::1]:443"): {Leaf, 1},
+		netip.MustParseAddrPort("192.0.2.2:6222"):    {Route, 1},
+		netip.MustParseAddrPort("192.0.2.3:7222"):    {Gateway, 1},
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
 }
