@@ -30,9 +30,10 @@ func (c *compat) addVarz(b *builder, s *Server, id labels) {
 			b.sampleOld(c.core+"_"+t.name, t.instead, id.with("value", t.value), 1)
 		}
 	}
-	for path, n := range s.Varz.HTTPReqStats {
+	for _, path := range monitoringPaths(s.Varz) {
 		if endpoint := strings.TrimPrefix(path, "/"); plainName(endpoint) {
-			b.sampleOld(c.core+"_varz_http_req_stats_"+endpoint, "nats_server_monitoring_requests_total", id, float64(n))
+			n := float64(s.Varz.HTTPReqStats[path])
+			b.sampleOld(c.core+"_varz_http_req_stats_"+endpoint, "nats_server_monitoring_requests_total", id, n)
 		}
 	}
 }

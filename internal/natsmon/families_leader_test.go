@@ -1,12 +1,14 @@
 package natsmon
 
 import (
+	"fmt"
 	"math"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/model"
 )
 
 // replica is what a server of a cluster says of the stream S with the consumer C.
@@ -216,6 +218,21 @@ func TestFamiliesHaveEachSeriesOnce(t *testing.T) {
 			if f.GetHelp() == "" || f.Type == nil {
 				t.Errorf("%s has no help or type", f.GetName())
 			}
+		}
+	}
+}
+
+func TestMonitoringPathsAreBounded(t *testing.T) {
+	s := &Server{Name: "a", Varz: &server.Varz{HTTPReqStats: map[string]uint64{"/varz": 1, "/": 2, "/bad name\n": 3}}}
+	for i := range 1000 {
+		s.Varz.HTTPReqStats[fmt.Sprint("/x", i)] = 1
+	}
+	for _, f := range buildWith(t, newBuilder(true, newHistory(), compatPNE, "gnatsd"), []*Server{s}) {
+		if !model.LegacyValidation.IsValidMetricName(f.GetName()) {
+			t.Errorf("%q is not a name", f.GetName())
+		}
+		if len(f.Metric) > maxMonitoringPaths {
+			t.Errorf("%d series of %s", len(f.Metric), f.GetName())
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	dto "github.com/prometheus/client_model/go"
@@ -85,6 +86,13 @@ func shapes(families []*dto.MetricFamily) map[string]bool {
 func keep(t *testing.T, name string, read []*Server) {
 	t.Helper()
 	slices.SortFunc(read, func(a, b *Server) int { return strings.Compare(a.Name, b.Name) })
+	for _, s := range read { // whose directories were of this test
+		for _, j := range []*server.JetStreamConfig{&s.JetStream.Config, s.Varz.JetStream.Config} {
+			if j != nil && j.StoreDir != "" {
+				j.StoreDir = "/data/jetstream"
+			}
+		}
+	}
 	text, err := json.MarshalIndent(read, "", " ")
 	if err != nil {
 		t.Fatal(err)

@@ -64,9 +64,18 @@ func (b *builder) addVarz(s *Server, own labels) {
 		}
 	}
 	record(b, methodTable, own.with("method", method), v)
-	for _, path := range slices.Sorted(maps.Keys(v.HTTPReqStats)) {
+	for _, path := range monitoringPaths(v) {
 		record(b, requestsTable, own.with("path", path), v.HTTPReqStats[path])
 	}
+}
+
+// maxMonitoringPaths are taken of what a server says was asked for. It knows some twenty.
+const maxMonitoringPaths = 50
+
+// monitoringPaths are what the monitoring port was asked for.
+func monitoringPaths(v *server.Varz) []string {
+	paths := slices.Sorted(maps.Keys(v.HTTPReqStats))
+	return paths[:min(len(paths), maxMonitoringPaths)]
 }
 
 // connectionsByKind is what each endpoint says of its own kind. Connz has leafs too, but not all of them.

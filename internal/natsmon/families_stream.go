@@ -180,7 +180,9 @@ var streamTable = []metric[*server.StreamDetail]{
 		func(d *server.StreamDetail) float64 {
 			n := 0.0
 			for _, c := range d.DirectConsumer {
-				n += float64(c.NumPending)
+				if c != nil {
+					n += float64(c.NumPending)
+				}
 			}
 			return n
 		}),
