@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -391,6 +392,31 @@ func TestHTTP(t *testing.T) {
 			t.Errorf("%s is %s", path, h.Get("Content-Type"))
 		}
 	}
+}
+
+// Senders that are slow, or stop in the middle, keep nobody else from posting.
+func TestSlowPosts(t *testing.T) {
+	x := runWith(t, nil)
+	server := httptest.NewServer(x.Handlers()["/api/v1/events"])
+	defer server.Close()
+	for range 2 * maxLarge {
+		c, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprint(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n[")
+	}
+	client := http.Client{Timeout: 20 * time.Second} // less than slow ones may take
+	a, err := client.Post(server.URL, "application/json", strings.NewReader(`{"name":"a","value":1}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Body.Close()
+	if a.StatusCode != http.StatusOK {
+		t.Errorf("a post is answered with %s", a.Status)
+	}
+	server.CloseClientConnections()
 }
 
 // The memo changes nothing: payloads that repeat, of series that end and begin again, and of other rules.

@@ -1,6 +1,7 @@
 package events
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/json"
@@ -18,8 +19,10 @@ import (
 const (
 	// maxBody bounds a body, decompressed.
 	maxBody = 16 << 20
-	// maxReading bounds the bodies that are in memory at a time; others wait.
-	maxReading = 16
+	// maxLarge bounds the bodies that are in memory at a time and are compressed or longer than smallBody; others of these
+	// wait. The rest waits for nobody, however slowly some are sent.
+	maxLarge  = 16
+	smallBody = 64 << 10
 	// readTimeout is how long a client may take for its body, durableTimeout how long it may take to be durable.
 	readTimeout    = 30 * time.Second
 	durableTimeout = 10 * time.Second
@@ -45,7 +48,7 @@ func (g *Gateway) OwnHandlers() map[string]http.Handler {
 
 // eventsHandler takes events: an object, a list of them, or one on each line. It answers when they are durable.
 func (g *Gateway) eventsHandler() http.Handler {
-	reading := make(chan struct{}, maxReading)
+	large := make(chan struct{}, maxLarge)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if g.cors(w, r) {
 			return
@@ -55,13 +58,7 @@ func (g *Gateway) eventsHandler() http.Handler {
 			http.Error(w, "events are posted", http.StatusMethodNotAllowed)
 			return
 		}
-		select {
-		case reading <- struct{}{}:
-			defer func() { <-reading }()
-		case <-r.Context().Done():
-			return
-		}
-		g.post(w, r)
+		g.post(w, r, large)
 	})
 }
 
@@ -90,9 +87,19 @@ type posted struct {
 	Error   string         `json:"error,omitempty"`
 }
 
-func (g *Gateway) post(w http.ResponseWriter, r *http.Request) {
+func (g *Gateway) post(w http.ResponseWriter, r *http.Request, large chan struct{}) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout)) // a recorder has none
-	body, err := readBody(w, r)
+	body, coding := io.Reader(http.MaxBytesReader(w, r.Body, maxBody)), r.Header.Get("Content-Encoding")
+	data, whole, err := readSmall(body, coding)
+	if err == nil && !whole {
+		select {
+		case large <- struct{}{}:
+			defer func() { <-large }()
+		case <-r.Context().Done():
+			return
+		}
+		data, err = readLarge(io.MultiReader(bytes.NewReader(data), body), coding)
+	}
 	if err != nil {
 		if _, large := errors.AsType[*http.MaxBytesError](err); large || errors.Is(err, errTooLarge) {
 			g.answer(w, resultTooLarge, http.StatusRequestEntityTooLarge, posted{Error: errTooLarge.Error()})
@@ -103,7 +110,7 @@ func (g *Gateway) post(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), durableTimeout)
 	defer cancel()
-	o, err := g.Take(ctx, body)
+	o, err := g.Take(ctx, data)
 	answer := posted{Taken: o.Taken, Dropped: o.Dropped}
 	switch {
 	case errors.Is(err, errLost):
@@ -133,10 +140,20 @@ func (g *Gateway) answer(w http.ResponseWriter, r result, status int, p posted) 
 
 var errTooLarge = fmt.Errorf("the body is more than %d MiB", maxBody>>20)
 
-// readBody reads a body as it was before it was compressed.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	var body io.Reader = http.MaxBytesReader(w, r.Body, maxBody)
-	switch coding := r.Header.Get("Content-Encoding"); coding {
+// readSmall reads a body that is neither compressed nor long, or the beginning of one that is not whole then.
+func readSmall(body io.Reader, coding string) (data []byte, whole bool, err error) {
+	if coding != "" && coding != "identity" {
+		return nil, false, nil
+	}
+	if data, err = io.ReadAll(io.LimitReader(body, smallBody)); err != nil {
+		return nil, false, fmt.Errorf("read body: %w", err)
+	}
+	return data, len(data) < smallBody, nil
+}
+
+// readLarge reads a body as it was before it was compressed.
+func readLarge(body io.Reader, coding string) ([]byte, error) {
+	switch coding {
 	case "", "identity":
 	case "gzip":
 		z, err := gzip.NewReader(body)
