@@ -42,10 +42,11 @@ nats: {embedded: {listen: '127.0.0.1:0'}}, hub: {}, edge: {flush_interval: 100ms
 			return code == http.StatusOK && strings.Contains(answer, "\n# TYPE nats_server_clients gauge\nnats_server_clients 0\n")
 		})
 	}
-	for path, want := range map[string]string{"/": `href="/metrics"`, "/-/healthy": "healthy", "/-/ready": ""} {
-		if code, answer := request(t, http.MethodGet, own+path, "", ""); code != http.StatusOK || !strings.Contains(answer, want) {
-			t.Errorf("%s: %d %s", path, code, answer)
-		}
+	for path, want := range map[string]string{"/": `href="/metrics"`, "/-/healthy": "healthy", "/-/ready": "ready"} {
+		await(t, path, func() bool {
+			code, answer := request(t, http.MethodGet, own+path, "", "")
+			return code == http.StatusOK && strings.Contains(answer, want)
+		})
 	}
 	await(t, "rows at the hub", func() bool {
 		_, answer := request(t, http.MethodGet, n.URL()+"/federate?match[]={job=%22nats%22}", "", "")
