@@ -24,20 +24,28 @@ import (
 	"github.com/thalweg/thalweg/internal/bus/bustest"
 )
 
-// What is shipped for Prometheus and Grafana.
+// What is shipped for Prometheus and Grafana: of NATS servers, and of Thalweg itself.
 const (
 	monitoring = "../../monitoring/"
-	alertFile  = monitoring + "nats-alerts.yml"
-	boardFile  = monitoring + "nats-dashboard.json"
+	natsAlerts = monitoring + "nats-alerts.yml"
+	natsBoard  = monitoring + "nats-dashboard.json"
 )
 
-func alertGroups(t *testing.T) []rulefmt.RuleGroup {
+func alertFiles() []string { return []string{natsAlerts, monitoring + "thalweg-alerts.yml"} }
+
+func boardFiles() []string { return []string{natsBoard, monitoring + "thalweg-dashboard.json"} }
+
+func readAlerts(t *testing.T, file string) []rulefmt.Rule {
 	t.Helper()
-	groups, errs := rulefmt.ParseFile(alertFile, false, model.UTF8Validation, parser.NewParser(parser.Options{}), bustest.Logger(t))
+	groups, errs := rulefmt.ParseFile(file, false, model.UTF8Validation, parser.NewParser(parser.Options{}), bustest.Logger(t))
 	if len(errs) > 0 {
 		t.Fatal(errs)
 	}
-	return groups.Groups
+	var rules []rulefmt.Rule
+	for _, g := range groups.Groups {
+		rules = append(rules, g.Rules...)
+	}
+	return rules
 }
 
 // dashboard is of Grafana's schema what the tests look at.
@@ -64,9 +72,9 @@ type panel struct {
 	} `json:"targets"`
 }
 
-func readDashboard(t *testing.T) dashboard {
+func readDashboard(t *testing.T, file string) dashboard {
 	t.Helper()
-	b, err := os.ReadFile(boardFile)
+	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,8 +115,16 @@ func (d *dashboard) queries(t *testing.T) map[string][]string {
 	return all
 }
 
-func TestDashboardIsOfPlainGrafana(t *testing.T) {
-	d := readDashboard(t)
+func TestDashboardsAreOfPlainGrafana(t *testing.T) {
+	for _, file := range boardFiles() {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			d := readDashboard(t, file)
+			d.check(t)
+		})
+	}
+}
+
+func (d *dashboard) check(t *testing.T) {
 	if d.UID == "" || d.SchemaVersion < 39 {
 		t.Errorf("uid %q, schema %d", d.UID, d.SchemaVersion)
 	}
@@ -153,9 +169,37 @@ func exported(families []*dto.MetricFamily) map[string]map[string]bool {
 	return all
 }
 
-// TestAlertsAndDashboardUseWhatIsExported looks at each selector: there are a metric of that name, and these labels.
-func TestAlertsAndDashboardUseWhatIsExported(t *testing.T) {
+// documented are the metrics of Thalweg itself with their labels, of a page that is made from the program.
+func documented(t *testing.T) map[string]map[string]bool {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]map[string]bool{
+		"process_resident_memory_bytes": {"instance": true}, // of the Go client
+	}
+	for _, row := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (\\w+) \\| (.*?) \\|").FindAllStringSubmatch(string(page), -1) {
+		has := map[string]bool{"instance": true, "site": true} // which come with the scrape and the way by a hub
+		for _, label := range regexp.MustCompile("`(\\w+)`").FindAllStringSubmatch(row[3], -1) {
+			has[label[1]] = true
+		}
+		names := []string{row[1]}
+		if row[2] == "histogram" {
+			has["le"] = true
+			names = []string{row[1] + "_bucket", row[1] + "_count", row[1] + "_sum"}
+		}
+		for _, name := range names {
+			all[name] = has
+		}
+	}
+	return all
+}
+
+// TestAlertsAndDashboardsUseWhatIsExported looks at each selector: there are a metric of that name, and these labels.
+func TestAlertsAndDashboardsUseWhatIsExported(t *testing.T) {
 	known := exported(everything(t))
+	maps.Copy(known, documented(t))
 	used := map[string]bool{}
 	check := func(where, query string) {
 		expr, err := parser.NewParser(parser.Options{}).ParseExpr(query)
@@ -182,18 +226,20 @@ func TestAlertsAndDashboardUseWhatIsExported(t *testing.T) {
 			return nil
 		})
 	}
-	for _, group := range alertGroups(t) {
-		for _, rule := range group.Rules {
+	for _, file := range alertFiles() {
+		for _, rule := range readAlerts(t, file) {
 			check(rule.Alert, rule.Expr)
 		}
 	}
-	d := readDashboard(t)
-	for title, queries := range d.queries(t) {
-		for _, q := range queries {
-			check(title, q)
+	for _, file := range boardFiles() {
+		d := readDashboard(t, file)
+		for title, queries := range d.queries(t) {
+			for _, q := range queries {
+				check(title, q)
+			}
 		}
 	}
-	if len(used) < 50 {
+	if len(used) < 100 {
 		t.Errorf("only %d metrics are used", len(used))
 	}
 }
@@ -201,18 +247,19 @@ func TestAlertsAndDashboardUseWhatIsExported(t *testing.T) {
 // TestAlertsFire runs the examples of each alert.
 func TestAlertsFire(t *testing.T) {
 	promtool := tool(t, "promtool")
-	for _, args := range [][]string{{"check", "rules", alertFile}, {"test", "rules", monitoring + "nats-alerts_test.yml"}} {
-		if out, err := exec.Command(promtool, args...).CombinedOutput(); err != nil {
-			t.Errorf("promtool %v: %v\n%s", args, err, out)
+	for _, file := range alertFiles() {
+		examples := strings.TrimSuffix(file, ".yml") + "_test.yml"
+		for _, args := range [][]string{{"check", "rules", file}, {"test", "rules", examples}} {
+			if out, err := exec.Command(promtool, args...).CombinedOutput(); err != nil {
+				t.Errorf("promtool %v: %v\n%s", args, err, out)
+			}
 		}
-	}
-	examples, err := os.ReadFile(monitoring + "nats-alerts_test.yml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, group := range alertGroups(t) {
-		for _, rule := range group.Rules {
-			if !bytes.Contains(examples, []byte(`alertname="`+rule.Alert+`"`)) {
+		text, err := os.ReadFile(examples)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, rule := range readAlerts(t, file) {
+			if !bytes.Contains(text, []byte(`alertname="`+rule.Alert+`"`)) {
 				t.Errorf("there is no example that makes %s fire", rule.Alert)
 			}
 		}
@@ -238,7 +285,7 @@ func TestInARealPrometheus(t *testing.T) {
 	bustest.WaitFor(t, "a scrape of the whole cluster", func() bool {
 		return len(prometheus.query(t, `count(nats_server_info) == 3 and on () nats_consumer_pending == 60`)) > 0
 	})
-	d := readDashboard(t)
+	d := readDashboard(t, natsBoard)
 	queries := d.queries(t)
 	for _, title := range slices.Sorted(maps.Keys(queries)) {
 		for _, q := range queries[title] {
@@ -251,10 +298,7 @@ func TestInARealPrometheus(t *testing.T) {
 		}
 	}
 
-	rules := 0
-	for _, group := range alertGroups(t) {
-		rules += len(group.Rules)
-	}
+	rules := len(readAlerts(t, natsAlerts))
 	bustest.WaitFor(t, "all alerts to be evaluated, and that on the server that is not there", func() bool {
 		var answer struct {
 			Data struct {
@@ -288,7 +332,7 @@ type prometheusServer struct{ url string }
 // startPrometheus scrapes an address every second, and evaluates the alerts as often, until the test ends.
 func startPrometheus(t *testing.T, target string) prometheusServer {
 	t.Helper()
-	rules, err := filepath.Abs(alertFile)
+	rules, err := filepath.Abs(natsAlerts)
 	if err != nil {
 		t.Fatal(err)
 	}
