@@ -168,6 +168,9 @@ func aggregated(c *config.Config) (lines []string) {
 	if r := g.Redis; r != nil {
 		lines = append(lines, fmt.Sprintf("event gateway takes events from the list %q of Redis at %s", r.Key, r.Servers()))
 	}
+	if g.NATS != nil {
+		lines = append(lines, fmt.Sprintf("event gateway takes events that are published to %s", c.EventsSubject()))
+	}
 	at := "the web listener"
 	if g.ListenAddress != "" {
 		at += " and " + g.ListenAddress
@@ -288,6 +291,9 @@ func off(c *config.Config, metrics string) []string {
 	}
 	if g := c.Gateway; g != nil && g.Redis == nil {
 		lines = append(lines, "events from Redis: gateway.redis is not there")
+	}
+	if g := c.Gateway; g != nil && g.NATS == nil {
+		lines = append(lines, "events from NATS: gateway.nats is not there")
 	}
 	if c.Embedded() != nil && (c.NATSExporter == nil || !c.NATSExporter.Embedded) && metrics == "" {
 		lines = append(lines, "metrics of the NATS server: nats_exporter does not read it")

@@ -6,14 +6,14 @@
 //	err = gateway.Run(ctx)                  // reads Redis, makes rows, writes checkpoints until ctx ends
 //	err = gateway.Close()
 //
-// Events come from a Redis list, by HTTP, and from streams (Deliver). A Parser reads them, an aggregate keeps a sum for
+// Events come from a Redis list, by HTTP, and from streams that others read for it (Stream). A Parser reads them, an aggregate keeps a sum for
 // each series, and both a page (ServeMetrics) and a whole row for the Sink every interval show them.
 //
 // It promises that what a sender's Redis list, stream or answered request held counts once, over kill -9 of the process
 // and over lost answers: how far a source has been read stands in the same record on disk as what that came to
-// (checkpoint.go, redis.go). Memory is bounded by Limits, and every event that is dropped is counted by a Reason of a
+// (checkpoint.go, redis.go, streams.go). Memory is bounded by Limits, and every event that is dropped is counted by a Reason of a
 // closed set. One event never stops another one, and never breaks the page.
 //
-// It leaves out who may send (the listener's business), reading from NATS (Deliver and Delivered are for that), and what
+// It leaves out who may send (the listener's business), the reading of NATS (Stream takes what was read), and what
 // only the senders' Redis can lose.
 package events
