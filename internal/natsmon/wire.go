@@ -297,7 +297,9 @@ func (c *wireCounter) look(ports []wirePort, outgoing map[netip.AddrPort]wireOut
 	for remote := range outgoing {
 		ends = appendEnd(ends, wireEnd{port: remote.Port(), remote: true})
 	}
-	r.open, err = c.list(ends)
+	if len(ends) > 0 { // without any it would be all sockets
+		r.open, err = c.list(ends)
+	}
 	return r, err
 }
 

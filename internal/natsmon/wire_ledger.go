@@ -19,7 +19,7 @@ type tcpSocket struct {
 // and once when it is destroyed, in any order; each time it adds what the socket has grown since it was last told of. So
 // totals never go back, and nothing is counted twice.
 type wireLedger struct {
-	// listeners are the addresses at which servers accept. An unspecified address is that of IPv6.
+	// listeners are the addresses at which servers accept, as listenersOf has them.
 	listeners map[netip.AddrPort]wireListener
 	// sockets by cookie: those that are open, at most so many. A socket for which there is no room is counted when it is
 	// destroyed, whole.
@@ -93,7 +93,6 @@ func newWireServer() *wireServer {
 // listen notes at which addresses a server accepts, and whether another server did so before.
 func (l *wireLedger) listen(server *wireServer, addresses map[netip.AddrPort]Kind) (replaced bool) {
 	for address, kind := range addresses {
-		address = listenerKey(address)
 		if before, ok := l.listeners[address]; ok && before.server != server {
 			replaced = true
 		}
@@ -123,22 +122,6 @@ func (l *wireLedger) leave(server *wireServer) {
 	maps.DeleteFunc(l.listeners, func(_ netip.AddrPort, o wireListener) bool { return o.server == server })
 }
 
-func listenerKey(a netip.AddrPort) netip.AddrPort {
-	if a.Addr().IsUnspecified() {
-		return netip.AddrPortFrom(netip.IPv6Unspecified(), a.Port())
-	}
-	return a
-}
-
-// acceptedBy returns the listener that a connection with this local address came in at.
-func (l *wireLedger) acceptedBy(local netip.AddrPort) (wireListener, bool) {
-	o, ok := l.listeners[local]
-	if !ok {
-		o, ok = l.listeners[netip.AddrPortFrom(netip.IPv6Unspecified(), local.Port())]
-	}
-	return o, ok
-}
-
 // begin says that a reading begins, end that it has been taken in, or failed.
 func (l *wireLedger) begin() { l.gone = map[uint64]struct{}{} }
 
@@ -153,7 +136,7 @@ func (l *wireLedger) observe(open []tcpSocket, at time.Time) {
 			continue
 		}
 		known := l.sockets[s.cookie]
-		o, accepted := l.acceptedBy(s.local)
+		o, accepted := acceptedAt(l.listeners, s.local)
 		switch {
 		case known == nil && accepted:
 			known = l.track(s, o.server, o.kind)
@@ -191,8 +174,8 @@ func (l *wireLedger) track(s *tcpSocket, server *wireServer, kind Kind) *wireSoc
 }
 
 // claim looks in a reading for the connections that a server has made itself: to an address, as many as it says. A socket is
-// of one server only, so that two servers with connections to the same address do not both count all of them. mine
-// tells, where it is known, whether a process has a socket open.
+// of one server only, so that two servers with connections to the same address do not both count all of them. Mine
+// tells which inodes are of sockets of the server's process; nil if that is not known.
 func (l *wireLedger) claim(server *wireServer, open []tcpSocket, outgoing map[netip.AddrPort]wireOutgoing, mine func(inodes []uint32) (map[uint32]bool, error)) error {
 	if len(outgoing) == 0 {
 		return nil
@@ -249,7 +232,7 @@ func (l *wireLedger) destroyed(s *tcpSocket, at time.Time) {
 	}
 	known := l.sockets[s.cookie]
 	if known == nil {
-		o, ok := l.acceptedBy(s.local)
+		o, ok := acceptedAt(l.listeners, s.local)
 		if !ok || at.Before(o.server.settled) {
 			return
 		}

@@ -142,6 +142,20 @@ func TestWireFailures(t *testing.T) {
 	}
 }
 
+// A server that only this process reaches has no wire. That is known without reading all sockets of the host.
+func TestWireOfServerWithoutPorts(t *testing.T) {
+	s := runServer(t, &server.Options{DontListen: true})
+	c := newTestCounter(t)
+	startRun(t, c)
+	c.list = func([]wireEnd) ([]tcpSocket, error) {
+		t.Error("all sockets are read")
+		return nil, nil
+	}
+	if w := c.of(&embeddedReader{server: s})(says(t, s)); w == nil || len(w.Received)+len(w.Sent) != 0 {
+		t.Errorf("got %+v, want no kinds", w)
+	}
+}
+
 // Connected sockets that nobody asked for are not read.
 func TestConnectedSocketsOfPorts(t *testing.T) {
 	asked, other := runServer(t, &server.Options{}), runServer(t, &server.Options{})
@@ -205,6 +219,9 @@ func TestDestroyedSocketsOfPorts(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer feed.Close()
+			if err := feed.conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
 			if err := feed.only(c.ends); err != nil {
 				t.Fatal(err)
 			}

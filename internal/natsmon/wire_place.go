@@ -42,7 +42,8 @@ func wirePorts(v *server.Varz, client *net.TCPAddr) []wirePort {
 }
 
 // listenersOf finds the listening sockets of the ports. A port can be open at several addresses, of several servers: then it is
-// the one at the address that the server names, if there is one. Missing is whether a port was not found.
+// the one at the address that the server names, if there is one. Any address at all is that
+// of IPv6. Missing is whether a port was not found.
 func listenersOf(listening []netip.AddrPort, ports []wirePort) (found map[netip.AddrPort]Kind, missing bool) {
 	found = map[netip.AddrPort]Kind{}
 	for _, p := range ports {
@@ -60,10 +61,22 @@ func listenersOf(listening []netip.AddrPort, ports []wirePort) (found map[netip.
 		}
 		missing = missing || len(at) == 0
 		for _, a := range at {
+			if a.Addr().IsUnspecified() {
+				a = netip.AddrPortFrom(netip.IPv6Unspecified(), a.Port())
+			}
 			found[a] = p.kind
 		}
 	}
 	return found, missing
+}
+
+// acceptedAt finds what belongs to the listening socket that a connection came in at.
+func acceptedAt[T any](listeners map[netip.AddrPort]T, local netip.AddrPort) (T, bool) {
+	t, ok := listeners[local]
+	if !ok {
+		t, ok = listeners[netip.AddrPortFrom(netip.IPv6Unspecified(), local.Port())]
+	}
+	return t, ok
 }
 
 // has reports whether a server is here: all its ports are open here, it was reached through one of them at an address of
@@ -95,7 +108,7 @@ func (p wirePlace) has(s *Server, r wireReading) bool {
 		if r.open[i].inode == 0 {
 			continue
 		}
-		switch kindAt(r.accepts, r.open[i].local) {
+		switch kind, _ := acceptedAt(r.accepts, r.open[i].local); kind {
 		case Client, WebSocket, MQTT:
 			clients++
 		}
@@ -114,20 +127,6 @@ func (r *systemReader) addressOf(id string) string {
 		return ""
 	}
 	return nc.ConnectedAddr()
-}
-
-// kindAt is the kind of the connections that have a local address, or "".
-func kindAt(accepts map[netip.AddrPort]Kind, local netip.AddrPort) Kind {
-	for _, a := range []netip.AddrPort{
-		local,
-		netip.AddrPortFrom(netip.IPv6Unspecified(), local.Port()),
-		netip.AddrPortFrom(netip.IPv4Unspecified(), local.Port()),
-	} {
-		if kind, ok := accepts[a]; ok {
-			return kind
-		}
-	}
-	return ""
 }
 
 // resolveTimeout is short: the name was resolved a moment ago, to read the server.

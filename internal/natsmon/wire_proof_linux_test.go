@@ -390,6 +390,35 @@ func TestWireBytesFromTheFirstReadingOn(t *testing.T) {
 	within(read(says(t, s)), 100<<10, 101<<10)
 }
 
+// Behind a system account is many a server. The one that the connection goes to is known to be here, the others are not; and
+// what was decided holds when the connection goes to another one.
+func TestWireBytesBehindASystemAccount(t *testing.T) {
+	first, second := runServer(t, &server.Options{}), runServer(t, &server.Options{})
+	r := &systemReader{nc: dial(t, first.ClientURL())}
+	defer func() { r.nc.Close() }()
+	c, _ := startCounter(t)
+	read := c.of(r)
+	for range 2 {
+		before, other := read(says(t, first)), read(says(t, second))
+		if before == nil || other != nil {
+			t.Fatalf("of the one connected to %+v, of the other one %+v", before, other)
+		}
+		nc := dial(t, first.ClientURL())
+		defer nc.Close()
+		if err := nc.Publish("region.hall", make([]byte, 10000)); err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(says(t, first)).Received[Client] - before.Received[Client]; got < 10000 || got > 11000 {
+			t.Errorf("received %d", got)
+		}
+		r.nc.Close()
+		r.nc = dial(t, second.ClientURL())
+	}
+}
+
 // A server elsewhere may have the same ports as one that is here.
 func TestWireBytesOfServersElsewhereAreEstimated(t *testing.T) {
 	s := runServer(t, &server.Options{HTTPHost: "127.0.0.1", HTTPPort: server.RANDOM_PORT})
