@@ -236,3 +236,16 @@ func TestMonitoringPathsAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// TestClientCountersOfOldServersAreAbsent checks servers that count messages, but not apart for clients.
+func TestClientCountersOfOldServersAreAbsent(t *testing.T) {
+	const name = "nats_server_client_messages_total received"
+	s := &Server{Name: "a", Varz: &server.Varz{InMsgs: 5}}
+	if v, there := values(build(t, []*Server{s}))[name]; there {
+		t.Errorf("%s is %v", name, v)
+	}
+	s.Varz.OutClientMsgs = 1
+	want(t, values(build(t, []*Server{s})), name, 0)
+	s.Varz = &server.Varz{} // has not counted anything yet
+	want(t, values(build(t, []*Server{s})), name, 0)
+}
