@@ -207,7 +207,7 @@ func (b *builder) addReading(name string, r reading, clashes int) {
 	b.sample("nats_target_servers", "Servers of the target that answered.", dto.MetricType_GAUGE, l, float64(r.answered()))
 	b.sample("nats_scrape_duration_seconds", "How long it took to read the target.", dto.MetricType_GAUGE, l, r.took.Seconds())
 	for endpoint, n := range r.errors {
-		b.sample("nats_scrape_errors_total", "Questions to the servers of the target that were not answered, by endpoint; varz is also the target as a whole.",
+		b.sample("nats_scrape_errors_total", "Questions to servers of the target that were not answered, by endpoint; without varz there is nothing of a server.",
 			dto.MetricType_COUNTER, l.with("endpoint", string(endpoint)), float64(n))
 	}
 	for _, what := range objects() {
@@ -215,7 +215,7 @@ func (b *builder) addReading(name string, r reading, clashes int) {
 		if what == objectServer {
 			n = clashes
 		}
-		b.sample("nats_scrape_omitted_objects", "What there is more of than the exporter takes of a server, or twice under one name.",
+		b.sample("nats_scrape_omitted_objects", "Objects of the target without metrics: more than the exporter takes of a server, or servers of one name.",
 			dto.MetricType_GAUGE, l.with("kind", string(what)), float64(n))
 	}
 }

@@ -7,12 +7,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/thalweg/thalweg/internal/telemetry"
 )
@@ -60,7 +62,7 @@ func scrape(t *testing.T, h http.Handler, header ...string) map[string]string {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	if w.Code != http.StatusOK {
-		t.Fatalf("status %d: %s", w.Code, w.Body)
+		t.Errorf("status %d: %s", w.Code, w.Body)
 	}
 	lines := map[string]string{}
 	for line := range strings.Lines(w.Body.String()) {
@@ -152,6 +154,36 @@ func TestScrapesShareAReading(t *testing.T) {
 	})
 }
 
+// TestScrapesAtOnce of a real server get the same, also where they share a reading (with -race: nobody changes it).
+func TestScrapesAtOnce(t *testing.T) {
+	s := startServer(t, storeOf(t))
+	js := jetStreamOf(t, s)
+	for _, name := range []string{"B", "A"} {
+		stream := streamOf(t, js, jetstream.StreamConfig{Name: name, Subjects: []string{name}})
+		for _, c := range []string{"b", "a"} {
+			if _, err := stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{Durable: c}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, c := range []string{"", compatPNE} {
+		h := exporterFor(t, s, Config{Embedded: true, Servers: []ServerConfig{{URL: monitorURL(s)}}, Compat: c, CompatPrefix: "gnatsd"}).Handler()
+		var scrapers sync.WaitGroup
+		for range 8 {
+			scrapers.Go(func() {
+				for range 5 {
+					got := scrape(t, h)
+					expectLines(t, got, `nats_up{target="embedded"} 1`, `nats_up{target="`+monitorURL(s)+`"} 1`)
+					if n := only(got, "nats_consumer_pending"); n != "more than one" {
+						t.Errorf("consumers: %s", n)
+					}
+				}
+			})
+		}
+		scrapers.Wait()
+	}
+}
+
 // TestScraperThatLeavesSpoilsNothing lets the scraper go away whose request began the reading.
 func TestScraperThatLeavesSpoilsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -173,7 +205,7 @@ func TestScraperThatLeavesSpoilsNothing(t *testing.T) {
 		leave()
 		synctest.Wait()
 		close(release)
-		expectLines(t, <-answer, `nats_up{target="told"} 1`)
+		expectLines(t, <-answer, `nats_up{target="told"} 1`, `nats_scrape_errors_total{endpoint="varz",target="told"} 0`)
 	})
 }
 

@@ -81,7 +81,9 @@ func (t *target) read(ctx context.Context) reading {
 	case <-ctx.Done():
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		t.fail(Varz, errSlow)
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) { // else it is the scraper that went away
+			t.fail(Varz, errSlow)
+		}
 		return reading{took: time.Since(begin), errors: maps.Clone(t.errors)}
 	}
 }
