@@ -65,6 +65,7 @@ What it has counted stands in the data directory, and goes on after a restart.`,
 	f.StringVar(&own, "gateway.listen-address", "", "address of /metrics and / as prom-stream-gateway has them, such as :9091; default: /gateway/metrics of the web listener")
 	redis.add(f)
 	f.Lookup("redis.address").Usage = "HOST:PORT of Redis, or a connection string of StackExchange.Redis; empty: take none from there"
+	f.BoolVar(&redis.Replicas, "redis.replicas", false, "this gateway is one of several that stand in for each other")
 	web.add(f)
 	addLogFlags(f, &log)
 	return c
@@ -94,6 +95,7 @@ func (r *redisFlags) apply(f *pflag.FlagSet, g *events.Config) {
 		"redis.password-file": func(to *events.RedisConfig) { to.PasswordFile = r.PasswordFile },
 		"redis.database":      func(to *events.RedisConfig) { to.Database = r.Database },
 		"redis.key":           func(to *events.RedisConfig) { to.Key = r.Key },
+		"redis.replicas":      func(to *events.RedisConfig) { to.Replicas = r.Replicas },
 	} {
 		if !f.Changed(name) {
 			continue

@@ -116,10 +116,10 @@ func readID(name string) (string, error) {
 
 // run takes events whenever this gateway has the lease, until ctx ends.
 func (s *redisSource) run(ctx context.Context) {
-	_ = s.lease.hold(ctx, s.watch, func(ctx context.Context, _ head) error { // which returns none
+	_ = s.lease.hold(ctx, duty{watch: s.watch, work: func(ctx context.Context, _ head) error { // which returns none
 		s.sessions(ctx)
 		return nil
-	})
+	}})
 }
 
 // watch says why no events are taken, if another gateway has the lease.
@@ -127,7 +127,7 @@ func (s *redisSource) watch(h head, mine bool) error {
 	if mine {
 		return nil
 	}
-	s.setSource(fmt.Sprintf("a gateway of site %s takes the events, with a copy of this data directory or with this one from elsewhere; "+
+	s.setSource(fmt.Sprintf("gateway %s takes the events, with a copy of this data directory or with this one from elsewhere; "+
 		"if it is gone, this one goes on in a moment", h.holder))
 	s.repeats.Log(slog.LevelWarn, "lease", "another gateway takes the events with a copy of this data directory", slog.String("holder", h.holder))
 	return nil

@@ -33,6 +33,7 @@ type lease struct {
 	prefix   string
 	token    string // of this life
 	place    string // of the directory, which has one life at a time
+	name     string // for people
 	replicas bool
 
 	talking sync.Mutex
@@ -53,7 +54,7 @@ func newLease(g *Gateway, c *RedisConfig, prefix string) *lease {
 	}
 	return &lease{
 		g: g, servers: &servers{config: c}, prefix: prefix, token: rand.Text(), place: place(host, g.options.Dir),
-		replicas: c.Replicas,
+		name: g.options.Site + " on " + host, replicas: c.Replicas,
 	}
 }
 
@@ -79,13 +80,19 @@ type head struct {
 	number, at                 string // of the last record of replicas, and its position
 }
 
-// hold has work done whenever this gateway has the lease, until ctx ends; its context ends with the lease, and it is told
-// who had it before. watch is told
-// who has it meanwhile. It returns what the last work returned.
-func (l *lease) hold(ctx context.Context, watch func(h head, mine bool) error, work func(ctx context.Context, before head) error) (err error) {
+// duty is what a gateway does about a lease.
+type duty struct {
+	// watch is told who has it, and whether that is to be this gateway now, which it can refuse.
+	watch func(h head, mine bool) error
+	// work is done for as long as this gateway has it: ctx ends with it. It is told who had it before.
+	work func(ctx context.Context, before head) error
+}
+
+// hold has a duty done until ctx ends. It returns what the last work returned, and leaves the lease to release.
+func (l *lease) hold(ctx context.Context, d duty) (err error) {
 	for wait := retryAtLeast; ; wait = min(2*wait, retryAtMost) {
 		var worked bool
-		worked, err = l.tenure(ctx, watch, work)
+		worked, err = l.tenure(ctx, d)
 		if ctx.Err() != nil {
 			return err
 		}
@@ -104,8 +111,8 @@ func (l *lease) hold(ctx context.Context, watch func(h head, mine bool) error, w
 }
 
 // tenure waits for the lease, and has work done for as long as it lasts. It reports whether it came to that.
-func (l *lease) tenure(ctx context.Context, watch func(h head, mine bool) error, work func(ctx context.Context, before head) error) (worked bool, err error) {
-	before, err := l.acquire(ctx, watch)
+func (l *lease) tenure(ctx context.Context, d duty) (worked bool, err error) {
+	before, err := l.acquire(ctx, d)
 	if err != nil {
 		l.drop()
 		if ctx.Err() != nil {
@@ -121,7 +128,7 @@ func (l *lease) tenure(ctx context.Context, watch func(h head, mine bool) error,
 	l.mu.Unlock()
 	var beats sync.WaitGroup
 	beats.Go(func() { l.beat(tenure) })
-	err = work(tenure, before)
+	err = d.work(tenure, before)
 	lose(nil)
 	beats.Wait()
 	l.g.metrics.holds.Set(0)
@@ -136,7 +143,7 @@ func (l *lease) tenure(ctx context.Context, watch func(h head, mine bool) error,
 }
 
 // acquire waits until the lease is this gateway's own. It returns who had it before.
-func (l *lease) acquire(ctx context.Context, watch func(h head, mine bool) error) (before head, err error) {
+func (l *lease) acquire(ctx context.Context, d duty) (before head, err error) {
 	every := time.NewTicker(l.terms().patience / 16)
 	defer every.Stop()
 	var seen head
@@ -153,7 +160,7 @@ func (l *lease) acquire(ctx context.Context, watch func(h head, mine bool) error
 			seen, since = h, time.Now()
 		}
 		mine := l.free(h) || time.Since(since) >= l.terms().patience
-		if err := watch(h, mine); err != nil {
+		if err := d.watch(h, mine); err != nil {
 			return h, err
 		}
 		if mine {
@@ -201,7 +208,7 @@ func (l *lease) look(ctx context.Context) (h head, err error) {
 func (l *lease) take(ctx context.Context, seen head) (held bool, err error) {
 	now := time.Now()
 	a, err := l.do(ctx, func(c *redisConn) (answer, error) {
-		return holdScript.run(c, []string{l.key("head")}, l.token, l.place, l.g.options.Site, seen.token, seen.beat)
+		return holdScript.run(c, []string{l.key("head")}, l.token, l.place, l.name, seen.token, seen.beat)
 	})
 	if err != nil || a.n != 1 {
 		return false, err

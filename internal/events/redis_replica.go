@@ -54,22 +54,25 @@ func newReplica(g *Gateway, c *RedisConfig) *replica {
 
 // run takes events for as long as this replica holds the lease, again and again until ctx ends.
 func (r *replica) run(ctx context.Context) error {
-	err := r.lease.hold(ctx, r.watch, func(ctx context.Context, before head) error {
-		err := r.inherit(ctx, before)
-		if err == nil {
-			err = r.work(ctx, newRedisSource(r.Gateway, r.config, r.lease).sessions)
-		}
-		if errors.Is(context.Cause(ctx), errLost) {
-			return r.resign()
-		}
-		return err
-	})
+	err := r.lease.hold(ctx, duty{watch: r.watch, work: r.serve})
 	r.lease.release(ctx)
 	return err
 }
 
+// serve takes events until ctx ends, because the gateway stops or has lost the lease.
+func (r *replica) serve(ctx context.Context, before head) error {
+	err := r.inherit(ctx, before)
+	if err == nil {
+		err = r.work(ctx, newRedisSource(r.Gateway, r.config, r.lease).sessions)
+	}
+	if errors.Is(context.Cause(ctx), errLost) {
+		return r.resign()
+	}
+	return err
+}
+
 // watch looks at who has the lease before this replica tries to get it.
-func (r *replica) watch(h head, _ bool) error {
+func (r *replica) watch(h head, mine bool) error {
 	if own, err := r.ownID(); own && h.number != "" {
 		return fmt.Errorf("directory %s has what this gateway counted by itself, which the sums of the replicas lack; "+
 			"begin with an empty directory, or delete file id in it to do without", r.options.Dir)
@@ -84,7 +87,7 @@ func (r *replica) watch(h head, _ bool) error {
 			return err
 		}
 	}
-	if h.token != "" && h.holder != r.holder {
+	if !mine && h.token != "" && h.holder != r.holder {
 		r.holder = h.holder
 		r.options.Logger.Info("another replica takes the events, and this one watches it", "holder", h.holder)
 	}
@@ -170,8 +173,10 @@ func (r *replica) putAside(ctx context.Context, at int, cause error) error {
 		return err
 	}
 	r.options.Logger.Error("journal of the replicas is damaged; all series begin with nothing", "renamed_to", r.lease.key("damaged"), "byte", at, "err", cause)
-	r.damaged = true
 	r.checkpoints.metrics.damaged.Set(1)
+	r.mu.Lock()
+	r.damaged = true
+	r.mu.Unlock()
 	if err := r.forgetState(); err != nil {
 		return err
 	}
