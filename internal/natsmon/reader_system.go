@@ -77,8 +77,10 @@ func (r *systemReader) Read(ctx context.Context) ([]*Server, error) {
 		readers sync.WaitGroup
 		servers = make(chan *Server, systemServersMax)
 		slots   = make(chan struct{}, systemServersAtOnce)
+		heard   = map[string]bool{} // by id: of those that are late it is not known how they are
 	)
 	err = r.each(ctx, d, func(s *systemServer) {
+		heard[s.info.ID] = true
 		readers.Go(func() {
 			slots <- struct{}{} // free before long, for nobody reads after ctx
 			servers <- r.read(ctx, s, at)
@@ -90,7 +92,7 @@ func (r *systemReader) Read(ctx context.Context) ([]*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	read := r.silent(d, at)
+	read := r.silent(heard, at)
 	for s := range servers {
 		read = append(read, s)
 	}

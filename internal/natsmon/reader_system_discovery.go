@@ -162,21 +162,21 @@ func (r *systemReader) complete(d *discovery, heard int) bool {
 	return true
 }
 
-// silent returns those that answered once and have not answered this time. It forgets those that another has replaced.
-func (r *systemReader) silent(d *discovery, at time.Time) []*Server {
+// silent returns those that answered once and have not been heard this time. It forgets those that another has replaced.
+func (r *systemReader) silent(heard map[string]bool, at time.Time) []*Server {
 	type named struct{ cluster, name string }
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	answered := map[named]bool{}
-	for _, s := range d.answered {
-		answered[named{s.info.Cluster, s.info.Name}] = true
+	here := map[named]bool{}
+	for id := range heard {
+		here[named{r.known[id].cluster, r.known[id].name}] = true
 	}
-	full := r.config.Expect > 0 && len(d.answered) >= r.config.Expect
+	full := r.config.Expect > 0 && len(heard) >= r.config.Expect
 	var silent []*Server
 	for id, k := range r.known {
 		switch {
-		case d.answered[id] != nil:
-		case full, answered[named{k.cluster, k.name}], r.config.Expect == 0 && at.Sub(k.answered) > forgetAfter,
+		case heard[id]:
+		case full, here[named{k.cluster, k.name}], r.config.Expect == 0 && at.Sub(k.answered) > forgetAfter,
 			len(r.known) > systemServersMax:
 			delete(r.known, id)
 		default:

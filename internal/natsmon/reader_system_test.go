@@ -149,13 +149,37 @@ func TestSystemReaderReportsSilentServers(t *testing.T) {
 func TestSystemReaderForgetsWhomNobodyExpects(t *testing.T) {
 	r := newSystemReader(SystemConfig{URLs: []string{"nats://127.0.0.1:1"}, Expect: 1}, false, defaultLimits(), slog.New(slog.DiscardHandler), time.Now)
 	r.known["A"] = knownServer{name: "a", answered: time.Now().Add(-2 * forgetAfter)}
-	if silent := r.silent(&discovery{}, time.Now()); len(silent) != 1 {
+	if silent := r.silent(nil, time.Now()); len(silent) != 1 {
 		t.Errorf("one server is expected, and %d are reported as silent", len(silent))
 	}
-	full := &discovery{answered: map[string]*systemServer{"B": {}}}
-	if silent := r.silent(full, time.Now()); len(silent) != 0 || len(r.known) != 0 {
-		t.Errorf("all that are expected answer, and %d are reported as silent", len(silent))
+	r.known["B"] = knownServer{name: "b", answered: time.Now()}
+	if silent := r.silent(map[string]bool{"B": true}, time.Now()); len(silent) != 0 || len(r.known) != 1 {
+		t.Errorf("all that are expected answer, and %d are reported as silent, %d known", len(silent), len(r.known))
 	}
+}
+
+// A server that answers later than a reading waits is reported as one that does not, every time.
+func TestSystemReaderReportsLateServers(t *testing.T) {
+	addr := freeAddrs(t, 1)[0]
+	near := startPlain(t, "near", `cluster {name: east, listen: "`+addr+`"}`)
+	proxy := bustest.NewProxy(t, addr)
+	startPlain(t, "far", `cluster {name: east, listen: "127.0.0.1:-1", no_advertise: true, routes: ["nats://`+proxy.Addr()+`"]}`)
+	r := readSystem(t, 0, near)
+	readAll(t, r, "near", "far")
+	proxy.SetLatency(2 * discoverMax)
+	for range 3 {
+		read, err := r.Read(t.Context())
+		if err != nil || len(read) != 2 {
+			t.Fatalf("read %d servers, error %v", len(read), err)
+		}
+		for _, s := range read {
+			if late := s.Name == "far"; late != errors.Is(s.Errors[Varz], errSilent) {
+				t.Errorf("%s has errors %v", s.Name, s.Errors)
+			}
+		}
+	}
+	proxy.SetLatency(0)
+	readAll(t, r, "near", "far")
 }
 
 func TestSystemReaderSaysWhatIsWrong(t *testing.T) {
