@@ -180,12 +180,12 @@ func comesTrue(t testing.TB, ok func() error) {
 	t.Fatal(err)
 }
 
-// The bound of the estimate: right to 40 bytes a message, the difference of what the protocol line takes to what it is thought to,
-// and what is said when a connection begins.
+// The bound of the estimate, as it is documented: by what the subject is longer or shorter than it is thought to be, 8 bytes
+// more for each message, and what is said when a connection begins.
 func TestEstimateOfWireBytes(t *testing.T) {
 	for _, size := range []int{16, 1 << 10, 64 << 10} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			const n = 500
+			const n = 2000
 			s := runServer(t, &server.Options{})
 			p := startProxy(t, s.Addr().String())
 			converse(t, "nats://"+p.address, size, n)
@@ -194,7 +194,7 @@ func TestEstimateOfWireBytes(t *testing.T) {
 				t.Fatal(err)
 			}
 			in, out := estimateWireBytes(v)
-			const perMessage, perConnection = 40, 2048
+			const perMessage, perConnection = 1 + 8, 3 << 10
 			for _, c := range []struct {
 				what             string
 				estimate, proxys float64
