@@ -3,6 +3,7 @@ package natsmon
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 )
@@ -38,6 +39,14 @@ func (c *compat) addVarz(b *builder, s *Server, id labels) {
 	}
 }
 
+// milliseconds since 1970, and absent if t is none.
+func milliseconds(t time.Time) float64 {
+	if t.IsZero() {
+		return absent
+	}
+	return float64(t.UnixMilli())
+}
+
 // plainName reports whether s can be part of a name. What a server says may be anything.
 func plainName(s string) bool {
 	return s != "" && len(s) <= 64 && !strings.ContainsFunc(s, func(r rune) bool { return r < 'a' || r > 'z' })
@@ -71,9 +80,9 @@ var oldVarz = slices.Concat([]old[*Server]{
 	{"varz_connections", "nats_server_clients", func(s *Server) float64 { return float64(max(0, s.Varz.Connections-s.Own)) }},
 	{"varz_total_connections", "nats_server_total_connections",
 		func(s *Server) float64 { return float64(s.Varz.TotalConnections) - float64(s.OwnTotal) }},
-	{"varz_start", "nats_server_start_timestamp_seconds * 1000", func(s *Server) float64 { return float64(s.Varz.Start.UnixMilli()) }},
+	{"varz_start", "nats_server_start_timestamp_seconds * 1000", func(s *Server) float64 { return milliseconds(s.Varz.Start) }},
 	{"varz_config_load_time", "nats_server_config_load_timestamp_seconds * 1000",
-		func(s *Server) float64 { return float64(s.Varz.ConfigLoadTime.UnixMilli()) }},
+		func(s *Server) float64 { return milliseconds(s.Varz.ConfigLoadTime) }},
 
 	varz("auth_timeout", "", func(v *server.Varz) float64 { return v.AuthTimeout }),
 	varz("cores", "nats_server_cpu_cores", func(v *server.Varz) int { return v.Cores }),

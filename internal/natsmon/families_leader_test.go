@@ -249,3 +249,34 @@ func TestClientCountersOfOldServersAreAbsent(t *testing.T) {
 	s.Varz = &server.Varz{} // has not counted anything yet
 	want(t, values(build(t, []*Server{s})), name, 0)
 }
+
+// TestAnswersInPart checks answers that lack what older servers do not say, or say nothing at all.
+func TestAnswersInPart(t *testing.T) {
+	s := &Server{
+		Name: "a", ID: "1", Varz: &server.Varz{}, Health: map[string]*server.HealthStatus{healthOfAll: nil},
+		Connections: &Connections{}, Routes: &server.Routez{Routes: []*server.RouteInfo{{}}},
+		Gateways: &server.Gatewayz{
+			Name:             "g",
+			OutboundGateways: map[string]*server.RemoteGatewayz{"o": {}},
+			InboundGateways:  map[string][]*server.RemoteGatewayz{"i": {{}}},
+		},
+		Leafs: &server.Leafz{Leafs: []*server.LeafInfo{{}}}, Subscriptions: &server.Subsz{},
+		Accounts:      &server.AccountStatz{Accounts: []*server.AccountStat{{}}},
+		AccountLimits: map[string]*server.AccountInfo{"A": nil, "B": {}},
+		JetStream: &server.JSInfo{Meta: &server.MetaClusterInfo{}, AccountDetails: []*server.AccountDetail{{
+			Streams: []server.StreamDetail{{
+				Consumer: []*server.ConsumerInfo{{}}, DirectConsumer: []*server.ConsumerInfo{nil},
+				Mirror: &server.StreamSourceInfo{}, Sources: []*server.StreamSourceInfo{{}, {}},
+			}},
+		}}},
+	}
+	for _, s := range []*Server{s, {Name: "b", ID: "2"}} {
+		for _, f := range buildWith(t, newBuilder(true, newHistory(), compatPNE, "nats"), []*Server{s}) {
+			for _, m := range f.Metric {
+				if v := m.GetGauge().GetValue() + m.GetCounter().GetValue(); math.IsNaN(v) || math.IsInf(v, 0) || v < -1 {
+					t.Errorf("%s is %v", f.GetName(), v)
+				}
+			}
+		}
+	}
+}
