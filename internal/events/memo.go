@@ -37,7 +37,7 @@ type slot struct {
 
 type remembered struct {
 	payload     []byte
-	first, last int // where the number stands in the payload; nowhere if they are the same
+	first, last int32 // where the number stands in the payload; nowhere if they are the same
 	member      *member
 	value       float64 // if it stands nowhere
 }
@@ -46,18 +46,20 @@ type remembered struct {
 type probe struct {
 	payload     []byte
 	hash        uint64 // 0: it is too long
-	first, last int
+	first, last int32
 }
 
 func newMemo() memo { return memo{slots: make([]slot, leastSlots), seed: maphash.MakeSeed()} }
 
+// probe says where a payload is looked for.
 func (m *memo) probe(payload []byte) probe {
 	p := probe{payload: payload}
 	if len(payload) == 0 || len(payload) > memoPayload {
 		return p
 	}
-	p.first, p.last = valueToken(payload)
-	p.hash = maphash.Bytes(m.seed, payload[:p.first])*31 + maphash.Bytes(m.seed, payload[p.last:])
+	first, last := valueToken(payload)
+	p.first, p.last = int32(first), int32(last)
+	p.hash = maphash.Bytes(m.seed, payload[:first])*31 + maphash.Bytes(m.seed, payload[last:])
 	return p
 }
 
@@ -119,7 +121,7 @@ func (m *memo) find(p *probe) (r *remembered, v float64) {
 		}
 	}
 	head, tail := p.payload[:p.first], p.payload[p.last:]
-	if r == nil || r.member.dead || r.first != p.first || len(r.payload)-r.last != len(tail) ||
+	if r == nil || r.member.dead || r.first != p.first || len(r.payload)-int(r.last) != len(tail) ||
 		!bytes.Equal(r.payload[:r.first], head) || !bytes.Equal(r.payload[r.last:], tail) || (r.first == r.last) != (p.first == p.last) {
 		return nil, 0
 	}
@@ -152,7 +154,7 @@ func valueToken(payload []byte) (first, last int) {
 }
 
 // put remembers the only event of a payload that was not found, if there is nothing to say of it but a value. at is where
-// the parser found that. There is room for at least as many payloads as there are series.
+// the parser found that. There are slots for two payloads of each series, up to mostSlots.
 func (m *memo) put(p *probe, to *member, e *Event, at span, series int) {
 	if p.hash == 0 {
 		return
@@ -167,7 +169,7 @@ func (m *memo) put(p *probe, to *member, e *Event, at span, series int) {
 		return
 	}
 	plain := !e.Many && e.ID == "" && e.T == 0 && e.TTL < 0 && e.Op == Set && len(e.Exemplar) == 0
-	if !plain || p.first != p.last && at != (span{p.first, p.last}) {
+	if !plain || p.first != p.last && at != (span{int(p.first), int(p.last)}) {
 		return
 	}
 	m.forget(s)
