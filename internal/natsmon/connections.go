@@ -53,9 +53,9 @@ func (c *Connections) add(i *connection) {
 }
 
 // connectionsPerPage is how many connections are asked for at a time. The server goes through all of them for each page,
-// and when some close meanwhile the next page begins too late by as many, so few large pages are best. One is about 6 MiB
+// and when some close meanwhile the next page begins too late by as many, so few large pages are best. One is about 10 MiB
 // of JSON.
-const connectionsPerPage = 8192
+const connectionsPerPage = 16_384
 
 // readConnections sums up all pages of connections. page adds those of one page to the sum, sets its Total, and returns how
 // many they were.

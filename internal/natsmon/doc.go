@@ -9,8 +9,8 @@
 // it. Nothing is read but when somebody scrapes, and never twice at the same time.
 //
 // It promises that a server that is slow or gone costs only its own metrics, that counters are counters and never go
-// back while the server lives, that values of a stream or consumer come from its leader alone, and that the number of
-// series is bounded (limits.go).
+// back while the server lives, that values of a stream or consumer come from its leader alone, that the number of series is
+// bounded (limits.go), and that no answer of a server ends the process or fills its memory.
 //
 // It leaves out following messages and advisories: it asks, and does not listen.
 package natsmon
