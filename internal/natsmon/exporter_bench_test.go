@@ -15,9 +15,9 @@ import (
 )
 
 // BenchmarkNATSMetrics scrapes a server with 10,000 connections and 1,000 consumers: in this process, and through its
-// monitoring port, of which this process then bears both ends.
+// monitoring port or a system account, of which this process then bears both ends.
 func BenchmarkNATSMetrics(b *testing.B) {
-	s := startServer(b, storeOf(b))
+	s := startServer(b, storeOf(b)+"system_account: SYS\n"+accountsText)
 	connectRaw(b, s, 10_000)
 	js, err := jetstream.New(connect(b, s, 1)[0])
 	if err != nil {
@@ -34,9 +34,17 @@ func BenchmarkNATSMetrics(b *testing.B) {
 			}
 		}
 	}
+	system := exporterFor(b, nil, Config{System: []SystemConfig{{
+		URLs: []string{s.ClientURL()}, Username: "system", PasswordFile: passwordFile(b), Expect: 1,
+	}}})
+	bustest.WaitFor(b, "a connection of the system account", func() bool {
+		families, err := system.Gatherer().Gather()
+		return err == nil && valuesOf(families)[`nats_server_up{server="test"}`] == 1
+	})
 	for name, handler := range map[string]http.Handler{
 		"embedded": exporterFor(b, s, Config{Embedded: true}).Handler(),
 		"http":     exporterFor(b, nil, Config{Servers: []ServerConfig{{URL: monitorURL(s)}}}).Handler(),
+		"system":   system.Handler(),
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

@@ -133,7 +133,7 @@ func readSystem(t *testing.T, expect int, servers ...*plain) *systemReader {
 }
 
 // passwordFile has the password of the user system.
-func passwordFile(t *testing.T) string {
+func passwordFile(t testing.TB) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(file, []byte("secret\n"), 0o600); err != nil {

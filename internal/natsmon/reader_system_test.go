@@ -55,7 +55,7 @@ func TestSystemReaderSeesAllServersOfACluster(t *testing.T) {
 // Answers of many connections come in pages, those of many streams compressed.
 func TestSystemReaderPutsPagesTogether(t *testing.T) {
 	p := startPlain(t, "alone", "")
-	const clients = 2*systemConnectionsPerPage + 100
+	const clients, perPage = 250, 100
 	for range clients {
 		nc, err := nats.Connect(p.ClientURL())
 		if err != nil {
@@ -64,7 +64,7 @@ func TestSystemReaderPutsPagesTogether(t *testing.T) {
 		t.Cleanup(nc.Close)
 	}
 	r := readSystem(t, 1, p)
-	r.compat = true
+	r.compat, r.connectionsPerPage = true, perPage
 	s := readAll(t, r, "alone")["alone"]
 	if got := s.Connections.ByKind[Client]; got != clients+1 {
 		t.Errorf("there are %d clients, want %d and the reader", got, clients)
