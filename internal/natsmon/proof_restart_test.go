@@ -2,15 +2,13 @@ package natsmon
 
 import (
 	"fmt"
-	"net"
 	"testing"
 )
 
 // TestServerRestarts behind the exporter: its counters begin again with it, and nothing of its former life is left.
 func TestServerRestarts(t *testing.T) {
-	port := freePort(t)
-	text := fmt.Sprintf("http: \"127.0.0.1:%d\"\n", port)
-	url := fmt.Sprintf("http://127.0.0.1:%d", port)
+	addr := freeAddrs(t, 1)[0]
+	text, url := fmt.Sprintf("http: %q\n", addr), "http://"+addr
 	h := exporterFor(t, nil, Config{Servers: []ServerConfig{{URL: url}}}).Handler()
 	expectLines(t, scrape(t, h), `nats_up{target="`+url+`"} 0`) // it is not there yet
 
@@ -31,15 +29,4 @@ func TestServerRestarts(t *testing.T) {
 	connect(t, s, 1)
 	expectLines(t, scrape(t, h), `nats_up{target="`+url+`"} 1`, `nats_server_clients 1`, `nats_server_total_connections 1`,
 		`nats_scrape_errors_total{endpoint="varz",target="`+url+`"} 2`)
-}
-
-// freePort of loopback, on which nobody listens.
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }

@@ -212,7 +212,8 @@ func TestRequestsAtATime(t *testing.T) {
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	if most > httpParallel || opened > httpParallel {
+	// A request may dial, and then be served by a connection that has become free.
+	if most > httpParallel || opened > 3*httpParallel {
 		t.Errorf("%d requests at a time, %d connections", most, opened)
 	}
 }
