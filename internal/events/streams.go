@@ -3,6 +3,7 @@ package events
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
@@ -83,7 +84,7 @@ type Stream struct {
 func (g *Gateway) NewStream(o StreamOptions) (*Stream, error) {
 	id, err := readID(filepath.Join(g.options.Dir, "id"))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open stream of events %q: %w", o.Name, err)
 	}
 	s := &Stream{gateway: g, options: o, id: id, unread: "connecting", queue: newStreamQueue()}
 	g.mu.Lock()
