@@ -61,7 +61,7 @@ prom_stream_gateway_info 1
 # TYPE prom_stream_gateway_redis_queue_empty_pops_total counter
 prom_stream_gateway_redis_queue_empty_pops_total{queueKey="prom-stream-gateway:metric-queue",worker="0"} 0
 prom_stream_gateway_redis_queue_empty_pops_total{queueKey="prom-stream-gateway:metric-queue",worker="1"} 0
-# HELP prom_stream_gateway_redis_queue_pending_size Events that wait in the queue.
+# HELP prom_stream_gateway_redis_queue_pending_size Events that wait in the queue, and those that were taken out of it and not read.
 # TYPE prom_stream_gateway_redis_queue_pending_size gauge
 prom_stream_gateway_redis_queue_pending_size{queueKey="prom-stream-gateway:metric-queue"} 0
 # HELP prom_stream_gateway_dropped_metrics_total Events that were not aggregated.

@@ -22,7 +22,8 @@ type meta struct {
 	shown   bool
 	workers []worker
 	turn    int
-	pending float64
+	pending float64 // in the list
+	claimed float64 // those that were taken out of the list and have not been read
 }
 
 type worker struct {
@@ -65,8 +66,8 @@ func (m *meta) families() []exposed {
 		return []exposed{info}
 	}
 	queue := labels.FromStrings("queueKey", m.key)
-	pending := one(metaPending, "Events that wait in the queue.", model.MetricTypeGauge)
-	pending.metrics = []exposedMetric{{labels: queue, value: m.pending}}
+	pending := one(metaPending, "Events that wait in the queue, and those that were taken out of it and not read.", model.MetricTypeGauge)
+	pending.metrics = []exposedMetric{{labels: queue, value: m.pending + m.claimed}}
 	empty := one(metaEmptyPops, "Waits for events that ended without one.", model.MetricTypeCounter)
 	dropped := one(metaDropped, "Events that were not aggregated.", model.MetricTypeCounter)
 	processed := one(metaProcessed, "Events that were aggregated.", model.MetricTypeCounter)

@@ -284,6 +284,7 @@ func (s *redisSource) idle(at position) error {
 
 // take reads a claim of n elements from where it has been read to.
 func (s *redisSource) take(ctx context.Context, at position, n uint64) error {
+	s.setClaimed(n - at.offset)
 	if n-at.offset >= fewEvents {
 		s.claimed = time.Time{} // there may be more at once
 	}
@@ -388,6 +389,7 @@ func (s *redisSource) applyPage(p *page, at position, n uint64) {
 	if position.offset = at.offset + uint64(p.len()); position.offset >= n {
 		position.seq, position.offset = at.seq+1, 0
 	}
+	s.meta.claimed -= float64(p.len())
 	s.mu.Unlock()
 	if cap(p.data) > maxPageBytes {
 		p.data = nil
@@ -423,6 +425,7 @@ func (s *redisSource) vanished(at position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.position.seq, s.state.position.offset = at.seq+1, 0
+	s.meta.claimed = 0
 	s.changed = true
 }
 
@@ -461,6 +464,12 @@ func (s *redisSource) setPending(n float64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.meta.pending = n
+}
+
+func (s *redisSource) setClaimed(n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.meta.claimed = float64(n)
 }
 
 // adoptClaims finds the claims of a gateway whose state is lost, which count from their beginning.
