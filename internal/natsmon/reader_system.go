@@ -41,16 +41,19 @@ type systemReader struct {
 	now                func() time.Time
 
 	mu      sync.Mutex
-	nc      *nats.Conn             // nil until there was a connection
-	trouble error                  // of the connection, the last
-	last    *discovery             // the last one hears who is late
-	known   map[string]knownServer // by id
+	nc      *nats.Conn // nil until there was a connection
+	trouble error      // of the connection, the last
+	last    *discovery // the last one hears who is late
+	known   map[serverName]knownServer
 }
+
+// serverName stays the same when a server is started anew, which its ID does not.
+type serverName struct{ cluster, name string }
 
 // knownServer has answered once.
 type knownServer struct {
-	cluster, name string
-	answered      time.Time
+	id       string
+	answered time.Time
 }
 
 func newSystemReader(c SystemConfig, compat bool, l limits, log *slog.Logger, now func() time.Time) *systemReader {
@@ -62,7 +65,7 @@ func newSystemReader(c SystemConfig, compat bool, l limits, log *slog.Logger, no
 		log:                telemetry.NewRepeats(log, time.Minute),
 		now:                now,
 		last:               &discovery{},
-		known:              map[string]knownServer{},
+		known:              map[serverName]knownServer{},
 	}
 }
 
@@ -80,10 +83,10 @@ func (r *systemReader) Read(ctx context.Context) ([]*Server, error) {
 		readers sync.WaitGroup
 		servers = make(chan *Server, systemServersMax)
 		slots   = make(chan struct{}, systemServersAtOnce)
-		heard   = map[string]bool{} // by id: of those that are late it is not known how they are
+		heard   = map[serverName]bool{} // in time
 	)
 	err = r.each(ctx, d, func(s *systemServer) {
-		heard[s.info.ID] = true
+		heard[s.name()] = true
 		readers.Go(func() {
 			slots <- struct{}{} // free before long, for nobody reads after ctx
 			servers <- r.read(ctx, s, at)

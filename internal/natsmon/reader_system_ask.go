@@ -39,6 +39,8 @@ type systemServer struct {
 	silent atomic.Bool
 }
 
+func (s *systemServer) name() serverName { return serverName{s.info.Cluster, s.info.Name} }
+
 // ask asks a server for an endpoint. Options are those of package server for it, or nil.
 func ask[T any](ctx context.Context, from *systemServer, endpoint Endpoint, options any) (*T, error) {
 	answer := new(T)

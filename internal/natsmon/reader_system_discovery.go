@@ -111,7 +111,7 @@ func (r *systemReader) hear(d *discovery, nc *nats.Conn, m *nats.Msg) {
 		return
 	}
 	d.answered[s.info.ID] = s
-	r.known[s.info.ID] = knownServer{cluster: s.info.Cluster, name: s.info.Name, answered: d.began}
+	r.known[s.name()] = knownServer{id: s.info.ID, answered: d.began}
 	d.arrivals <- s
 }
 
@@ -163,25 +163,19 @@ func (r *systemReader) complete(d *discovery, heard int) bool {
 }
 
 // silent returns those that answered once and have not been heard this time. It forgets those that another has replaced.
-func (r *systemReader) silent(heard map[string]bool, at time.Time) []*Server {
-	type named struct{ cluster, name string }
+func (r *systemReader) silent(heard map[serverName]bool, at time.Time) []*Server {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	here := map[named]bool{}
-	for id := range heard {
-		here[named{r.known[id].cluster, r.known[id].name}] = true
-	}
 	full := r.config.Expect > 0 && len(heard) >= r.config.Expect
 	var silent []*Server
-	for id, k := range r.known {
+	for name, k := range r.known {
 		switch {
-		case heard[id]:
-		case full, here[named{k.cluster, k.name}], r.config.Expect == 0 && at.Sub(k.answered) > forgetAfter,
-			len(r.known) > systemServersMax:
-			delete(r.known, id)
+		case heard[name]:
+		case full, r.config.Expect == 0 && at.Sub(k.answered) > forgetAfter, len(r.known) > systemServersMax:
+			delete(r.known, name)
 		default:
 			silent = append(silent, &Server{
-				Cluster: k.cluster, Name: k.name, ID: id, At: at, Errors: map[Endpoint]error{Varz: errSilent},
+				Cluster: name.cluster, Name: name.name, ID: k.id, At: at, Errors: map[Endpoint]error{Varz: errSilent},
 			})
 		}
 	}

@@ -148,12 +148,13 @@ func TestSystemReaderReportsSilentServers(t *testing.T) {
 
 func TestSystemReaderForgetsWhomNobodyExpects(t *testing.T) {
 	r := newSystemReader(SystemConfig{URLs: []string{"nats://127.0.0.1:1"}, Expect: 1}, false, defaultLimits(), slog.New(slog.DiscardHandler), time.Now)
-	r.known["A"] = knownServer{name: "a", answered: time.Now().Add(-2 * forgetAfter)}
+	a, b := serverName{"east", "a"}, serverName{"east", "b"}
+	r.known[a] = knownServer{answered: time.Now().Add(-2 * forgetAfter)}
 	if silent := r.silent(nil, time.Now()); len(silent) != 1 {
 		t.Errorf("one server is expected, and %d are reported as silent", len(silent))
 	}
-	r.known["B"] = knownServer{name: "b", answered: time.Now()}
-	if silent := r.silent(map[string]bool{"B": true}, time.Now()); len(silent) != 0 || len(r.known) != 1 {
+	r.known[b] = knownServer{answered: time.Now()}
+	if silent := r.silent(map[serverName]bool{b: true}, time.Now()); len(silent) != 0 || len(r.known) != 1 {
 		t.Errorf("all that are expected answer, and %d are reported as silent, %d known", len(silent), len(r.known))
 	}
 }
