@@ -242,7 +242,7 @@ func (s *redisSource) turn(ctx context.Context, worked *bool) error {
 	}
 	s.working(worked)
 	if claimed.n == 0 {
-		return s.idle(at)
+		return s.idle()
 	}
 	s.claimed = time.Now()
 	s.metrics.claims.Inc()
@@ -259,27 +259,30 @@ func (s *redisSource) pace(ctx context.Context) {
 	}
 }
 
-// idle waits until there is an event. The server would move it to where it is, so that whoever waits takes nothing.
-func (s *redisSource) idle(at position) error {
+// idle waits until there is an event, or claims can be deleted. The server would move it to where it is, so that whoever
+// waits takes nothing.
+func (s *redisSource) idle() error {
 	s.setPending(0)
-	wait := idleWait
-	if at.low < at.seq {
-		wait = firstWait
-	}
-	s.conn.send("BLMOVE", s.config.Key, s.config.Key, "RIGHT", "RIGHT", strconv.FormatFloat(wait.Seconds(), 'f', 3, 64))
-	if err := s.conn.flush(wait); err != nil {
-		return err
-	}
-	a, err := s.conn.receive()
-	if err != nil {
-		return err
-	}
-	if a.null {
+	for {
+		wait := idleWait
+		if at := s.at(); at.low < at.seq {
+			wait = firstWait
+		}
+		s.conn.send("BLMOVE", s.config.Key, s.config.Key, "RIGHT", "RIGHT", strconv.FormatFloat(wait.Seconds(), 'f', 3, 64))
+		if err := s.conn.flush(wait); err != nil {
+			return err
+		}
+		a, err := s.conn.receive()
+		if err != nil || !a.null {
+			return err
+		}
 		s.mu.Lock()
 		s.meta.next().emptyPops++
 		s.mu.Unlock()
+		if wait == firstWait {
+			return nil
+		}
 	}
-	return nil
 }
 
 // take reads a claim of n elements from where it has been read to.

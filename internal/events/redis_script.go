@@ -30,12 +30,15 @@ func (s script) run(c *redisConn, keys []string, args ...string) (answer, error)
 
 // Who holds a lease stands in the hash KEYS[1]: token, beat, place and holder; of replicas number and at, too.
 var (
-	// holdScript takes the lease for ARGV[1] if it is its own, or as it was seen: of the token ARGV[4] with the beat ARGV[5],
-	// both empty if nobody has it. It returns 1, or 0 if somebody else was faster.
+	// holdScript renews the lease of ARGV[1], or takes it if it is as it was seen: of the token ARGV[4] with the beat ARGV[5],
+	// both empty if nobody has it. It returns 1, or 0 if somebody else was faster. Each of its commands counts as one of a
+	// client, so that a renewal has no more than it needs.
 	holdScript = newScript(`local seen = redis.call('HMGET', KEYS[1], 'token', 'beat')
 local token, beat = seen[1] or '', seen[2] or ''
-if token ~= ARGV[1] and (token ~= ARGV[4] or beat ~= ARGV[5]) then return 0 end
-redis.call('HSET', KEYS[1], 'token', ARGV[1], 'place', ARGV[2], 'holder', ARGV[3])
+if token ~= ARGV[1] then
+  if token ~= ARGV[4] or beat ~= ARGV[5] then return 0 end
+  redis.call('HSET', KEYS[1], 'token', ARGV[1], 'place', ARGV[2], 'holder', ARGV[3])
+end
 redis.call('HINCRBY', KEYS[1], 'beat', 1)
 return 1`)
 
