@@ -240,6 +240,16 @@ func TestRedisCluster(t *testing.T) {
 	if _, err := c.do("CLUSTER", "ADDSLOTSRANGE", "0", strconv.FormatInt(slot.n-1, 10), strconv.FormatInt(slot.n+1, 10), "16383"); err != nil {
 		t.Fatal(err)
 	}
+	for _, node := range []*redisServer{s, other} { // which have to agree on who has what
+		client := node.client()
+		until(t, func() string {
+			a, err := client.do("CLUSTER", "INFO")
+			if err != nil || !strings.Contains(string(a.text), "cluster_state:ok") {
+				return fmt.Sprintf("%s, %v", a.text, err)
+			}
+			return ""
+		})
+	}
 	r := runGateway(t, t.TempDir(), s.addr(), nil)
 	until(t, func() string {
 		if list := r.health.Conditions(); !strings.Contains(list[0].Reason, "belongs to node 127.0.0.1:"+other.port) {
