@@ -89,6 +89,14 @@ type commit struct {
 
 func newCommit() *commit { return &commit{done: make(chan struct{})} }
 
+// settled is a commit for which nobody has to wait.
+func settled(err error) *commit {
+	c := newCommit()
+	c.err = err
+	close(c.done)
+	return c
+}
+
 // Open reads the state that is on disk. If it is damaged, it is put aside, and the gateway begins with nothing; an error
 // is about the directory itself.
 func Open(o Options) (*Gateway, error) {
@@ -382,25 +390,27 @@ type Outcome struct {
 // Take applies a payload of a sender that waits, and returns when it is durable. With an error nobody knows: the sender
 // may send it again, if its events have ids.
 func (g *Gateway) Take(ctx context.Context, payload []byte) (Outcome, error) {
+	o, durable := g.take(payload)
+	return o, durable.wait(ctx)
+}
+
+// take applies a payload, and returns what tells when it is durable.
+func (g *Gateway) take(payload []byte) (o Outcome, durable *commit) {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	if g.failing != nil || g.stopped || g.standby { // before it counts
 		err := cmp.Or(g.failing, errStopped)
 		if g.standby {
 			err = errLost
 		}
-		g.mu.Unlock()
-		return Outcome{}, fmt.Errorf("%w: %w", errNotDurable, err)
+		return o, settled(fmt.Errorf("%w: %w", errNotDurable, err))
 	}
-	o := Outcome{}
 	o.Taken = g.apply(payload, maxBody, g.options.Now().UnixMilli(), &o)
 	g.metrics.taken.Add(float64(o.Taken))
 	if o.Taken == 0 && o.Dropped[Duplicate] == 0 {
-		g.mu.Unlock()
-		return o, nil
+		return o, settled(nil)
 	}
-	c := g.want()
-	g.mu.Unlock()
-	return o, c.wait(ctx)
+	return o, g.want()
 }
 
 // account counts events of the queue, which the metrics of prom-stream-gateway are about, too.

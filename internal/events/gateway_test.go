@@ -394,27 +394,43 @@ func TestHTTP(t *testing.T) {
 	}
 }
 
-// Senders that are slow, or stop in the middle, keep nobody else from posting.
+// Senders that are slow, or stop in the middle, keep nobody else from posting, compressed or not.
 func TestSlowPosts(t *testing.T) {
 	x := runWith(t, nil)
 	server := httptest.NewServer(x.Handlers()["/api/v1/events"])
 	defer server.Close()
-	for range 2 * maxLarge {
+	for i := range 4 * maxLarge {
 		c, err := net.Dial("tcp", server.Listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		fmt.Fprint(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n[")
+		sent := "["
+		if i%2 == 0 {
+			sent = strings.Repeat(" ", smallBody+1)
+		}
+		coding := []string{"identity", "gzip"}[i/2%2]
+		fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\nContent-Encoding: %s\r\n\r\n%s", coding, sent)
 	}
-	client := http.Client{Timeout: 20 * time.Second} // less than slow ones may take
-	a, err := client.Post(server.URL, "application/json", strings.NewReader(`{"name":"a","value":1}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Body.Close()
-	if a.StatusCode != http.StatusOK {
-		t.Errorf("a post is answered with %s", a.Status)
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	_, _ = io.WriteString(z, `{"name":"a","value":1}`)
+	_ = z.Close()
+	client := http.Client{Timeout: largeTimeout * 2 / 3} // less than slow ones may take
+	for coding, body := range map[string]string{"identity": `{"name":"a","value":1}`, "gzip": zipped.String()} {
+		q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Header.Set("Content-Encoding", coding)
+		a, err := client.Do(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Body.Close()
+		if a.StatusCode != http.StatusOK {
+			t.Errorf("a post (%s) is answered with %s", coding, a.Status)
+		}
 	}
 	server.CloseClientConnections()
 }

@@ -19,11 +19,15 @@ import (
 const (
 	// maxBody bounds a body, decompressed.
 	maxBody = 16 << 20
-	// maxLarge bounds the bodies that are in memory at a time and are compressed or longer than smallBody; others of these
-	// wait. The rest waits for nobody, however slowly some are sent.
-	maxLarge  = 16
-	smallBody = 64 << 10
-	// readTimeout is how long a client may take for its body, durableTimeout how long it may take to be durable.
+	// smallBody is how long a body may be to be read beside any number of others. Of longer ones, maxLarge are in memory at a
+	// time, each for no longer than it takes to send the rest in largeTimeout and to take the events; maxPacked are
+	// decompressed at a time, which waits for no client.
+	smallBody    = 64 << 10
+	maxLarge     = 16
+	maxPacked    = 8
+	largeTimeout = 10 * time.Second
+	// readTimeout is how long a client may take for the beginning of its body, durableTimeout how long it may take to be
+	// durable.
 	readTimeout    = 30 * time.Second
 	durableTimeout = 10 * time.Second
 )
@@ -48,7 +52,7 @@ func (g *Gateway) OwnHandlers() map[string]http.Handler {
 
 // eventsHandler takes events: an object, a list of them, or one on each line. It answers when they are durable.
 func (g *Gateway) eventsHandler() http.Handler {
-	large := make(chan struct{}, maxLarge)
+	p := places{large: make(chan struct{}, maxLarge), packed: make(chan struct{}, maxPacked)}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if g.cors(w, r) {
 			return
@@ -58,7 +62,7 @@ func (g *Gateway) eventsHandler() http.Handler {
 			http.Error(w, "events are posted", http.StatusMethodNotAllowed)
 			return
 		}
-		g.post(w, r, large)
+		g.post(w, r, p)
 	})
 }
 
@@ -87,19 +91,8 @@ type posted struct {
 	Error   string         `json:"error,omitempty"`
 }
 
-func (g *Gateway) post(w http.ResponseWriter, r *http.Request, large chan struct{}) {
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout)) // a recorder has none
-	body, coding := io.Reader(http.MaxBytesReader(w, r.Body, maxBody)), r.Header.Get("Content-Encoding")
-	data, whole, err := readSmall(body, coding)
-	if err == nil && !whole {
-		select {
-		case large <- struct{}{}:
-			defer func() { <-large }()
-		case <-r.Context().Done():
-			return
-		}
-		data, err = readLarge(io.MultiReader(bytes.NewReader(data), body), coding)
-	}
+func (g *Gateway) post(w http.ResponseWriter, r *http.Request, p places) {
+	o, durable, err := g.receive(w, r, p)
 	if err != nil {
 		if _, large := errors.AsType[*http.MaxBytesError](err); large || errors.Is(err, errTooLarge) {
 			g.answer(w, resultTooLarge, http.StatusRequestEntityTooLarge, posted{Error: errTooLarge.Error()})
@@ -110,7 +103,7 @@ func (g *Gateway) post(w http.ResponseWriter, r *http.Request, large chan struct
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), durableTimeout)
 	defer cancel()
-	o, err := g.Take(ctx, data)
+	err = durable.wait(ctx)
 	answer := posted{Taken: o.Taken, Dropped: o.Dropped}
 	switch {
 	case errors.Is(err, errLost):
@@ -140,21 +133,57 @@ func (g *Gateway) answer(w http.ResponseWriter, r result, status int, p posted) 
 
 var errTooLarge = fmt.Errorf("the body is more than %d MiB", maxBody>>20)
 
-// readSmall reads a body that is neither compressed nor long, or the beginning of one that is not whole then.
-func readSmall(body io.Reader, coding string) (data []byte, whole bool, err error) {
-	if coding != "" && coding != "identity" {
-		return nil, false, nil
+// places bound how many bodies are in memory that are long, or were compressed.
+type places struct{ large, packed chan struct{} }
+
+// takePlace waits for a place, which is free again when release is called.
+func takePlace(ctx context.Context, places chan struct{}) (release func(), err error) {
+	select {
+	case places <- struct{}{}:
+		return func() { <-places }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	if data, err = io.ReadAll(io.LimitReader(body, smallBody)); err != nil {
-		return nil, false, fmt.Errorf("read body: %w", err)
-	}
-	return data, len(data) < smallBody, nil
 }
 
-// readLarge reads a body as it was before it was compressed.
-func readLarge(body io.Reader, coding string) ([]byte, error) {
+// receive reads a body and applies its events. The error is about the body; whether they are durable the commit tells.
+func (g *Gateway) receive(w http.ResponseWriter, r *http.Request, p places) (Outcome, *commit, error) {
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(readTimeout)) // a recorder has none
+	body := http.MaxBytesReader(w, r.Body, maxBody)
+	data, err := io.ReadAll(io.LimitReader(body, smallBody))
+	if err != nil {
+		return Outcome{}, nil, fmt.Errorf("read body: %w", err)
+	}
+	if len(data) == smallBody { // there may be more
+		release, err := takePlace(r.Context(), p.large)
+		if err != nil {
+			return Outcome{}, nil, err
+		}
+		defer release()
+		_ = control.SetReadDeadline(time.Now().Add(largeTimeout))
+		if data, err = io.ReadAll(io.MultiReader(bytes.NewReader(data), body)); err != nil {
+			return Outcome{}, nil, fmt.Errorf("read body: %w", err)
+		}
+	}
+	if coding := r.Header.Get("Content-Encoding"); coding != "" && coding != "identity" {
+		release, err := takePlace(r.Context(), p.packed)
+		if err != nil {
+			return Outcome{}, nil, err
+		}
+		defer release()
+		if data, err = decompress(data, coding); err != nil {
+			return Outcome{}, nil, err
+		}
+	}
+	o, durable := g.take(data)
+	return o, durable, nil
+}
+
+// decompress returns a body as it was before.
+func decompress(packed []byte, coding string) ([]byte, error) {
+	body := io.Reader(bytes.NewReader(packed))
 	switch coding {
-	case "", "identity":
 	case "gzip":
 		z, err := gzip.NewReader(body)
 		if err != nil {
@@ -174,7 +203,7 @@ func readLarge(body io.Reader, coding string) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(body, maxBody+1))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("read body: %w", err)
+		return nil, fmt.Errorf("read %s: %w", coding, err)
 	case len(data) > maxBody:
 		return nil, errTooLarge
 	}
