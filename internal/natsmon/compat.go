@@ -57,15 +57,13 @@ func (b *builder) sampleOld(name, instead string, l labels, v float64) {
 // serverID is the label server_id: the name, which stays the same when the server restarts, or the ID if another server has
 // the name.
 func (c *compat) serverID(s *Server) string {
-	if s.Name == "" {
-		return s.ID
-	}
-	if first, there := c.names[s.Name]; !there {
-		c.names[s.Name] = s.ID
+	name := s.label()
+	if first, there := c.names[name]; !there {
+		c.names[name] = s.ID
 	} else if first != s.ID {
 		return s.ID
 	}
-	return s.Name
+	return name
 }
 
 // addServer adds what there is of a server, but for its streams.

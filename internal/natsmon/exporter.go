@@ -183,7 +183,7 @@ func (e *Exporter) build(targets []*target, readings []reading, labelled bool) (
 			} else if !ids[s.ID] { // else it is one server, read in two ways
 				clashes++
 				e.log.Log(slog.LevelWarn, "name of "+s.ID, "two NATS servers have one name: metrics of one are left out",
-					slog.String("target", t.reader.Name()), slog.String("server", s.Name), slog.String("id", s.ID))
+					slog.String("target", t.reader.Name()), slog.String("server", s.label()), slog.String("id", s.ID))
 			}
 		}
 		b.addReading(t.reader.Name(), r, clashes)
@@ -196,7 +196,7 @@ func (e *Exporter) build(targets []*target, readings []reading, labelled bool) (
 
 // addUp adds whether a server answers, which one behind a system account may not.
 func (b *builder) addUp(s *Server) {
-	l := labels{}.with("cluster", s.Cluster).with("server", s.Name)
+	l := labels{}.with("cluster", s.Cluster).with("server", s.label())
 	b.sample("nats_server_up", "Whether the server answered (1), or only did so before (0).", dto.MetricType_GAUGE, l, truth(s.Varz != nil))
 }
 

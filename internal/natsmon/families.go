@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nats-io/nats-server/v2/server"
 	dto "github.com/prometheus/client_model/go"
 )
 
@@ -86,6 +87,8 @@ type builder struct {
 	servers  map[[2]string]bool
 	accounts map[[2]string]string // by cluster and name: the ID of the account that has the name
 	streams  map[streamKey]*stream
+	// accountUse is what the servers of a cluster say of an account's part of JetStream.
+	accountUse map[streamKey]*server.AccountDetail
 }
 
 // newBuilder returns a builder without metrics. Without labelled the thirteen basic metrics have no labels for the server,
@@ -98,6 +101,8 @@ func newBuilder(labelled bool, history *history, compat, prefix string) *builder
 		servers:  map[[2]string]bool{},
 		accounts: map[[2]string]string{},
 		streams:  map[streamKey]*stream{},
+
+		accountUse: map[streamKey]*server.AccountDetail{},
 	}
 	if compat == compatPNE {
 		b.compat = newCompat(prefix)
@@ -108,7 +113,7 @@ func newBuilder(labelled bool, history *history, compat, prefix string) *builder
 // add takes what a server says, which must not change until families has been called. It reports false, and takes
 // nothing, if it has a server of that name and cluster already, as when a server is read in two ways.
 func (b *builder) add(s *Server) bool {
-	key := [2]string{s.Cluster, s.Name}
+	key := [2]string{s.Cluster, s.label()}
 	if b.servers[key] {
 		return false
 	}
@@ -120,6 +125,7 @@ func (b *builder) add(s *Server) bool {
 // families returns what there is of all servers, sorted by name. The builder is of no use afterwards.
 func (b *builder) families() []*dto.MetricFamily {
 	b.addStreams()
+	b.addAccountUses()
 	list := make([]*dto.MetricFamily, 0, len(b.byName))
 	for _, name := range slices.Sorted(maps.Keys(b.byName)) {
 		list = append(list, b.byName[name])

@@ -2,6 +2,7 @@ package natsmon
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -55,18 +56,45 @@ var accountTable = []metric[*server.AccountStat]{
 		func(a *server.AccountStat) float64 { return float64(a.SlowConsumers) }),
 }
 
-// accountStorageTable is what a server says of the account's part of JetStream.
-var accountStorageTable = []metric[*server.AccountDetail]{
-	gauge("nats_account_jetstream_storage_used_bytes", "Bytes of the account's streams in files of this server.",
+// addAccountUse takes what a server says of the account's part of JetStream. What it says of a cluster is of all servers, as far
+// as it has heard of the others: one that was started a moment ago has not. So the highest value counts.
+func (b *builder) addAccountUse(s *Server, account string, a *server.AccountDetail) {
+	key := streamKeyOf(s, account, "")
+	u := b.accountUse[key]
+	if u == nil {
+		u = &server.AccountDetail{}
+		b.accountUse[key] = u
+	}
+	u.Store, u.Memory = max(u.Store, a.Store), max(u.Memory, a.Memory)
+	u.ReservedStore, u.ReservedMemory = max(u.ReservedStore, a.ReservedStore), max(u.ReservedMemory, a.ReservedMemory)
+	u.API = a.API // which is of use where there is one server
+}
+
+// addAccountUses adds what servers say in common of accounts' parts of JetStream.
+func (b *builder) addAccountUses() {
+	for _, key := range slices.SortedFunc(maps.Keys(b.accountUse), streamKey.compare) {
+		record(b, accountUseTable, key.labels(), b.accountUse[key])
+		if key.cluster == "" {
+			record(b, accountAPITable, key.labels(), b.accountUse[key])
+		}
+	}
+}
+
+var accountUseTable = []metric[*server.AccountDetail]{
+	gauge("nats_account_jetstream_storage_used_bytes", "Bytes of all copies of the account's streams in files, on all servers of the cluster and of those that gateways join to it.",
 		func(a *server.AccountDetail) float64 { return float64(a.Store) }),
-	gauge("nats_account_jetstream_storage_limit_bytes", "Bytes that the account may keep in files; absent if there is no limit.",
-		func(a *server.AccountDetail) float64 { return limit(a.ReservedStore) }),
-	gauge("nats_account_jetstream_memory_used_bytes", "Bytes of the account's streams in memory of this server.",
+	gauge("nats_account_jetstream_storage_limit_bytes", "Bytes that the account may keep in files, all copies together; absent if there is no limit.",
+		func(a *server.AccountDetail) float64 { return storageLimit(a.ReservedStore) }),
+	gauge("nats_account_jetstream_memory_used_bytes", "Bytes of all copies of the account's streams in memory, on all servers of the cluster and of those that gateways join to it.",
 		func(a *server.AccountDetail) float64 { return float64(a.Memory) }),
-	gauge("nats_account_jetstream_memory_limit_bytes", "Bytes that the account may keep in memory; absent if there is no limit.",
+	gauge("nats_account_jetstream_memory_limit_bytes", "Bytes that the account may keep in memory, all copies together; absent if there is no limit.",
 		func(a *server.AccountDetail) float64 { return limit(a.ReservedMemory) }),
-	counter("nats_account_jetstream_api_requests_total", "Requests of the account to JetStream's API.",
+}
+
+// accountAPITable is of a server alone. In a cluster a server has the sum of those that run: it goes back when one restarts.
+var accountAPITable = []metric[*server.AccountDetail]{
+	counter("nats_account_jetstream_api_requests_total", "Requests of the account to JetStream's API; absent in a cluster, of which there is no count that only grows.",
 		func(a *server.AccountDetail) float64 { return float64(a.API.Total) }),
-	counter("nats_account_jetstream_api_errors_total", "Requests of the account to JetStream's API that were refused.",
+	counter("nats_account_jetstream_api_errors_total", "Requests of the account to JetStream's API that were refused; absent in a cluster.",
 		func(a *server.AccountDetail) float64 { return float64(a.API.Errors) }),
 }

@@ -30,7 +30,7 @@ func (b *builder) addJetStream(s *Server, own labels) {
 	for _, a := range s.JetStream.AccountDetails {
 		account := b.account(s, a.Name, a.Id)
 		owned := own.with("account", account)
-		record(b, accountStorageTable, owned, a)
+		b.addAccountUse(s, account, a)
 		for i := range a.Streams {
 			d := &a.Streams[i]
 			if failed != nil {
@@ -56,14 +56,14 @@ var freeTable = []metric[uint64]{
 var jetStreamTable = []metric[*server.JSInfo]{
 	gauge("nats_jetstream_storage_used_bytes", "Bytes of streams in files.",
 		func(j *server.JSInfo) float64 { return float64(j.Store) }),
-	gauge("nats_jetstream_storage_reserved_bytes", "Bytes in files that are promised to accounts and streams.",
-		func(j *server.JSInfo) float64 { return ofUnsigned(j.ReservedStore) }),
-	gauge("nats_jetstream_storage_limit_bytes", "Bytes that streams may have in files.",
-		func(j *server.JSInfo) float64 { return limit(j.Config.MaxStore) }),
+	gauge("nats_jetstream_storage_reserved_bytes", "Bytes in files that are promised to accounts and streams; absent if that is without limit.",
+		func(j *server.JSInfo) float64 { return reserved(j.ReservedStore) }),
+	gauge("nats_jetstream_storage_limit_bytes", "Bytes that streams may have in files; absent if there is no limit.",
+		func(j *server.JSInfo) float64 { return storageLimit(j.Config.MaxStore) }),
 	gauge("nats_jetstream_memory_used_bytes", "Bytes of streams in memory.",
 		func(j *server.JSInfo) float64 { return float64(j.Memory) }),
 	gauge("nats_jetstream_memory_reserved_bytes", "Bytes in memory that are promised to accounts and streams.",
-		func(j *server.JSInfo) float64 { return ofUnsigned(j.ReservedMemory) }),
+		func(j *server.JSInfo) float64 { return reserved(j.ReservedMemory) }),
 	gauge("nats_jetstream_memory_limit_bytes", "Bytes that streams may have in memory.",
 		func(j *server.JSInfo) float64 { return limit(j.Config.MaxMemory) }),
 	gauge("nats_jetstream_accounts", "Accounts that use JetStream.",
@@ -99,10 +99,21 @@ var jetStreamTable = []metric[*server.JSInfo]{
 		func(j *server.JSInfo) float64 { return float64(j.API.Level) }),
 }
 
-// ofUnsigned is n, and absent if n is a negative number that was made unsigned.
-func ofUnsigned(n uint64) float64 {
+// reserved is n, and absent if what was promised is to have no limit.
+func reserved(n uint64) float64 {
 	if n == 0 {
 		return 0
+	}
+	return storageLimit(n)
+}
+
+// noStorage is more than any disk has. Thalweg gives it to servers whose configuration has no limit, since JetStream needs one.
+const noStorage = 1 << 50
+
+// storageLimit is limit of bytes, and absent for as many as nobody has.
+func storageLimit[N int64 | uint64](n N) float64 {
+	if n >= noStorage {
+		return absent
 	}
 	return limit(n)
 }

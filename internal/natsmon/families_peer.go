@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nkeys"
 )
 
 // peer is another server, or a cluster behind a gateway, to which a server is connected, or was not long ago.
@@ -47,12 +48,21 @@ func (p *peers) connection(key peerKey, number uint64, t traffic) *peer {
 	return p.now[key]
 }
 
+// peerNamed is what a peer is called by: its name. One to which nobody gave a name has its ID for it, another one with each
+// start, and would be down for a day after each; then it is the address it comes from, or else what is there.
+func peerNamed(name, ip, otherwise string) string {
+	if name == "" || nkeys.IsValidPublicServerKey(name) {
+		return cmp.Or(ip, otherwise)
+	}
+	return name
+}
+
 // addPeers adds routes, leafs and gateways.
 func (b *builder) addPeers(s *Server, own labels) {
 	if s.Routes != nil {
 		p := newPeers()
 		for _, r := range s.Routes.Routes {
-			key := peerKey{kind: Route, name: cmp.Or(r.RemoteName, r.RemoteID)}
+			key := peerKey{kind: Route, name: peerNamed(r.RemoteName, r.IP, r.RemoteID)}
 			p.connection(key, r.Rid, traffic{r.InMsgs, r.OutMsgs, r.InBytes, r.OutBytes}).connect(r.RTT, r.Pending, r.NumSubs)
 		}
 		addPeers(b, s, Route, p, routeTable, func(k peerKey) labels { return own.with("peer", k.name) })
@@ -60,7 +70,7 @@ func (b *builder) addPeers(s *Server, own labels) {
 	if s.Leafs != nil {
 		p, info := newPeers(), map[peerKey]*server.LeafInfo{}
 		for _, l := range s.Leafs.Leafs {
-			key := peerKey{kind: Leaf, name: cmp.Or(l.Name, l.IP), account: l.Account}
+			key := peerKey{kind: Leaf, name: peerNamed(l.Name, l.IP, l.Name), account: l.Account}
 			p.connection(key, l.ID, traffic{l.InMsgs, l.OutMsgs, l.InBytes, l.OutBytes}).connect(l.RTT, 0, l.NumSubs)
 			info[key] = l
 		}

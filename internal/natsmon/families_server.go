@@ -11,7 +11,7 @@ import (
 
 // addServer adds what there is of one server, and keeps its streams for addStreams.
 func (b *builder) addServer(s *Server) {
-	own := labels{}.with("cluster", s.Cluster).with("server", s.Name)
+	own := labels{}.with("cluster", s.Cluster).with("server", s.label())
 	if s.Varz != nil {
 		b.addVarz(s, own)
 	}

@@ -10,12 +10,21 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// streamKey is what a stream is called wherever its leader is. Server is empty in a cluster, and cluster elsewhere.
+// streamKey is what a stream is called wherever its leader is. Server is empty in a cluster, and cluster elsewhere. Without a
+// name it is an account.
 type streamKey struct{ cluster, server, account, name string }
 
 func (k streamKey) compare(o streamKey) int {
 	return cmp.Or(cmp.Compare(k.cluster, o.cluster), cmp.Compare(k.server, o.server),
 		cmp.Compare(k.account, o.account), cmp.Compare(k.name, o.name))
+}
+
+// streamKeyOf is the key of a stream that a server has.
+func streamKeyOf(s *Server, account, name string) streamKey {
+	if s.Cluster != "" {
+		return streamKey{cluster: s.Cluster, account: account, name: name}
+	}
+	return streamKey{server: s.label(), account: account, name: name}
 }
 
 // labels of the stream and of what belongs to it. They stay the same when another server leads.
@@ -63,10 +72,7 @@ func (l *led[T]) offer(detail *T, c *server.ClusterInfo, by sight) {
 // addStream takes what one server says of a stream, with its consumers. A consumer can have another leader than its stream.
 func (b *builder) addStream(account string, by sight) {
 	d := by.stream
-	key := streamKey{server: by.server.Name, account: account, name: d.Name}
-	if by.server.Cluster != "" {
-		key.cluster, key.server = by.server.Cluster, ""
-	}
+	key := streamKeyOf(by.server, account, d.Name)
 	st := b.streams[key]
 	if st == nil {
 		st = &stream{consumers: map[string]*led[server.ConsumerInfo]{}}

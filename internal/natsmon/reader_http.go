@@ -58,7 +58,7 @@ const httpParallel = 3
 
 // Read implements Reader.
 func (r *httpReader) Read(ctx context.Context) ([]*Server, error) {
-	s := &Server{At: r.now()}
+	s := &Server{At: r.now(), Address: r.base.Host + strings.TrimRight(r.base.Path, "/")}
 	askAll(ctx, s, 1, []question{asked(r, Varz, nil, (*Server).identify)})
 	if s.Varz == nil {
 		return nil, s.Errors[Varz]

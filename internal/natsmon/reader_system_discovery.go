@@ -111,6 +111,10 @@ func (r *systemReader) hear(d *discovery, nc *nats.Conn, m *nats.Msg) {
 		return
 	}
 	d.answered[s.info.ID] = s
+	if _, before := r.known[s.name()]; !before && s.info.Name == s.info.ID {
+		r.log.Log(slog.LevelWarn, "nameless", "NATS server has no server_name: all its series are new ones with each start",
+			slog.String("target", r.Name()), slog.String("id", s.info.ID), slog.String("host", s.info.Host))
+	}
 	r.known[s.name()] = knownServer{id: s.info.ID, answered: d.began}
 	d.arrivals <- s
 }
@@ -171,6 +175,8 @@ func (r *systemReader) silent(heard map[serverName]bool, at time.Time) []*Server
 	for name, k := range r.known {
 		switch {
 		case heard[name]:
+		case name.name == k.id: // which its next life will not have
+			delete(r.known, name)
 		case full, r.config.Expect == 0 && at.Sub(k.answered) > forgetAfter, len(r.known) > systemServersMax:
 			delete(r.known, name)
 		default:

@@ -1,6 +1,7 @@
 package natsmon
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -38,6 +39,8 @@ const (
 type Server struct {
 	// Cluster and Name are the labels of its series. Cluster is "" where the server is alone.
 	Cluster, Name, ID string
+	// Address is HOST:PORT of the monitoring port that it was read through, with the path if there is one; else "".
+	Address string
 	// Domain of JetStream, or "".
 	Domain string
 	// At is when the reading began, by the clock of this process.
@@ -69,6 +72,15 @@ type Server struct {
 
 	// Errors are the endpoints that did not answer, with why.
 	Errors map[Endpoint]error
+}
+
+// label is what its series are called by: the name. A server to which nobody gave one has its ID for a name, another one with
+// each start; then it is the address, if that is known.
+func (s *Server) label() string {
+	if s.Address != "" && (s.Name == "" || s.Name == s.ID) {
+		return s.Address
+	}
+	return cmp.Or(s.Name, s.ID)
 }
 
 // Connections sums up all pages of Connz: Thalweg's own are left out.

@@ -42,6 +42,10 @@ nats: {embedded: {listen: '127.0.0.1:0'}}, hub: {}, edge: {flush_interval: 100ms
 			return code == http.StatusOK && strings.Contains(answer, "\n# TYPE nats_server_clients gauge\nnats_server_clients 0\n")
 		})
 	}
+	if _, answer := request(t, http.MethodGet, own+"/metrics", "", ""); strings.Contains(answer, "nats_jetstream_storage_limit_bytes") ||
+		strings.Contains(answer, `nats_account_jetstream_storage_limit_bytes{account="CORE"`) || !strings.Contains(answer, "nats_jetstream_storage_used_bytes") {
+		t.Errorf("storage has a limit that nobody has set: %s", answer)
+	}
 	for path, want := range map[string]string{"/": `href="/metrics"`, "/-/healthy": "healthy", "/-/ready": "ready"} {
 		await(t, path, func() bool {
 			code, answer := request(t, http.MethodGet, own+path, "", "")
