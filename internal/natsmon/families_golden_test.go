@@ -188,8 +188,7 @@ func rareServer(t *testing.T, cluster string) *Server {
 	for _, kind := range []Kind{Client, Leaf, Route, Gateway, WebSocket, MQTT} {
 		s.Wire.Received[kind], s.Wire.Sent[kind] = 1, 2
 	}
-	free := uint64(1 << 30)
-	s.Free = &free
+	s.Disk = &Disk{Free: 1 << 30, Size: 1 << 32}
 	s.JetStream.Limits.MaxHAAssets = 100
 	s.JetStream.Meta = &server.MetaClusterInfo{Snapshot: &server.MetaSnapshotStats{LastTime: expiry, LastDuration: time.Second}}
 	for _, a := range s.JetStream.AccountDetails {

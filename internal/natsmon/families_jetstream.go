@@ -17,8 +17,8 @@ func (b *builder) addJetStream(s *Server, own labels) {
 		return
 	}
 	record(b, jetStreamTable, own, s.JetStream)
-	if s.Free != nil {
-		record(b, freeTable, own, *s.Free)
+	if s.Disk != nil {
+		record(b, diskTable, own, s.Disk)
 	}
 	if m := s.JetStream.Meta; m != nil {
 		record(b, metaTable, own, meta{m, s.Name})
@@ -46,10 +46,13 @@ var enabledTable = []metric[*server.JSInfo]{
 		func(j *server.JSInfo) float64 { return truth(!j.Disabled) }),
 }
 
-var freeTable = []metric[uint64]{
+var diskTable = []metric[*Disk]{
 	gauge("nats_jetstream_filesystem_free_bytes",
 		"Bytes left in the file system of the store; only of the server in this process.",
-		func(n uint64) float64 { return float64(n) }),
+		func(d *Disk) float64 { return float64(d.Free) }),
+	gauge("nats_jetstream_filesystem_size_bytes",
+		"Bytes that the file system of the store has, free and used; only of the server in this process.",
+		func(d *Disk) float64 { return float64(d.Size) }),
 }
 
 // jetStreamTable is of a server on which JetStream runs.

@@ -71,7 +71,7 @@ func (r *embeddedReader) Read(ctx context.Context) ([]*Server, error) {
 	askAll(ctx, s, embeddedParallel, questions)
 	s.Own, s.OwnTotal = r.own.open, r.own.of(s.Varz.TotalConnections)
 	if r.storeDir != "" {
-		s.Free = freeBytes(r.storeDir)
+		s.Disk = diskOf(r.storeDir)
 	}
 	return []*Server{s}, nil
 }

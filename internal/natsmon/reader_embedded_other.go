@@ -2,4 +2,4 @@
 
 package natsmon
 
-func freeBytes(string) *uint64 { return nil }
+func diskOf(string) *Disk { return nil }

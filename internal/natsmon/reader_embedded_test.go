@@ -120,14 +120,14 @@ func TestCallThatHangs(t *testing.T) {
 	})
 }
 
-// TestFreeBytes of the file system of the store.
-func TestFreeBytes(t *testing.T) {
+// TestDisk of the store: what is left of it, and how much there is.
+func TestDisk(t *testing.T) {
 	s := startServer(t, storeOf(t))
 	r := newEmbeddedReader(s, s.StoreDir(), false, defaultLimits(), time.Now)
-	if got := readOne(t, r); got.Free == nil || *got.Free == 0 {
-		t.Errorf("free: %v", got.Free)
+	if got := readOne(t, r).Disk; got == nil || got.Free == 0 || got.Size < got.Free {
+		t.Errorf("disk: %v", got)
 	}
-	if free := freeBytes(t.TempDir() + "/gone"); free != nil {
-		t.Errorf("free in a directory that is not there: %d", *free)
+	if disk := diskOf(t.TempDir() + "/gone"); disk != nil {
+		t.Errorf("disk of a directory that is not there: %v", disk)
 	}
 }

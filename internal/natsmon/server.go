@@ -60,8 +60,8 @@ type Server struct {
 	// JetStream has all pages of Jsz in one, with the configuration of streams. Streams and consumers are there from
 	// whoever knows them; who leads is in their Cluster.
 	JetStream *server.JSInfo
-	// Free is how many bytes the file system of the store has left; nil where it cannot be known.
-	Free *uint64
+	// Disk is the file system of the store; nil where it cannot be known.
+	Disk *Disk
 	// Wire is nil where the kernel does not count for this server: then bytes on the wire are estimated.
 	Wire *Wire
 	// Own is how many of the connections are in-process ones of this program, and OwnTotal how many there have been. They
@@ -112,6 +112,9 @@ const (
 	Route     Kind = "route"
 	Gateway   Kind = "gateway"
 )
+
+// Disk is a file system: bytes that are left, and bytes that it has.
+type Disk struct{ Free, Size uint64 }
 
 // Wire is what the kernel has counted on the TCP connections of a server since this process began to count: payload of TCP,
 // with TLS and WebSocket framing, without retransmissions. The counts never go back.
