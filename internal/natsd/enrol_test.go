@@ -250,7 +250,11 @@ func TestRegistryOfCluster(t *testing.T) {
 		withEnrol(o)
 		o.Stream.Replicas = 3
 	})
-	dir := enrolled(t, servers[0], "ams-1", servers[1].Addr())
+	dir, token := t.TempDir(), invite(t, servers[0], "ams-1", time.Hour, servers[1].Addr())
+	bustest.WaitFor(t, "site that joins at another server, which may not have read the registry yet", func() bool {
+		_, err := enrol(t, dir, token)
+		return err == nil
+	})
 	var sites []*bus.Conn
 	for _, s := range servers {
 		site := edge(t, dir, s.URL())
