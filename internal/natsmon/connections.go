@@ -1,7 +1,6 @@
 package natsmon
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 
@@ -74,8 +73,8 @@ func readConnections(perPage int, page func(sum *Connections, offset, limit int)
 }
 
 // decode adds a page of connections, the JSON of server.Connz, and returns how many they were. It holds one of them at a
-// time, but for as many details as are wanted.
-func (c *Connections) decode(r io.Reader, details int) (n int, err error) {
+// time.
+func (c *Connections) decode(r io.Reader) (n int, err error) {
 	var (
 		s   = newScanner(r)
 		one connection
@@ -91,23 +90,9 @@ func (c *Connections) decode(r io.Reader, details int) (n int, err error) {
 			return s.array(func() error {
 				n++
 				one = connection{}
-				if len(c.Details) >= details {
-					err := s.object(field)
-					c.add(&one)
-					return err
-				}
-				text, err := s.raw()
-				if err != nil {
-					return err
-				}
-				info := &server.ConnInfo{}
-				if err := json.Unmarshal(text, info); err != nil {
-					return err
-				}
-				c.Details = append(c.Details, info)
-				one = connectionOf(info)
+				err := s.object(field)
 				c.add(&one)
-				return nil
+				return err
 			})
 		}
 		return s.skip()

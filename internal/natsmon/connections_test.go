@@ -65,19 +65,12 @@ func TestConnectionsAreSummedUp(t *testing.T) {
 	if kinds := map[Kind]int{Client: 10, Leaf: 10, WebSocket: 10, MQTT: 10, InProcess: 10}; !maps.Equal(want.ByKind, kinds) {
 		t.Fatalf("kinds %v", want.ByKind)
 	}
-	for _, details := range []int{0, 7, 50, 60} {
-		got := newConnections()
-		n, err := got.decode(bytes.NewReader(text), details)
-		if err != nil || n != 50 || len(got.Details) != min(details, 50) {
-			t.Fatalf("%d connections, %d of %d details, %v", n, len(got.Details), details, err)
-		}
-		if details > 0 && got.Details[0].Name != `a "quoted" {name} \ [x]` {
-			t.Errorf("name %q", got.Details[0].Name)
-		}
-		got.Details = nil
-		if !reflect.DeepEqual(got, want) {
-			t.Errorf("%d details: %+v, want %+v", details, got, want)
-		}
+	got := newConnections()
+	if n, err := got.decode(bytes.NewReader(text)); err != nil || n != 50 {
+		t.Fatalf("%d connections, %v", n, err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }
 
@@ -85,14 +78,12 @@ func TestConnectionsAreSummedUp(t *testing.T) {
 func TestBrokenConnections(t *testing.T) {
 	text := bytes.TrimSpace(page(t, 3))
 	for i := range text {
-		for _, details := range []int{0, 2} {
-			if _, err := newConnections().decode(bytes.NewReader(text[:i]), details); err == nil {
-				t.Fatalf("the first %d of %d bytes are enough", i, len(text))
-			}
+		if _, err := newConnections().decode(bytes.NewReader(text[:i])); err == nil {
+			t.Fatalf("the first %d of %d bytes are enough", i, len(text))
 		}
 	}
 	deep := `{"x":` + strings.Repeat("[", 1<<20)
-	if _, err := newConnections().decode(strings.NewReader(deep), 0); err == nil || !strings.Contains(err.Error(), errDeep.Error()) {
+	if _, err := newConnections().decode(strings.NewReader(deep)); err == nil || !strings.Contains(err.Error(), errDeep.Error()) {
 		t.Errorf("deep: %v", err)
 	}
 }
@@ -103,7 +94,7 @@ func FuzzConnections(f *testing.F) {
 	f.Add([]byte(`{"connections": [{"kind": "Client", "x": {"a": [1, -2.5e+3, true, null, "\u007d\\"]}}, {}], "total": 2}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		got := newConnections()
-		_, err := got.decode(bytes.NewReader(text), 0)
+		_, err := got.decode(bytes.NewReader(text))
 		want, slowErr := slowly(text)
 		// Where encoding/json is more lenient (upper case in keys, null, escapes in keys) the answer is not one of NATS.
 		if err == nil && slowErr == nil && !strings.ContainsAny(string(text), `\ABCDEFGHIJKLMNOPQRSTUVWXYZ`+"ſK") && !reflect.DeepEqual(got, want) {
@@ -117,7 +108,7 @@ func BenchmarkConnections(b *testing.B) {
 	b.SetBytes(int64(len(text)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := newConnections().decode(bytes.NewReader(text), 0); err != nil {
+		if _, err := newConnections().decode(bytes.NewReader(text)); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -104,20 +106,16 @@ func (e *Exporter) Run(ctx context.Context) error {
 	return nil
 }
 
-// Gatherer reads all targets when it is asked. With an error there is what could be read.
-func (e *Exporter) Gatherer() prometheus.Gatherer {
-	return e.gatherer(context.Background(), defaultTimeout, e.targets, e.labelled)
+// Gather reads all targets, for somebody who waits no longer than the timeout, and not beyond the end of ctx. With an error
+// there is what could be read.
+func (e *Exporter) Gather(ctx context.Context, timeout time.Duration) ([]*dto.MetricFamily, error) {
+	return e.gather(ctx, timeout, e.targets, e.labelled)
 }
 
-// EmbeddedGatherer is Gatherer for the embedded server alone.
-func (e *Exporter) EmbeddedGatherer() prometheus.Gatherer {
-	return e.gatherer(context.Background(), defaultTimeout, e.embedded, false)
-}
-
-// Handler serves Gatherer, within the scrape timeout that the request names.
+// Handler serves what Gather returns, within the scrape timeout that the request names.
 func (e *Exporter) Handler() http.Handler { return e.handler(e.targets, e.labelled) }
 
-// EmbeddedHandler serves EmbeddedGatherer.
+// EmbeddedHandler is Handler for the embedded server alone.
 func (e *Exporter) EmbeddedHandler() http.Handler { return e.handler(e.embedded, false) }
 
 // Metrics of the exporter itself.
@@ -129,9 +127,9 @@ func (e *Exporter) handler(targets []*target, labelled bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		timeout := scrapeTimeout(r.Header)
 		timeout -= margin(timeout)
-		promhttp.HandlerFor(e.gatherer(r.Context(), timeout, targets, labelled), promhttp.HandlerOpts{
-			ErrorHandling: promhttp.ContinueOnError,
-		}).ServeHTTP(w, r)
+		promhttp.HandlerFor(prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
+			return e.gather(r.Context(), timeout, targets, labelled)
+		}), promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}).ServeHTTP(w, r)
 	})
 }
 
@@ -149,19 +147,17 @@ func scrapeTimeout(h http.Header) time.Duration {
 	return time.Duration(min(seconds, maxTimeout.Seconds()) * float64(time.Second))
 }
 
-// gatherer reads the targets within the timeout, and before ctx ends.
-func (e *Exporter) gatherer(ctx context.Context, timeout time.Duration, targets []*target, labelled bool) prometheus.Gatherer {
-	return prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
-		ctx, cancel := context.WithTimeout(ctx, timeout)
-		defer cancel()
-		readings := make([]reading, len(targets))
-		var reading sync.WaitGroup
-		for i, t := range targets {
-			reading.Go(func() { readings[i] = t.read(ctx) })
-		}
-		reading.Wait()
-		return e.build(targets, readings, labelled)
-	})
+// gather reads the targets within the timeout, and before ctx ends.
+func (e *Exporter) gather(ctx context.Context, timeout time.Duration, targets []*target, labelled bool) ([]*dto.MetricFamily, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	readings := make([]reading, len(targets))
+	var reading sync.WaitGroup
+	for i, t := range targets {
+		reading.Go(func() { readings[i] = t.read(ctx) })
+	}
+	reading.Wait()
+	return e.build(targets, readings, labelled)
 }
 
 // build makes metrics of what was read. A panic on the way, of what a server answered, is an error.
@@ -206,9 +202,9 @@ func (b *builder) addReading(name string, r reading, clashes int) {
 	b.sample("nats_up", "Whether the target answered (1) or not (0).", dto.MetricType_GAUGE, l, truth(r.answered() > 0))
 	b.sample("nats_target_servers", "Servers of the target that answered.", dto.MetricType_GAUGE, l, float64(r.answered()))
 	b.sample("nats_scrape_duration_seconds", "How long it took to read the target.", dto.MetricType_GAUGE, l, r.took.Seconds())
-	for endpoint, n := range r.errors {
+	for _, endpoint := range slices.Sorted(maps.Keys(r.errors)) {
 		b.sample("nats_scrape_errors_total", "Questions to servers of the target that were not answered, by endpoint; without varz there is nothing of a server.",
-			dto.MetricType_COUNTER, l.with("endpoint", string(endpoint)), float64(n))
+			dto.MetricType_COUNTER, l.with("endpoint", string(endpoint)), float64(r.errors[endpoint]))
 	}
 	for _, what := range objects() {
 		n := r.omitted[what]

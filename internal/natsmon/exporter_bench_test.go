@@ -38,7 +38,7 @@ func BenchmarkNATSMetrics(b *testing.B) {
 		URLs: []string{s.ClientURL()}, Username: "system", PasswordFile: passwordFile(b), Expect: 1,
 	}}})
 	bustest.WaitFor(b, "a connection of the system account", func() bool {
-		families, err := system.Gatherer().Gather()
+		families, err := system.Gather(b.Context(), defaultTimeout)
 		return err == nil && valuesOf(families)[`nats_server_up{server="test"}`] == 1
 	})
 	for name, handler := range map[string]http.Handler{

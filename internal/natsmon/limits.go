@@ -11,7 +11,7 @@ import (
 // limits bound what is read of a target, and so how many series come of it. What is beyond them is left out, always the
 // same (the last by name), and counted in nats_scrape_omitted_objects.
 type limits struct {
-	accounts, streams, consumers, sources, leafs, routes, gateways, connections int
+	accounts, streams, consumers, sources, leafs, routes, gateways int
 
 	// responseBytes of memory may be taken by an answer: a server in trouble, or an enemy, must not fill all of it.
 	responseBytes int64
@@ -29,7 +29,6 @@ func defaultLimits() limits {
 		leafs:         10_000,
 		routes:        1_000,
 		gateways:      1_000,
-		connections:   4_096,
 		responseBytes: 128 << 20,
 	}
 }
@@ -38,21 +37,19 @@ func defaultLimits() limits {
 type object string
 
 const (
-	objectServer     object = "server"
-	objectAccount    object = "account"
-	objectStream     object = "stream"
-	objectConsumer   object = "consumer"
-	objectSource     object = "source"
-	objectLeaf       object = "leaf"
-	objectRoute      object = "route"
-	objectGateway    object = "gateway"
-	objectConnection object = "connection"
+	objectServer   object = "server"
+	objectAccount  object = "account"
+	objectStream   object = "stream"
+	objectConsumer object = "consumer"
+	objectSource   object = "source"
+	objectLeaf     object = "leaf"
+	objectRoute    object = "route"
+	objectGateway  object = "gateway"
 )
 
 func objects() []object {
 	return []object{
-		objectAccount, objectConnection, objectConsumer, objectGateway, objectLeaf, objectRoute, objectServer, objectSource,
-		objectStream,
+		objectAccount, objectConsumer, objectGateway, objectLeaf, objectRoute, objectServer, objectSource, objectStream,
 	}
 }
 
@@ -93,9 +90,6 @@ func (l limits) bound(s *Server, compat bool, omitted map[object]int) {
 	}
 	if s.JetStream != nil {
 		l.boundJetStream(s.JetStream, compat, cut)
-	}
-	if c := s.Connections; c != nil && c.Details != nil {
-		cut(objectConnection, c.Total, l.connections)
 	}
 }
 

@@ -250,7 +250,7 @@ func TestClustersInOneProcess(t *testing.T) {
 	}
 	runExporter(t, exporter)
 	bustest.WaitFor(t, "both", func() bool {
-		families, err := exporter.Gatherer().Gather()
+		families, err := exporter.Gather(t.Context(), defaultTimeout)
 		if err != nil {
 			t.Fatal(err)
 		}

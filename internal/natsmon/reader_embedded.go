@@ -114,10 +114,11 @@ func (r *embeddedReader) accountLimits() (map[string]*server.AccountInfo, error)
 type clients struct{ open, closed *server.Connz }
 
 func (r *embeddedReader) clients() (c clients, err error) {
-	if c.closed, err = r.server.Connz(&server.ConnzOptions{Limit: math.MaxInt, State: server.ConnClosed}); err != nil {
+	// In this order one that closes meanwhile is in both lists, and not in none.
+	if c.open, err = r.server.Connz(&server.ConnzOptions{Limit: math.MaxInt}); err != nil {
 		return c, err
 	}
-	c.open, err = r.server.Connz(&server.ConnzOptions{Limit: math.MaxInt, Username: r.compat})
+	c.closed, err = r.server.Connz(&server.ConnzOptions{Limit: math.MaxInt, State: server.ConnClosed})
 	return c, err
 }
 
@@ -132,9 +133,6 @@ func (r *embeddedReader) sum(s *Server, c clients) {
 			continue
 		}
 		sum.add(&one)
-		if r.compat && len(sum.Details) < r.limits.connections {
-			sum.Details = append(sum.Details, info)
-		}
 	}
 	sum.Total = c.open.Total - len(own)
 	s.Connections = sum

@@ -120,17 +120,10 @@ func (r *httpReader) health(ctx context.Context) (func(*Server), error) {
 }
 
 func (r *httpReader) connections(ctx context.Context) (func(*Server), error) {
-	details := 0
-	if r.compat {
-		details = r.limits.connections
-	}
 	sum, err := readConnections(r.connectionsPerPage, func(sum *Connections, offset, limit int) (n int, err error) {
 		query := url.Values{"offset": {strconv.Itoa(offset)}, "limit": {strconv.Itoa(limit)}}
-		if details > 0 {
-			query.Set("auth", "true") // names the accounts
-		}
 		err = r.get(ctx, Connz, query, func(body io.Reader) error {
-			n, err = sum.decode(body, details)
+			n, err = sum.decode(body)
 			return err
 		})
 		return n, err

@@ -82,9 +82,6 @@ func lasting(t *testing.T, s *Server) string {
 	s.Varz.Mem, s.Varz.CPU = 0, 0
 	s.Routes.Now, s.Gateways.Now, s.Leafs.Now, s.Subscriptions.Now, s.Accounts.Now = s.At, s.At, s.At, s.At, s.At
 	s.JetStream.Now = s.At
-	for _, c := range s.Connections.Details {
-		c.Uptime, c.Idle, c.RTT, c.LastActivity = "", "", "", s.At
-	}
 	for _, h := range s.Health {
 		h.StatusCode = 0 // is that of HTTP
 	}

@@ -156,26 +156,21 @@ func system[T any](from *systemServer, endpoint Endpoint, options any, fill func
 
 // connections sums up the connections of a server.
 func (r *systemReader) connections(ctx context.Context, from *systemServer) (*Connections, error) {
-	details := 0
-	if r.compat {
-		details = r.limits.connections
-	}
 	return readConnections(r.connectionsPerPage, func(sum *Connections, offset, limit int) (int, error) {
-		page := connectionsPage{sum: sum, details: details}
-		err := from.ask(ctx, Connz, server.ConnzOptions{Offset: offset, Limit: limit, Username: r.compat}, &page)
+		page := connectionsPage{sum: sum}
+		err := from.ask(ctx, Connz, server.ConnzOptions{Offset: offset, Limit: limit}, &page)
 		return page.n, err
 	})
 }
 
 // connectionsPage adds a page to a sum when it is decoded.
 type connectionsPage struct {
-	sum     *Connections
-	details int
-	n       int // connections of the page
+	sum *Connections
+	n   int // connections of the page
 }
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (p *connectionsPage) UnmarshalJSON(b []byte) (err error) {
-	p.n, err = p.sum.decode(bytes.NewReader(b), p.details)
+	p.n, err = p.sum.decode(bytes.NewReader(b))
 	return err
 }

@@ -69,9 +69,6 @@ func TestSystemReaderPutsPagesTogether(t *testing.T) {
 	if got := s.Connections.ByKind[Client]; got != clients+1 {
 		t.Errorf("there are %d clients, want %d and the reader", got, clients)
 	}
-	if got := len(s.Connections.Details); got != clients+1 {
-		t.Errorf("there are details of %d clients", got)
-	}
 	if s.AccountLimits["APP"] == nil || s.AccountLimits["APP"].ClientCnt != clients {
 		t.Errorf("limits of accounts are %+v", s.AccountLimits)
 	}

@@ -16,9 +16,6 @@ type scanner struct {
 	at    int    // how much of buf was taken
 	depth int
 	text  []byte // of the last literal or string
-
-	from     int    // where in buf what is recorded begins, or -1
-	recorded []byte // what was recorded of earlier contents of buf
 }
 
 const (
@@ -29,7 +26,7 @@ const (
 var errDeep = errors.New("JSON is nested too deeply")
 
 func newScanner(r io.Reader) *scanner {
-	return &scanner{r: r, buf: make([]byte, 0, scannerBuffer), from: -1}
+	return &scanner{r: r, buf: make([]byte, 0, scannerBuffer)}
 }
 
 func (s *scanner) next() (byte, error) {
@@ -47,10 +44,6 @@ func (s *scanner) back() { s.at-- }
 
 // fill reads more, of which there is at least a byte then.
 func (s *scanner) fill() error {
-	if s.from >= 0 {
-		s.recorded = append(s.recorded, s.buf[s.from:]...)
-		s.from = 0
-	}
 	n, err := io.ReadAtLeast(s.r, s.buf[:cap(s.buf)], 1)
 	s.buf, s.at = s.buf[:n], 0
 	if err == io.EOF {
@@ -194,13 +187,4 @@ func (s *scanner) word() (string, error) {
 	}
 	err := s.string()
 	return string(s.text), err
-}
-
-// raw reads a value as it stands. It is valid until the next call.
-func (s *scanner) raw() ([]byte, error) {
-	s.from, s.recorded = s.at, s.recorded[:0]
-	err := s.skip()
-	s.recorded = append(s.recorded, s.buf[s.from:s.at]...)
-	s.from = -1
-	return s.recorded, err
 }

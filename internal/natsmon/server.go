@@ -95,8 +95,6 @@ type Connections struct {
 	InMessages, OutMessages, InBytes, OutBytes int64
 	// Total is how many the server says there are, in all pages.
 	Total int
-	// Details has each connection, and is nil unless Config.Compat asks for it; at most maxDetails.
-	Details []*server.ConnInfo
 }
 
 // Kind of a connection. The set is closed.

@@ -27,10 +27,23 @@ type target struct {
 	down   bool
 }
 
-// flight is a reading that is under way. All who ask meanwhile get its result.
+// flight is a reading that is under way. All who ask meanwhile get its result, but those who have more time, if it did not
+// have enough: for them there is another one.
 type flight struct {
-	done    chan struct{}
-	reading reading // once done is closed
+	deadline time.Time
+	done     chan struct{}
+	reading  reading // once done is closed
+	next     *flight // nil if nobody has more time
+}
+
+func newFlight(deadline time.Time) *flight {
+	return &flight{deadline: deadline, done: make(chan struct{})}
+}
+
+// land gives those who wait the reading.
+func (f *flight) land(r reading) {
+	f.reading = r
+	close(f.done)
 }
 
 // reading is what became of asking a target once. It is shared, and not changed any more.
@@ -63,18 +76,10 @@ func newTarget(r Reader, compat bool, l limits, wire func(*Server) *Wire, log *t
 var errSlow = errors.New("no answer within the time of the scrape")
 
 // read returns what the target says, by the time that ctx ends: what is there then, if its reader keeps to its
-// contract, else nothing. If a reading is under way it is the result of that one.
+// contract, else nothing. Ctx has a deadline.
 func (t *target) read(ctx context.Context) reading {
-	t.mu.Lock()
-	f := t.flight
-	if f == nil {
-		f = &flight{done: make(chan struct{})}
-		t.flight = f
-		go t.fly(ctx, f)
-	}
-	t.mu.Unlock()
-
 	begin := time.Now()
+	f := t.board(ctx)
 	select {
 	case <-f.done:
 		return f.reading
@@ -88,16 +93,38 @@ func (t *target) read(ctx context.Context) reading {
 	}
 }
 
+// board returns the flight whose reading is for somebody who waits until ctx ends.
+func (t *target) board(ctx context.Context) *flight {
+	deadline, _ := ctx.Deadline()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.flight
+	switch {
+	case f == nil:
+		f = newFlight(deadline)
+		t.flight = f
+		go t.fly(f)
+	case deadline.After(f.deadline):
+		if f.next == nil {
+			f.next = newFlight(deadline)
+		}
+		f = f.next
+		if deadline.After(f.deadline) {
+			f.deadline = deadline
+		}
+	}
+	return f
+}
+
 // fly makes a reading. Whoever asked first may go away, but its deadline holds: the reader gets less time than that, so
 // that there is some left for an answer in part.
-func (t *target) fly(ctx context.Context, f *flight) {
+func (t *target) fly(f *flight) {
 	begin := time.Now()
-	if deadline, ok := ctx.Deadline(); ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(context.WithoutCancel(ctx), deadline.Add(-margin(deadline.Sub(begin))))
-		defer cancel()
-	}
+	given := f.deadline.Sub(begin)
+	ctx, cancel := context.WithDeadline(context.Background(), f.deadline.Add(-margin(given)))
+	defer cancel()
 	r, err := t.ask(ctx)
+	short := ctx.Err() != nil
 
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -123,9 +150,16 @@ func (t *target) fly(ctx context.Context, f *flight) {
 	t.down = err != nil
 	r.errors = maps.Clone(t.errors)
 	r.took = time.Since(begin)
-	f.reading = r
+	f.land(r)
 	t.flight = nil
-	close(f.done)
+	if next := f.next; next != nil {
+		if short && time.Until(next.deadline) > given {
+			t.flight = next
+			go t.fly(next)
+			return
+		}
+		next.land(r) // another one would not have more time than this
+	}
 }
 
 // ask asks the reader and completes what it returns. A panic on the way is an error: what servers answer must not end the

@@ -71,7 +71,7 @@ func (n *Node) newNatsmon(handlers map[string]http.Handler) (_ *natsmonRole, err
 	handlers["/nats/metrics"] = n.unlimited(r.exporter.Handler())
 	if n.edge != nil {
 		n.edge.addSampled("nats/"+n.config.Site, "nats", func(ctx context.Context) ([]*dto.MetricFamily, error) {
-			return r.exporter.GathererWithin(ctx, time.Duration(n.current().Global.ScrapeTimeout)).Gather()
+			return r.exporter.Gather(ctx, time.Duration(n.current().Global.ScrapeTimeout))
 		})
 	}
 	return r, nil
