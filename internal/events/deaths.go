@@ -50,6 +50,15 @@ func (a *aggregate) expire(now int64) (n int) {
 	return n
 }
 
+// pass has time pass that does not count for the life of a series.
+func (a *aggregate) pass(d time.Duration, now int64) {
+	for _, f := range a.order {
+		for _, m := range f.members {
+			m.touched = min(m.touched+d.Milliseconds(), now) // the second in which it is looked after may be too early
+		}
+	}
+}
+
 // due returns the seconds up to the last one in which there is something to look after, in order.
 func (d *deaths) due(last int64) (seconds []int64) {
 	if last-d.next < int64(len(d.bySecond)) {

@@ -69,14 +69,15 @@ type Gateway struct {
 	meta    meta
 	changed bool // since the last record
 	pending *commit
-	writing *commit  // the one before, if somebody waits for it
-	durable position // what the last record on disk says
-	failing error    // why the last record is not on disk
-	trouble string   // why no events can be taken from Redis
-	stopped bool     // what would be applied now would not be durable
-	standby bool     // another replica takes the events, or will
-	replica *replica // nil: this gateway is none
-	terms   terms    // of its lease
+	writing *commit   // the one before, if somebody waits for it
+	durable position  // what the last record on disk says
+	failing error     // why the last record is not on disk
+	trouble string    // why no events can be taken from Redis
+	stopped bool      // what would be applied now would not be durable
+	standby bool      // another replica takes the events, or will
+	replica *replica  // nil: this gateway is none
+	terms   terms     // of its lease
+	still   time.Time // since when no series ends, for events cannot come
 	streams []*Stream
 }
 
@@ -230,12 +231,19 @@ func (g *Gateway) tick(ctx context.Context) {
 	}
 }
 
-// expire ends series whose time is over, but not while events cannot come.
+// expire ends series whose time is over. As long as events cannot come, time stands still.
 func (g *Gateway) expire(now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.amiss() != "" || g.behind() {
+		if g.still.IsZero() {
+			g.still = now
+		}
 		return
+	}
+	if !g.still.IsZero() {
+		g.state.pass(now.Sub(g.still), now.UnixMilli())
+		g.still = time.Time{}
 	}
 	if n := g.state.expire(now.UnixMilli()); n > 0 {
 		g.metrics.expired.Add(float64(n))
@@ -289,6 +297,15 @@ func (g *Gateway) write(ctx context.Context) {
 
 // checkpoint makes everything durable that has been taken, and tells those who wait for it.
 func (g *Gateway) checkpoint() error {
+	err := g.record(false)
+	if errors.Is(err, errForgotten) { // nobody has to wait for the whole of it
+		err = g.record(true)
+	}
+	return err
+}
+
+// record is checkpoint; again if the journal was found to lack what it had.
+func (g *Gateway) record(again bool) error {
 	g.mu.Lock()
 	if !g.changed && !g.pending.waited && g.failing == nil {
 		g.mu.Unlock()
@@ -313,7 +330,7 @@ func (g *Gateway) checkpoint() error {
 	journaled := true
 	if g.replica != nil { // the others count on from there, so that the file knows what they do not only at the end
 		err = g.replica.journal.write(context.Background(), record, whole, &at) // the connection has timeouts
-		if err != nil && stopped {
+		if err != nil && stopped && (again || !errors.Is(err, errForgotten)) {
 			g.options.Logger.Error("what was taken last stands in the state of this replica alone", "err", err)
 			err, journaled = nil, false
 		}

@@ -635,3 +635,27 @@ func TestPageOfPosts(t *testing.T) {
 	x.mu.Unlock()
 	x.crash()
 }
+
+// The time in which events cannot come does not count for the life of a series.
+func TestTTLStandsStill(t *testing.T) {
+	x := open(t, t.TempDir(), func(o *Options) { o.Config.TTL = model.Duration(10 * time.Second) })
+	defer x.crash()
+	f := func(trouble string, seconds int, want string) {
+		t.Helper()
+		x.setSource(trouble)
+		x.expire(x.now)
+		x.now = x.now.Add(time.Duration(seconds) * time.Second)
+		x.expire(x.now)
+		if got := x.dump(); got != want {
+			t.Errorf("there is %q, want %q", got, want)
+		}
+	}
+	x.feed(`{"name":"a","value":1}`)
+	f("", 6, "a 1")
+	f("Redis is down", 60, "a 1")
+	x.feed(`{"name":"b","value":1}`) // posted
+	f("Redis is down", 60, "a 1\nb 1")
+	f("", 3, "a 1\nb 1")
+	f("", 2, "b 1")
+	f("", 6, "")
+}

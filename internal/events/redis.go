@@ -25,6 +25,8 @@ const (
 	// claims are to be deleted when they are in a checkpoint.
 	idleWait  = 5 * time.Second
 	firstWait = time.Second
+	// fullPause is between two looks for events while the memory of the server is full.
+	fullPause = time.Second
 	// claimEvery bounds how often lists of a few events are claimed, so that they become fewer.
 	claimEvery = 10 * time.Millisecond
 	fewEvents  = 200
@@ -166,9 +168,6 @@ func (s *redisSource) session(ctx context.Context) (worked bool, err error) {
 			err = errors.Join(err, conn.close())
 		}
 	}()
-	if err := s.inspect(); err != nil {
-		return false, err
-	}
 	if err := s.adoptClaims(); err != nil {
 		return false, err
 	}
@@ -179,15 +178,6 @@ func (s *redisSource) session(ctx context.Context) (worked bool, err error) {
 		}
 	}
 	return worked, ctx.Err()
-}
-
-// inspect sees to it that nothing but a list is claimed.
-func (s *redisSource) inspect() error {
-	a, err := s.conn.do("TYPE", s.config.Key)
-	if err == nil && string(a.text) != "list" && string(a.text) != "none" {
-		err = fmt.Errorf("key %q is a %s, not a list", s.config.Key, a.text)
-	}
-	return err
 }
 
 // working says that the server does what it should.
@@ -215,7 +205,7 @@ func (s *redisSource) turn(ctx context.Context, worked *bool) error {
 	at := s.at()
 	n, err := s.conn.do("LLEN", s.lease.claim(at.seq))
 	if err != nil {
-		return err
+		return fmt.Errorf("length of %q: %w", s.lease.claim(at.seq), err)
 	}
 	switch {
 	case uint64(n.n) > at.offset:
@@ -234,6 +224,8 @@ func (s *redisSource) turn(ctx context.Context, worked *bool) error {
 	switch {
 	case err != nil:
 		return err
+	case claimed.text != nil:
+		return fmt.Errorf("key %q is a %s, not a list", s.config.Key, claimed.text)
 	case claimed.n < 0:
 		if err := s.lease.renew(ctx); err != nil {
 			return err
@@ -242,7 +234,7 @@ func (s *redisSource) turn(ctx context.Context, worked *bool) error {
 	}
 	s.working(worked)
 	if claimed.n == 0 {
-		return s.idle()
+		return s.idle(ctx)
 	}
 	s.claimed = time.Now()
 	s.metrics.claims.Inc()
@@ -260,8 +252,8 @@ func (s *redisSource) pace(ctx context.Context) {
 }
 
 // idle waits until there is an event, or claims can be deleted. The server would move it to where it is, so that whoever
-// waits takes nothing.
-func (s *redisSource) idle() error {
+// waits takes nothing. A server whose memory is full does not let anybody wait.
+func (s *redisSource) idle(ctx context.Context) error {
 	s.setPending(0)
 	for {
 		wait := idleWait
@@ -273,8 +265,19 @@ func (s *redisSource) idle() error {
 			return err
 		}
 		a, err := s.conn.receive()
-		if err != nil || !a.null {
-			return err
+		if isFull(err) {
+			s.repeats.Log(slog.LevelWarn, "full", "the memory of redis is full; it is asked for events every second", slog.Any("err", err))
+			select {
+			case <-time.After(fullPause):
+			case <-ctx.Done():
+			}
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("wait at %q: %w", s.config.Key, err)
+		}
+		if !a.null {
+			return nil
 		}
 		s.mu.Lock()
 		s.meta.next().emptyPops++
@@ -399,15 +402,16 @@ func (s *redisSource) applyPage(p *page, at position, n uint64) {
 	}
 }
 
-// bury pushes what could not be taken to the list of dead letters. What a crash leaves out is not there.
+// bury pushes what could not be taken to the list of dead letters. What a crash leaves out, or the server has no memory for,
+// is not there.
 func (s *redisSource) bury() error {
 	if len(s.dead) == 0 {
 		return nil
 	}
 	args := append([]string{"LPUSH", s.config.DeadLetterKey}, s.dead...)
 	s.dead = nil
-	if _, err := s.conn.do(args...); err != nil {
-		return err
+	if _, err := s.conn.do(args...); err != nil && !isFull(err) {
+		return fmt.Errorf("push to %q: %w", s.config.DeadLetterKey, err)
 	}
 	_, err := s.conn.do("LTRIM", s.config.DeadLetterKey, "0", strconv.Itoa(deadLetters-1))
 	return err
@@ -456,6 +460,9 @@ func (s *redisSource) count() error {
 		return nil
 	}
 	a, err := s.conn.do("LLEN", s.config.Key)
+	if isRedisError(err) { // who claims it is told why
+		return nil
+	}
 	if err == nil {
 		s.counted = time.Now()
 		s.setPending(float64(a.n))

@@ -148,6 +148,12 @@ func isRedisError(err error) bool {
 	return is
 }
 
+// isFull reports whether a server refused a command for want of memory.
+func isFull(err error) bool {
+	e, is := errors.AsType[redisError](err)
+	return is && strings.HasPrefix(string(e), "OOM ")
+}
+
 func (c *redisConn) close() error { return c.conn.Close() }
 
 // send puts a command behind those that will be sent by flush.

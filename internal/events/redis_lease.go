@@ -4,11 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"log/slog"
 	mathrand "math/rand/v2"
 	"os"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,7 +30,7 @@ type lease struct {
 	g        *Gateway
 	servers  *servers
 	prefix   string
-	token    string // of this life
+	token    string // of this tenure
 	place    string // of the directory, which has one life at a time
 	name     string // for people
 	replicas bool
@@ -42,7 +41,12 @@ type lease struct {
 	mu      sync.Mutex
 	renewed time.Time // when what the server was last told was sent
 	lose    context.CancelCauseFunc
+	last    uint64   // highest number of a record of replicas that the server is known to have had
+	tokens  []string // that the server is known to have had, the last ones
 }
+
+// tokensKnown is how many tokens of holders a lease keeps.
+const tokensKnown = 16
 
 // errLost ends what a gateway does for as long as it holds the lease.
 var errLost = errors.New("another gateway takes the events")
@@ -59,18 +63,6 @@ func newLease(g *Gateway, c *RedisConfig, prefix string) *lease {
 }
 
 func (l *lease) terms() terms { return l.g.terms }
-
-// place names a directory on a machine since its start: who has locked it knows that no other process of it lives.
-func place(host, dir string) string {
-	if abs, err := filepath.Abs(dir); err == nil {
-		dir = abs
-	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "" // nobody can tell
-	}
-	return fmt.Sprintf("%s %s %s", strings.TrimSpace(string(boot)), host, dir)
-}
 
 func (l *lease) key(name string) string { return l.prefix + name }
 
@@ -134,11 +126,13 @@ func (l *lease) tenure(ctx context.Context, d duty) (worked bool, err error) {
 	l.g.metrics.holds.Set(0)
 	switch {
 	case ctx.Err() != nil: // it is left to whoever called
+		return true, err
 	case err != nil:
 		l.release(ctx) // to somebody who can do with it
 	default:
 		l.drop()
 	}
+	l.token = rand.Text() // whoever finds the old one in Redis later knows that it is an older copy
 	return true, err
 }
 
@@ -160,11 +154,16 @@ func (l *lease) acquire(ctx context.Context, d duty) (before head, err error) {
 			seen, since = h, time.Now()
 		}
 		mine := l.free(h) || time.Since(since) >= l.terms().patience
+		l.note(h)
 		if err := d.watch(h, mine); err != nil {
 			return h, err
 		}
 		if mine {
-			if held, err := l.take(ctx, h); held || err != nil {
+			held, err := l.take(ctx, h)
+			if held {
+				l.begin(h)
+			}
+			if held || err != nil {
 				return h, err
 			}
 		}
@@ -184,9 +183,41 @@ func (l *lease) wasOwn(h head) bool {
 }
 
 // free reports whether nobody who lives has the lease: it was given up, or its holder was a process of this directory.
-// Replicas wait, too, when there is nothing at all: their server may have forgotten who has it, who will come back.
+// Replicas wait, too, when there is nothing at all, or less than there was: their server has forgotten who has it, who will
+// come back.
 func (l *lease) free(h head) bool {
+	if l.replicas && l.rewound(h) {
+		return false
+	}
 	return h.token == "" && (h.number != "" || !l.replicas) || h.place != "" && h.place == l.place
+}
+
+// rewound reports whether the server is known to have had later records of replicas.
+func (l *lease) rewound(h head) bool {
+	number, _ := strconv.ParseUint(h.number, 10, 64) // none: there is nothing
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return number < l.last
+}
+
+// begin notes what the server has when the lease is taken, which counts from now on, be it less than it was.
+func (l *lease) begin(h head) {
+	l.mu.Lock()
+	l.last = 0
+	l.mu.Unlock()
+	l.note(h)
+}
+
+// note remembers what the server has.
+func (l *lease) note(h head) {
+	number, _ := strconv.ParseUint(h.number, 10, 64)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last = max(l.last, number)
+	if h.token != "" && !slices.Contains(l.tokens, h.token) {
+		l.tokens = append(l.tokens, h.token)
+		l.tokens = l.tokens[max(0, len(l.tokens)-tokensKnown):]
+	}
 }
 
 func (l *lease) look(ctx context.Context) (h head, err error) {
@@ -208,7 +239,7 @@ func (l *lease) look(ctx context.Context) (h head, err error) {
 func (l *lease) take(ctx context.Context, seen head) (held bool, err error) {
 	now := time.Now()
 	a, err := l.do(ctx, func(c *redisConn) (answer, error) {
-		return holdScript.run(c, []string{l.key("head")}, l.token, l.place, l.name, seen.token, seen.beat)
+		return holdScript.run(c, []string{l.key("head"), l.key("none")}, l.token, l.place, l.name, seen.token, seen.beat)
 	})
 	if err != nil || a.n != 1 {
 		return false, err
@@ -226,15 +257,41 @@ func (l *lease) heard(sent time.Time) {
 	}
 }
 
-// renew tells the server that the holder lives. If the server knows nobody, for it has forgotten everything, the holder is
-// who it was. If it is somebody else, the tenure ends, and the error is errLost.
+// renew tells the server that the holder lives. If the server knows nobody, for it has forgotten everything, or has an older
+// copy of it, the holder is who it was. If it is somebody else, the tenure ends, and the error is errLost.
 func (l *lease) renew(ctx context.Context) error {
 	held, err := l.take(ctx, head{})
+	if err == nil && !held {
+		held, err = l.retake(ctx)
+	}
 	if err == nil && !held {
 		l.lost()
 		err = errLost
 	}
 	return err
+}
+
+// retake takes the lease back if what the server has is of a time before this replica had it: its last record is an older
+// one, and nobody has taken the lease since, for whoever stands there was known before, or others have not been patient yet.
+func (l *lease) retake(ctx context.Context) (held bool, err error) {
+	if !l.replicas {
+		return false, nil
+	}
+	h, err := l.look(ctx)
+	if err != nil || !l.rewound(h) {
+		return false, err
+	}
+	l.mu.Lock()
+	known := h.token == "" || slices.Contains(l.tokens, h.token) || time.Since(l.renewed) < l.terms().patience
+	l.mu.Unlock()
+	if !known {
+		return false, nil
+	}
+	if held, err = l.take(ctx, h); held {
+		l.g.options.Logger.Error("redis has come back with an older copy; this replica goes on, and writes its state anew", "holder_there", h.holder,
+			"record_there", h.number)
+	}
+	return held, err
 }
 
 // beat renews the lease until ctx ends.

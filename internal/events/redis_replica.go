@@ -264,7 +264,7 @@ func (j *journal) write(ctx context.Context, record []byte, whole bool, at *posi
 		return "0"
 	}
 	l, before, number := j.lease, strconv.FormatUint(j.number, 10), strconv.FormatUint(j.number+1, 10)
-	keys := []string{l.key("head"), l.key("journal"), l.key("next")}
+	keys := []string{l.key("head"), l.key("journal"), l.key("next"), l.key("none")}
 	first := true
 	for part := range slices.Chunk(record, partBytes) {
 		record = record[len(part):]
@@ -287,6 +287,7 @@ func (j *journal) write(ctx context.Context, record []byte, whole bool, at *posi
 		first = false
 	}
 	j.number, j.whole = j.number+1, false
+	l.note(head{token: l.token, number: number})
 	return nil
 }
 

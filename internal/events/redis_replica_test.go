@@ -224,3 +224,29 @@ func TestReplicasBegin(t *testing.T) {
 	first.stop()
 	second.waitForPage("a", 7)
 }
+
+// A server that comes back with a copy of the time before a takeover gets everything from whoever holds the lease now.
+func TestReplicasOlderCopy(t *testing.T) {
+	s := startRedis(t)
+	c := s.client()
+	first := replicaOf(t, s, t.TempDir())
+	push(t, c, `{"name":"a","value":5}`)
+	first.waitForPage("a", 5)
+	second := replicaOf(t, s, t.TempDir())
+	second.waitForReady()
+	waitForNoClaims(t, c)
+	if _, err := c.do("SAVE"); err != nil {
+		t.Fatal(err)
+	}
+	first.stop()
+	push(t, c, `{"name":"a","value":300}`)
+	second.waitForPage("a", 305)
+	third := replicaOf(t, s, t.TempDir()) // which knows nothing of the first one
+	third.waitForReady()
+	s.kill()
+	s.start()
+	push(t, s.client(), `{"name":"a","value":1}`)
+	second.waitForPage("a", 306)
+	second.stop()
+	third.waitForPage("a", 306)
+}

@@ -151,7 +151,7 @@ func runGateway(t testing.TB, dir, address string, change func(*Config)) *runnin
 		t.Fatal(err)
 	}
 	health := telemetry.NewHealth()
-	g, err := Open(Options{Config: c, Dir: dir, Site: "s", Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Condition: health.Condition("redis")})
+	g, err := Open(Options{Config: c, Dir: dir, Site: "s", Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Condition: health.Condition("redis")})
 	if err != nil {
 		t.Fatal(err)
 	}

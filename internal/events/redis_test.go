@@ -147,7 +147,7 @@ func TestRedisDownAfterCrash(t *testing.T) {
 // rights are those that docs/events.md asks for.
 var rights = []string{
 	"~" + queueKey, "~{" + queueKey + "}:claim:*", "resetchannels", "+select", "+client|setname", "+type", "+llen", "+lrange", "+blmove", "+scan",
-	"+renamenx", "+rename", "+exists", "+unlink", "+del", "+rpush", "+hget", "+hmget", "+hset", "+hincrby", "+evalsha", "+eval",
+	"+renamenx", "+rename", "+unlink", "+del", "+rpush", "+hget", "+hmget", "+hset", "+hdel", "+hincrby", "+evalsha", "+eval",
 }
 
 func TestRedisRights(t *testing.T) {
@@ -182,4 +182,59 @@ func TestRedisRights(t *testing.T) {
 	if err != nil || len(log.list) > 0 {
 		t.Errorf("Redis refused %d commands: %v", len(log.list), err)
 	}
+}
+
+// A server whose memory is full of events gets rid of them, and one that is full of something else does as well as it can.
+func TestRedisFull(t *testing.T) {
+	for name, change := range map[string]func(*Config){"alone": nil, "replica": asReplica} {
+		t.Run(name, func(t *testing.T) {
+			s := startRedis(t)
+			c := s.client()
+			full := func(bytes string) {
+				t.Helper()
+				if _, err := c.do("CONFIG", "SET", "maxmemory", bytes); err != nil {
+					t.Fatal(err)
+				}
+			}
+			push(t, c, `{"name":"a","value":1}`)
+			full("1")
+			r := runGateway(t, t.TempDir(), s.addr(), change)
+			r.waitForPage("a", 1)
+			r.waitForReady()
+			for i := range 3 {
+				full("0")
+				push(t, c, `{"name":"a","value":1}`)
+				full("1")
+				r.waitForPage("a", float64(i+2))
+			}
+			waitForNoClaims(t, c)
+			r.stop()
+			if n, err := c.do("EXISTS", "{"+queueKey+"}:claim:"+replicas+":head"); err != nil || n.n == 1 != (change != nil) {
+				t.Errorf("%d, %v", n.n, err)
+			}
+		})
+	}
+}
+
+// What is no list is not taken for one; when it is gone, events are taken again.
+func TestRedisQueueOverwritten(t *testing.T) {
+	s := startRedis(t)
+	c := s.client()
+	r := runGateway(t, t.TempDir(), s.addr(), nil)
+	push(t, c, `{"name":"a","value":1}`)
+	r.waitFor("a", 1)
+	if _, err := c.do("SET", queueKey, "oops"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, func() string {
+		if list := r.health.Conditions(); !strings.Contains(list[0].Reason, fmt.Sprintf("key %q is a string, not a list", queueKey)) {
+			return fmt.Sprintf("%+v", list)
+		}
+		return ""
+	})
+	if _, err := c.do("DEL", queueKey); err != nil {
+		t.Fatal(err)
+	}
+	push(t, c, `{"name":"a","value":1}`)
+	r.waitFor("a", 2)
 }
