@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -283,6 +285,30 @@ func TestWindowForgets(t *testing.T) {
 	again.add("new")
 	if d.failed || again.has("10") || !again.has("11") {
 		t.Error("the oldest id is another one after a restart")
+	}
+}
+
+// What is remembered for the next record is bounded, however many ids come before it; with that record, the window is what it
+// was, also where an id was forgotten and came again.
+func TestWindowWithoutRecords(t *testing.T) {
+	var w, again window
+	w.add("old")
+	again.decode(&decoder{rest: w.append(nil, false)})
+	for i := range 3 * maxIDs {
+		w.add(fmt.Sprint(i))
+	}
+	w.add("old")
+	record := w.append(nil, false)
+	if d := (&decoder{rest: slices.Clone(record)}); d.length(1) != maxIDs {
+		t.Errorf("a record of %d bytes does not have the last %d ids", len(record), maxIDs)
+	}
+	w.add("new")
+	for _, r := range [][]byte{record, w.append(nil, false)} {
+		again.decode(&decoder{rest: r})
+	}
+	inOrder := func(w *window) []string { return slices.Concat(w.order[w.next:], w.order[:w.next]) }
+	if len(again.known) != maxIDs || !maps.Equal(again.known, w.known) || !slices.Equal(inOrder(&again), inOrder(&w)) {
+		t.Errorf("%d ids are known behind the records", len(again.known))
 	}
 }
 

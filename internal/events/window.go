@@ -7,7 +7,7 @@ type window struct {
 	known map[string]struct{}
 	order []string // a ring once it is full
 	next  int      // of the ring
-	fresh []string // since the last checkpoint
+	fresh int      // how many of order came since the last record
 }
 
 // maxIDs are remembered.
@@ -25,7 +25,7 @@ func (w *window) add(id string) {
 		w.known = map[string]struct{}{}
 	}
 	w.known[id] = struct{}{}
-	w.fresh = append(w.fresh, id)
+	w.fresh = min(w.fresh+1, maxIDs)
 	if len(w.order) < maxIDs {
 		w.order = append(w.order, id)
 		return
@@ -37,31 +37,28 @@ func (w *window) add(id string) {
 
 // append appends all ids, or those that came since the last time, oldest first.
 func (w *window) append(dst []byte, all bool) []byte {
-	lists := [][]string{w.fresh}
+	n := w.fresh
 	if all {
-		lists = [][]string{w.order[w.next:], w.order[:w.next]}
+		n = len(w.order)
 	}
-	n := 0
-	for _, l := range lists {
-		n += len(l)
-	}
+	w.fresh = 0
 	dst = binary.AppendUvarint(dst, uint64(n))
-	for _, l := range lists {
-		for _, id := range l {
-			dst = appendString(dst, id)
-		}
+	for i := range n {
+		dst = appendString(dst, w.order[(w.next+len(w.order)-n+i)%len(w.order)])
 	}
-	clear(w.fresh)
-	w.fresh = w.fresh[:0]
 	return dst
 }
 
+// decode adds ids; as many as there can be are all there are.
 func (w *window) decode(d *decoder) {
-	for range d.length(1) {
+	n := d.length(1)
+	if n >= maxIDs {
+		*w = window{}
+	}
+	for range n {
 		if id := d.string(); !w.has(id) {
 			w.add(id)
 		}
 	}
-	clear(w.fresh)
-	w.fresh = w.fresh[:0]
+	w.fresh = 0
 }
