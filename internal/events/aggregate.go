@@ -106,7 +106,7 @@ func (a *aggregate) find(e *Event, now int64) (*member, Reason) {
 	if e.Reason != Taken {
 		return nil, e.Reason
 	}
-	if reason := a.check(e); reason != Taken {
+	if reason := a.check(e, now); reason != Taken {
 		return nil, reason
 	}
 	a.setLabels(e)
@@ -125,9 +125,12 @@ func (a *aggregate) find(e *Event, now int64) (*member, Reason) {
 }
 
 // check looks at what is not the same in all events of a series.
-func (a *aggregate) check(e *Event) Reason {
+func (a *aggregate) check(e *Event, now int64) Reason {
 	if len(e.Labels) > a.limits.Labels { // before they are sorted
 		return LongLabels
+	}
+	if e.Type == Gauge && e.T > now+maxAhead.Milliseconds() {
+		return BadValue
 	}
 	for _, v := range a.values(e) {
 		finite := v-v == 0
@@ -252,7 +255,7 @@ func (a *aggregate) newFamily(e *Event) (*family, Reason) {
 	}
 	ok := true
 	switch {
-	case a.reserved[f.name]:
+	case a.reserved[f.name], a.reserved[f.name+"_total"]: // as OpenMetrics calls a counter
 		return nil, Reserved
 	case a.collides(f):
 		return nil, Conflict

@@ -128,6 +128,26 @@ func TestGauge(t *testing.T) {
 	}
 }
 
+// A sender whose clock is wrong keeps no later values out; one that is a little ahead may.
+func TestGaugeOfTheFuture(t *testing.T) {
+	d := newDesk(t, nil)
+	for _, op := range []string{"set", "max"} {
+		for _, ts := range []string{"1700003601", "4e12"} {
+			if r := d.feed(fmt.Sprintf(`{"name":"g_%s","type":"gauge","op":"%s","value":9,"ts":%s}`, op, op, ts)); r != BadValue {
+				t.Errorf("%s at %s: %q", op, ts, r)
+			}
+		}
+		if r := d.feed(fmt.Sprintf(`{"name":"g_%s","type":"gauge","op":"%s","value":1,"ts":1700003600}`, op, op)); r != Taken {
+			t.Errorf("%s an hour ahead: %q", op, r)
+		}
+	}
+	d.expect("g_max 1", "g_set 1")
+	if r := d.feed(`{"name":"g","type":"gauge","ts":4e12}`, `{"name":"c","ts":4e12,"value":1}`); r != Taken {
+		t.Errorf("a counter, which adds at whatever time: %q", r)
+	}
+	d.expect("c 1", "g_max 1", "g_set 1")
+}
+
 func TestGaugeWindow(t *testing.T) {
 	d := newDesk(t, nil)
 	d.now -= d.now % 10_000

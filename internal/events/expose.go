@@ -27,6 +27,8 @@ type exposed struct {
 	metrics          []exposedMetric
 	// hidden start times: OpenMetrics would tell them under the name of another metric.
 	hidden bool
+	// shared: what OpenMetrics calls a counter, its name without _total, is the name of another metric.
+	shared bool
 }
 
 // exposedMetric is one of its series, or several that belong together.
@@ -73,7 +75,9 @@ func (g *Gateway) exposed() iter.Seq[*exposed] {
 		for _, f := range order {
 			g.mu.Lock()
 			x := f.snapshot(g.options.Now().UnixMilli())
-			x.hidden = g.state.families[strings.TrimSuffix(f.name, "_total")+"_created"] != nil
+			stem, total := strings.CutSuffix(f.name, "_total")
+			x.hidden = g.state.families[stem+"_created"] != nil
+			x.shared = total && f.typ == Counter && g.state.families[stem] != nil
 			g.mu.Unlock()
 			if len(x.metrics) > 0 && !yield(x) {
 				return
@@ -233,11 +237,17 @@ func (p *exposition) writeOpenMetrics(families iter.Seq[*exposed]) {
 	var o expo.OpenMetrics
 	for f := range families {
 		meta := series.Family{Name: f.name, Type: f.typ, Help: f.help, Unit: f.unit}
+		if f.shared { // each family may be there once
+			meta.Type = model.MetricTypeUnknown
+		}
 		p.buf = o.AppendFamily(p.buf, &meta)
 		write := func(f *exposed, suffix, label string, at, v float64, e *exemplar.Exemplar) {
 			ls := p.pairs
 			if label != "" {
 				ls = append(ls, labels.Label{Name: label, Value: labels.FormatOpenMetricsFloat(at)})
+			}
+			if f.shared { // which has none
+				e = nil
 			}
 			p.buf = expo.Text(o).AppendSeries(p.buf, f.name, suffix, ls)
 			p.buf = o.AppendSampleEnd(p.buf, f.name, suffix, v, nil, e)

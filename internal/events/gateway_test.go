@@ -52,7 +52,8 @@ func TestText(t *testing.T) {
 		`{"name":"b_total","value":2}`, `{"name":"h","type":"histogram","buckets":[0.1,5],"values":[0.05,3,9],"labels":{"l":"m"}}`,
 		`{"name":"s","type":"summary","value":3,"quantiles":[0.9,0.5],"epsilons":[0.01,0.05]}`,
 		`{"name":"n","type":"histogram","buckets":"native","value":2}`,
-		`{"name":"prom_stream_gateway_processed_metrics_total","value":1000,"labels":{"worker":"0","queueKey":"prom-stream-gateway:metric-queue"}}`)
+		`{"name":"prom_stream_gateway_processed_metrics_total","value":1000,"labels":{"worker":"0","queueKey":"prom-stream-gateway:metric-queue"}}`,
+		`{"name":"prom_stream_gateway_dropped_metrics","type":"gauge"}`)
 	body, contentType := x.page("")
 	const want = `# HELP prom_stream_gateway_info Event gateway, compatible with prom-stream-gateway: aggregates metrics that are sent as JSON events.
 # TYPE prom_stream_gateway_info gauge
@@ -67,7 +68,7 @@ prom_stream_gateway_redis_queue_pending_size{queueKey="prom-stream-gateway:metri
 # HELP prom_stream_gateway_dropped_metrics_total Events that were not aggregated.
 # TYPE prom_stream_gateway_dropped_metrics_total counter
 prom_stream_gateway_dropped_metrics_total{queueKey="prom-stream-gateway:metric-queue",worker="0"} 1
-prom_stream_gateway_dropped_metrics_total{queueKey="prom-stream-gateway:metric-queue",worker="1"} 0
+prom_stream_gateway_dropped_metrics_total{queueKey="prom-stream-gateway:metric-queue",worker="1"} 1
 # HELP prom_stream_gateway_processed_metrics_total Events that were aggregated.
 # TYPE prom_stream_gateway_processed_metrics_total counter
 prom_stream_gateway_processed_metrics_total{queueKey="prom-stream-gateway:metric-queue",worker="0"} 3
@@ -141,11 +142,11 @@ func TestFormatsAgree(t *testing.T) {
 	x := open(t, t.TempDir(), withRedis)
 	defer x.crash()
 	x.feed(everyKind...)
-	x.feed(`{"name":"c_total","value":3,"exemplar":{"trace_id":"a"}}`, `{"name":"h","type":"histogram","buckets":[1,5],"value":2,"exemplar":{"trace_id":"b"}}`)
+	x.feed(`{"name":"e_total","value":3,"exemplar":{"trace_id":"a"}}`, `{"name":"h","type":"histogram","buckets":[1,5],"value":2,"exemplar":{"trace_id":"b"}}`)
 	text, textType := x.page("")
 	om, omType := x.page("application/openmetrics-text;version=1.0.0")
 	proto, protoType := x.page("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited")
-	for _, exemplar := range []string{`c_total 3.0 # {trace_id="a"} 3.0 1700000000.0`, `h_bucket{le="5.0"} 2 # {trace_id="b"} 2.0`, "# TYPE c unknown"} {
+	for _, exemplar := range []string{`e_total 3.0 # {trace_id="a"} 3.0 1700000000.0`, `h_bucket{le="5.0"} 2 # {trace_id="b"} 2.0`, "# TYPE c unknown"} {
 		if !strings.Contains(om, exemplar) {
 			t.Errorf("there is no %s in\n%s", exemplar, om)
 		}
@@ -181,12 +182,22 @@ func TestOpenMetricsNames(t *testing.T) {
 	x := open(t, t.TempDir(), nil)
 	defer x.crash()
 	x.feed(`{"name":"foo","value":1}`, `{"name":"foo_total","value":2}`, `{"name":"bar_total","type":"gauge","value":3}`, `{"name":"bar","value":4}`,
-		`{"name":"foo_created","type":"gauge","value":5}`, `{"name":"x_info","type":"gauge"}`, `{"name":"_total","value":6}`, `{"name":"ok_total"}`)
+		`{"name":"foo_created","type":"gauge","value":5}`, `{"name":"x_info","type":"gauge"}`, `{"name":"_total","value":6}`, `{"name":"ok_total"}`,
+		`{"name":"q","type":"summary"}`, `{"name":"q_total","value":7,"exemplar":{"trace":"1"}}`)
 	body, contentType := x.page("application/openmetrics-text;version=1.0.0")
 	lines, _ := seriesOf(t, body, contentType)
-	for _, want := range []string{`{__name__="foo"} 1`, `{__name__="foo_total"} 2`, `{__name__="bar_total"} 3`, `{__name__="bar"} 4`, `{__name__="_total"} 6`} {
+	for _, want := range []string{`{__name__="foo"} 1`, `{__name__="foo_total"} 2`, `{__name__="bar_total"} 3`, `{__name__="bar"} 4`, `{__name__="_total"} 6`, `{__name__="q_total"} 7`} {
 		if !slices.Contains(lines, want) {
 			t.Errorf("there is no %s in\n%s", want, strings.Join(lines, "\n"))
+		}
+	}
+	heads := map[string]int{}
+	for line := range strings.Lines(body) {
+		if rest, ok := strings.CutPrefix(line, "# TYPE "); ok {
+			name, _, _ := strings.Cut(rest, " ")
+			if heads[name]++; heads[name] == 2 {
+				t.Errorf("family %s is there twice in\n%s", name, body)
+			}
 		}
 	}
 	if n := strings.Count(body, "\nfoo_created "); n != 1 || !strings.Contains(body, "\nok_created ") {

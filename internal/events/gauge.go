@@ -2,8 +2,12 @@ package events
 
 import "time"
 
-// defaultWindow of the least and the greatest value.
-const defaultWindow = time.Minute
+const (
+	// defaultWindow of the least and the greatest value.
+	defaultWindow = time.Minute
+	// maxAhead is how far the clock of a sender may be ahead. A value of a time beyond would keep all later ones out.
+	maxAhead = time.Hour
+)
 
 // gauge is what a gauge has beside its value if its events have times or ask for extremes.
 type gauge struct {
