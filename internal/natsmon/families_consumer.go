@@ -26,11 +26,13 @@ func (e *consumers) addEphemeral(c *server.ConsumerInfo) {
 func isEphemeral(c *server.ConsumerInfo) bool { return c.Config != nil && c.Config.Durable == "" }
 
 // addConsumers adds the consumers of a stream that the servers lead, also if they do not lead the stream.
-func (b *builder) addConsumers(st *stream, name labels) {
+func (b *builder) addConsumers(st *stream, key streamKey, name labels) {
 	var sum consumers
+	whole := true
 	for _, consumer := range slices.Sorted(maps.Keys(st.consumers)) {
 		c := st.consumers[consumer].detail
 		if c == nil {
+			whole = whole && !b.unled(key, st.consumers[consumer].told)
 			continue
 		}
 		sum.all++
@@ -44,9 +46,17 @@ func (b *builder) addConsumers(st *stream, name labels) {
 			record(b, consumerInfoTable, consumerInfo(l, c), c)
 		}
 	}
-	if st.detail != nil || sum.all > 0 {
+	if whole && (st.detail != nil || sum.all > 0) {
 		record(b, consumersTable, name, sum)
 	}
+}
+
+// unled reports whether something of a cluster, which no server says it leads, is to be missed: nobody is known to lead it, or
+// a server that is read here. Else it is led by one that is not.
+func (b *builder) unled(key streamKey, told []string) bool {
+	return slices.ContainsFunc(told, func(leader string) bool {
+		return leader == "" || b.servers[[2]string{key.cluster, leader}]
+	})
 }
 
 func consumerInfo(l labels, c *server.ConsumerInfo) labels {
@@ -123,7 +133,7 @@ func lastOf(s server.SequenceInfo) float64 {
 }
 
 var consumersTable = []metric[consumers]{
-	gauge("nats_stream_consumers", "Consumers of the stream that the servers read here lead: all of them, if all servers are read.",
+	gauge("nats_stream_consumers", "Consumers of the stream that the servers read here lead: all of them, if all servers are read. Absent while one has no leader.",
 		func(c consumers) float64 { return c.all }),
 	gauge("nats_stream_ephemeral_consumers", "Consumers without a durable name, which have no series of their own.",
 		func(c consumers) float64 { return c.ephemeral }),

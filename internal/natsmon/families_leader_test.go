@@ -3,6 +3,7 @@ package natsmon
 import (
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,6 +62,51 @@ func TestStreamsAndConsumersAreOfTheirLeaders(t *testing.T) {
 	want(t, got, "nats_stream_consumers A east S", 4)
 	want(t, got, "nats_stream_ephemeral_consumers A east S", 3)
 	want(t, got, "nats_stream_ephemeral_pending A east S", 700)
+}
+
+// While a consumer has no leader there is no count of all. That of one server goes without those that servers lead which are
+// not read.
+func TestConsumersAreCountedIfAllHaveLeaders(t *testing.T) {
+	for _, leader := range []string{"", "a"} {
+		got := ofReplicas(t, replica{name: "a", leader: "b", consumerLeader: "b"}, replica{name: "b", leader: "b", consumerLeader: leader})
+		for name := range got {
+			if strings.HasPrefix(name, "nats_stream_consumers ") || strings.HasPrefix(name, "nats_stream_ephemeral_") {
+				t.Errorf("leader %q: %s", leader, name)
+			}
+		}
+		want(t, got, "nats_stream_messages A east S", 0)
+	}
+	got := ofReplicas(t, replica{name: "b", leader: "b", consumerLeader: "z"})
+	want(t, got, "nats_stream_consumers A east S", 1)
+}
+
+// A new leader of a consumer does not know at once what is pending.
+func TestNewLeadersOfConsumersSettle(t *testing.T) {
+	elected := time.Unix(100, 0)
+	s := replica{name: "a", leader: "a", consumerLeader: "a", since: elected, consumerPending: 1}.server()
+	consumer := s.JetStream.AccountDetails[0].Streams[0].Consumer[0]
+	for after, there := range map[time.Duration]bool{0: false, settling - 1: false, settling: true} {
+		consumer.TimeStamp = elected.Add(after)
+		got := values(build(t, []*Server{s}))
+		_, pending := got["nats_consumer_pending A east C S"]
+		_, count := got["nats_stream_consumers A east S"]
+		if pending != there || count != there {
+			t.Errorf("%v after the election: pending %v, count %v", after, pending, count)
+		}
+	}
+}
+
+// Who was elected and has not begun to lead is no leader yet.
+func TestWhoIsElectedDoesNotLeadYet(t *testing.T) {
+	s := replica{name: "a", leader: "a", consumerLeader: "a"}.server()
+	stream := &s.JetStream.AccountDetails[0].Streams[0]
+	stream.Cluster.TrafficAcc, stream.Consumer[0].Cluster.TrafficAcc = "A", "A"
+	stream.Cluster.LeaderSince, stream.Consumer[0].Cluster.LeaderSince = nil, nil
+	for name := range values(build(t, []*Server{s})) {
+		if strings.HasPrefix(name, "nats_stream_") && !strings.HasPrefix(name, "nats_stream_write_error") || strings.HasPrefix(name, "nats_consumer_") {
+			t.Error(name)
+		}
+	}
 }
 
 func TestOfTwoLeadersTheNewerOneIsRight(t *testing.T) {

@@ -118,6 +118,10 @@ func singleServer(t *testing.T) []*plain {
 func threeServers(t *testing.T) []*plain {
 	servers := startCluster(t, "east", "")
 	fillStream(t, servers[0].jetStream(t), 3)
+	r := readSystem(t, len(servers), servers[0])
+	awaitSeries(t, r, newHistory(), map[string]float64{ // for leaders are believed after a while
+		`nats_stream_consumers{account="APP",cluster="east",stream="ORDERS"}`: 5,
+	})
 	return servers
 }
 

@@ -45,6 +45,7 @@ type led[T any] struct {
 	detail *T
 	by     sight
 	since  time.Time
+	told   []string // who leads, as each server that does not says; "" where it knows of nobody
 }
 
 // sight is where something was seen: the stream of an account, as one server has it.
@@ -60,6 +61,10 @@ func (l *led[T]) offer(detail *T, c *server.ClusterInfo, by sight) {
 	switch {
 	case c == nil: // alone
 	case c.Leader != by.server.Name:
+		l.told = append(l.told, c.Leader)
+		return
+	case isElect(c):
+		l.told = append(l.told, "")
 		return
 	case c.LeaderSince != nil:
 		since = *c.LeaderSince
@@ -85,8 +90,27 @@ func (b *builder) addStream(account string, by sight) {
 			l = &led[server.ConsumerInfo]{}
 			st.consumers[c.Name] = l
 		}
+		if isSettling(c) {
+			l.told = append(l.told, "")
+			continue
+		}
 		l.offer(c, c.Cluster, by)
 	}
+}
+
+// isElect reports whether the server that is the leader has not begun to lead: it has still to apply what the one before left.
+// Servers that do not say since when they lead do not say the account of the traffic either.
+func isElect(c *server.ClusterInfo) bool {
+	return c.LeaderSince == nil && (c.SystemAcc || c.TrafficAcc != "")
+}
+
+// settling is how long the new leader of a consumer is not believed. When it is elected it has still to count what is pending,
+// which it says is 0 until then. That takes it milliseconds.
+const settling = time.Second
+
+// isSettling reports whether the server that says this leads the consumer, but only just.
+func isSettling(c *server.ConsumerInfo) bool {
+	return c.Cluster != nil && c.Cluster.LeaderSince != nil && !c.TimeStamp.IsZero() && c.TimeStamp.Sub(*c.Cluster.LeaderSince) < settling
 }
 
 // addStreams adds what leaders say of streams and consumers.
@@ -96,7 +120,7 @@ func (b *builder) addStreams() {
 		if st.detail != nil {
 			b.addLedStream(st.detail, name)
 		}
-		b.addConsumers(st, name)
+		b.addConsumers(st, key, name)
 		if b.compat != nil {
 			b.compat.addStream(b, st)
 		}
