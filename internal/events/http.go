@@ -32,11 +32,14 @@ const (
 	durableTimeout = 10 * time.Second
 )
 
-// Handlers are the endpoints of the gateway by pattern of http.ServeMux.
+const eventsPath = "/api/v1/events"
+
+// Handlers are the endpoints of the gateway by pattern of http.ServeMux. What lets web pages post is AllowOrigins, which
+// belongs around everything that asks for users.
 func (g *Gateway) Handlers() map[string]http.Handler {
 	handlers := map[string]http.Handler{"/gateway/metrics": http.HandlerFunc(g.ServeMetrics)}
 	if g.options.Config.HTTP {
-		handlers["/api/v1/events"] = g.eventsHandler()
+		handlers[eventsPath] = g.eventsHandler()
 	}
 	return handlers
 }
@@ -44,6 +47,9 @@ func (g *Gateway) Handlers() map[string]http.Handler {
 // OwnHandlers are those of a listener of its own: the paths of prom-stream-gateway, and those of Handlers.
 func (g *Gateway) OwnHandlers() map[string]http.Handler {
 	handlers := g.Handlers()
+	if h := handlers[eventsPath]; h != nil {
+		handlers[eventsPath] = g.AllowOrigins(h)
+	}
 	handlers["/metrics"] = http.HandlerFunc(g.ServeMetrics)
 	handlers["/metrics/"] = http.HandlerFunc(g.ServeMetrics)
 	handlers["/{$}"] = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
@@ -54,9 +60,6 @@ func (g *Gateway) OwnHandlers() map[string]http.Handler {
 func (g *Gateway) eventsHandler() http.Handler {
 	p := places{large: make(chan struct{}, maxLarge), packed: make(chan struct{}, maxPacked)}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if g.cors(w, r) {
-			return
-		}
 		if r.Method != http.MethodPost {
 			w.Header().Set("Allow", http.MethodPost)
 			http.Error(w, "events are posted", http.StatusMethodNotAllowed)
@@ -66,7 +69,20 @@ func (g *Gateway) eventsHandler() http.Handler {
 	})
 }
 
-// cors lets web pages of the configured origins post, and reports whether it has answered.
+// AllowOrigins lets web pages of the configured origins post. Whether they may, browsers ask without the user, so that this
+// is answered before anybody asks for one; with a wrong one, pages can read that it is.
+func (g *Gateway) AllowOrigins(next http.Handler) http.Handler {
+	if !g.options.Config.HTTP || len(g.options.Config.CORSOrigins) == 0 {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != eventsPath || !g.cors(w, r) {
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// cors tells a page of a configured origin that it may, and reports whether that was the question.
 func (g *Gateway) cors(w http.ResponseWriter, r *http.Request) (done bool) {
 	origin, allowed := r.Header.Get("Origin"), g.options.Config.CORSOrigins
 	if origin == "" || !slices.Contains(allowed, origin) && !slices.Contains(allowed, "*") {
@@ -74,7 +90,7 @@ func (g *Gateway) cors(w http.ResponseWriter, r *http.Request) (done bool) {
 	}
 	w.Header().Set("Access-Control-Allow-Origin", origin)
 	w.Header().Add("Vary", "Origin")
-	if r.Method != http.MethodOptions {
+	if r.Method != http.MethodOptions || r.Header.Get("Access-Control-Request-Method") == "" {
 		return false
 	}
 	w.Header().Set("Access-Control-Allow-Methods", http.MethodPost)

@@ -73,18 +73,58 @@ func TestGatewayWithoutRedis(t *testing.T) {
 	}
 }
 
-// A user with a view of a part does not see pages that are not cut to it.
-func TestPagesBehindViews(t *testing.T) {
+// withUsers returns a web configuration with two users.
+func withUsers(t *testing.T) (file string) {
+	t.Helper()
 	hash, err := bcrypt.GenerateFromPassword([]byte("password"), bcrypt.MinCost)
 	if err != nil {
 		t.Fatal(err)
 	}
-	webConfig := filepath.Join(t.TempDir(), "web.yml")
-	if err := os.WriteFile(webConfig, []byte("basic_auth_users: {part: '"+string(hash)+"', all: '"+string(hash)+"'}\n"), 0o600); err != nil {
+	file = filepath.Join(t.TempDir(), "web.yml")
+	if err := os.WriteFile(file, []byte("basic_auth_users: {part: '"+string(hash)+"', all: '"+string(hash)+"'}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return file
+}
+
+// A browser asks whether a page may post before it says who posts, and shows the page why not.
+func TestPostsOfPagesWithUsers(t *testing.T) {
+	n := startWith(t, "{site: a, data_dir: '"+t.TempDir()+"', gateway: {cors_origins: ['https://app']}}", withUsers(t))
+	f := func(method, path, origin, user string, want int, allowed string) {
+		t.Helper()
+		r, err := http.NewRequest(method, n.URL()+path, strings.NewReader(paid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Origin", origin)
+		if method == http.MethodOptions {
+			r.Header.Set("Access-Control-Request-Method", http.MethodPost)
+		}
+		if user != "" {
+			r.SetBasicAuth(user, "password")
+		}
+		a, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Body.Close()
+		if got := a.Header.Values("Access-Control-Allow-Origin"); a.StatusCode != want || strings.Join(got, " ") != allowed {
+			t.Errorf("%s %s of %s by %q: %s, allowed to %q", method, path, origin, user, a.Status, got)
+		}
+	}
+	const path = "/api/v1/events"
+	f(http.MethodOptions, path, "https://app", "", http.StatusNoContent, "https://app")
+	f(http.MethodOptions, path, "https://other", "", http.StatusUnauthorized, "")
+	f(http.MethodOptions, "/-/reload", "https://app", "", http.StatusUnauthorized, "")
+	f(http.MethodPost, path, "https://app", "all", http.StatusOK, "https://app")
+	f(http.MethodPost, path, "https://app", "", http.StatusUnauthorized, "https://app")
+	f(http.MethodPost, path, "https://other", "", http.StatusUnauthorized, "")
+}
+
+// A user with a view of a part does not see pages that are not cut to it.
+func TestPagesBehindViews(t *testing.T) {
 	n := startWith(t, "{site: a, data_dir: '"+t.TempDir()+`', nats: {embedded: {listen: '127.0.0.1:0'}}, gateway: {}, nats_exporter: {},
-hub: {views: [{users: [part], match: ['{site="a"}']}, {users: [all], match: ['{__name__=~".+"}']}]}}`, webConfig)
+hub: {views: [{users: [part], match: ['{site="a"}']}, {users: [all], match: ['{__name__=~".+"}']}]}}`, withUsers(t))
 	f := func(user string, want int) {
 		t.Helper()
 		for _, page := range []string{"/gateway/metrics", "/nats/metrics"} {

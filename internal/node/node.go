@@ -128,10 +128,14 @@ func New(o Options) (_ *Node, err error) {
 	if n.listener == nil {
 		return n, nil
 	}
-	n.web, err = web.New(web.Options{
+	options := web.Options{
 		Listener: n.listener, ConfigFile: o.WebConfigFile, Logger: n.log.Logger, Gatherer: n.metrics, Health: n.health,
 		Reload: n.reloader(), Handlers: handlers, Status: n.webStatus(), Narrow: n.narrow, Credentials: n.webCredentials(),
-	})
+	}
+	if n.gateway != nil {
+		options.Outer = n.gateway.gateway.AllowOrigins
+	}
+	n.web, err = web.New(options)
 	if err != nil {
 		return nil, err
 	}

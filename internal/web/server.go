@@ -40,7 +40,10 @@ type Options struct {
 	Reload func(context.Context) error
 	// Handlers of further paths by pattern of http.ServeMux, such as "/federate".
 	Handlers map[string]http.Handler
-	Status   Status
+	// Outer wraps everything, also the question who sends a request: what it answers by itself, it answers to everybody. Nil:
+	// there is nothing of the kind.
+	Outer  func(http.Handler) http.Handler
+	Status Status
 	// Credentials serve the API about who may connect; nil: there is none.
 	Credentials *Credentials
 	// Narrow leaves in a status what the sender of a request may see; nil if that is everything for everybody.
@@ -86,13 +89,21 @@ func New(o Options) (*Server, error) {
 		}
 	}
 	m := newMetrics()
-	return &Server{
+	s := &Server{
 		listener:   l,
 		configFile: o.ConfigFile,
 		log:        o.Logger,
 		metrics:    m,
 		http:       newHTTP(routes(&o, m), o.Logger),
-	}, nil
+	}
+	if o.Outer != nil {
+		// exporter-toolkit puts its handler, which asks for users, around ours just before it serves: this is called then.
+		s.http.BaseContext = func(net.Listener) context.Context {
+			s.http.Handler = o.Outer(s.http.Handler)
+			return context.Background()
+		}
+	}
+	return s, nil
 }
 
 func newHTTP(h http.Handler, log *slog.Logger) *http.Server {

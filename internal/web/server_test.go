@@ -347,9 +347,19 @@ func TestTLSAndUsers(t *testing.T) {
 	}
 	o := options()
 	o.ConfigFile = file
+	o.Outer = func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/open" {
+				next.ServeHTTP(w, r)
+			}
+		})
+	}
 	address := start(t, o)
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}}
 	defer client.CloseIdleConnections()
+	if code, _ := request(t, client, "GET", "https://"+address+"/open", nil); code != http.StatusOK {
+		t.Errorf("what stands outside, without a user: %d", code)
+	}
 	if code, _ := request(t, client, "GET", "https://"+address+"/-/healthy", nil); code != http.StatusUnauthorized {
 		t.Errorf("without a user: %d", code)
 	}
