@@ -88,10 +88,11 @@ func readDashboard(t *testing.T, file string) dashboard {
 // labelValues is how a variable of a dashboard is filled.
 var labelValues = regexp.MustCompile(`^label_values\((.*), (\w+)\)$`)
 
-// queries of a dashboard, as Grafana sends them when everything is chosen, by the title of the panel or the variable.
-func (d *dashboard) queries(t *testing.T) map[string][]string {
+// queries of a dashboard, as Grafana sends them when everything is chosen, but for the variables given with their values, by the
+// title of the panel or the variable.
+func (d *dashboard) queries(t *testing.T, chosen ...string) map[string][]string {
 	t.Helper()
-	fill := []string{"$__rate_interval", "5m"}
+	fill := append([]string{"$__rate_interval", "5m"}, chosen...) // of two the first counts
 	all := map[string][]string{}
 	for _, v := range d.Templating.List {
 		fill = append(fill, "$"+v.Name, ".*")
@@ -300,37 +301,90 @@ func TestInARealPrometheus(t *testing.T) {
 
 	rules := len(readAlerts(t, natsAlerts))
 	bustest.WaitFor(t, "all alerts to be evaluated, and that on the server that is not there", func() bool {
-		var answer struct {
-			Data struct {
-				Groups []struct {
-					Rules []struct{ Name, Health, LastError, State string }
-				}
-			}
-		}
-		prometheus.get(t, "/api/v1/rules", &answer)
-		evaluated, pending := 0, []string(nil)
-		for _, g := range answer.Data.Groups {
-			for _, r := range g.Rules {
-				if r.LastError != "" {
-					t.Fatalf("%s: %s", r.Name, r.LastError)
-				}
-				if r.Health == "ok" {
-					evaluated++
-				}
-				if r.State != "inactive" {
-					pending = append(pending, r.Name)
-				}
-			}
-		}
+		evaluated, pending := prometheus.alerts(t)
 		return evaluated == rules && slices.Equal(pending, []string{"NATSTargetDown"})
 	})
+}
+
+// TestDashboardOfServersAlone has two pages scraped, each of a server in its process, whose basic metrics have no labels. The
+// dashboard tells them apart, and no alert is about to fire.
+func TestDashboardOfServersAlone(t *testing.T) {
+	var pages []string
+	for _, name := range []string{"shop-1", "shop-2"} {
+		p := startPlain(t, name, storeText(t))
+		p.jetStream(t) // a client
+		// It has no StoreDir: the disk of this machine may well be full.
+		exporter, err := New(Options{Config: DefaultConfig(), Embedded: p.Server, Logger: bustest.Logger(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		runExporter(t, exporter)
+		web := httptest.NewServer(exporter.Handler())
+		t.Cleanup(web.Close)
+		pages = append(pages, web.Listener.Addr().String())
+	}
+	prometheus := startPrometheus(t, pages...)
+	bustest.WaitFor(t, "some scrapes of both", func() bool {
+		return len(prometheus.query(t, `count(count_over_time(nats_server_info[1m]) > 2) == 2`)) > 0
+	})
+	d := readDashboard(t, natsBoard)
+	for servers, want := range map[string]int{".*": 2, "shop-1": 1} {
+		queries := d.queries(t, "$server", servers)
+		for _, title := range []string{"Servers", "On the wire", "New connections", "Memory"} {
+			for _, q := range queries[title] {
+				if strings.HasPrefix(q, "count(") {
+					continue // another panel of that title, which has the sum of all
+				}
+				rows := prometheus.query(t, q)
+				named := slices.DeleteFunc(slices.Clone(rows), func(row json.RawMessage) bool { return !bytes.Contains(row, []byte(`"server":"shop-`)) })
+				if len(rows) != want || len(named) != want {
+					t.Errorf("server %s, panel %q: %s gives %s", servers, title, q, rows)
+				}
+			}
+		}
+	}
+	rules := len(readAlerts(t, natsAlerts))
+	bustest.WaitFor(t, "all alerts to be evaluated", func() bool {
+		evaluated, pending := prometheus.alerts(t)
+		if len(pending) > 0 {
+			t.Fatalf("alerts on healthy servers: %v", pending)
+		}
+		return evaluated == rules
+	})
+}
+
+// alerts returns how many were evaluated, and which are pending or firing.
+func (p prometheusServer) alerts(t *testing.T) (evaluated int, pending []string) {
+	t.Helper()
+	var answer struct {
+		Data struct {
+			Groups []struct {
+				Rules []struct{ Name, Health, LastError, State string }
+			}
+		}
+	}
+	p.get(t, "/api/v1/rules", &answer)
+	for _, g := range answer.Data.Groups {
+		for _, r := range g.Rules {
+			if r.LastError != "" {
+				t.Fatalf("%s: %s", r.Name, r.LastError)
+			}
+			if r.Health == "ok" {
+				evaluated++
+			}
+			if r.State != "inactive" {
+				pending = append(pending, r.Name)
+			}
+		}
+	}
+	return evaluated, pending
 }
 
 // prometheusServer is a real one.
 type prometheusServer struct{ url string }
 
-// startPrometheus scrapes an address every second, and evaluates the alerts as often, until the test ends.
-func startPrometheus(t *testing.T, target string) prometheusServer {
+// startPrometheus scrapes addresses every second, and evaluates the alerts as often, until the test ends.
+func startPrometheus(t *testing.T, targets ...string) prometheusServer {
 	t.Helper()
 	rules, err := filepath.Abs(natsAlerts)
 	if err != nil {
@@ -343,8 +397,8 @@ global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}
 rule_files: [%q]
 scrape_configs:
   - job_name: nats
-    static_configs: [{targets: [%q]}]
-`, rules, target), 0o600); err != nil {
+    static_configs: [{targets: [%s]}]
+`, rules, strings.Join(targets, ", ")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	command := exec.Command(tool(t, "prometheus"), "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"),
