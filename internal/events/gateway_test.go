@@ -586,6 +586,7 @@ func TestConfig(t *testing.T) {
 	f("<nil>", func(*Config) {})
 	f("limits.series: 0 is not positive", func(c *Config) { c.Limits.Series = 0 })
 	f("limits.event_bytes: 1GiB is more than 64MiB", func(c *Config) { c.Limits.EventBytes = 1 << 30 })
+	f("redis.dead_letter_key: is the key of the queue, where what cannot be taken would come again without end", func(c *Config) { c.Redis.DeadLetterKey = c.Redis.Key })
 	f("ttl: 10ms is neither 0s nor at least 1s", func(c *Config) { c.TTL = model.Duration(10 * time.Millisecond) })
 	f(`listen_address: "9091" is not HOST:PORT`, func(c *Config) { c.ListenAddress = "9091" })
 	f("relabel_configs[0]: empty rule", func(c *Config) { c.RelabelConfigs = append(c.RelabelConfigs, nil) })

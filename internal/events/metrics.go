@@ -12,6 +12,7 @@ type metrics struct {
 	redisUp    prometheus.Gauge
 	redisFails prometheus.Counter
 	claims     prometheus.Counter
+	unburied   prometheus.Counter
 	holds      prometheus.Gauge
 	takeovers  prometheus.Counter
 	// Of a stream.
@@ -54,6 +55,7 @@ func newMetrics() *metrics {
 		}),
 		redisFails: counter("redis_errors_total", "Connections to the Redis server that could not be made or broke."),
 		claims:     counter("redis_claims_total", "Lists of events that were claimed in Redis."),
+		unburied:   counter("dead_letters_lost_total", "Elements that could not be taken, and that dead_letter_key does not have."),
 		holds: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "thalweg_events_redis_lease", Help: "Whether this gateway may take events from Redis. Of replicas, one may.",
 		}),
@@ -72,7 +74,7 @@ func newMetrics() *metrics {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.taken, m.droppedVec, m.expired, m.rowErrors, m.requests, m.redisUp, m.redisFails, m.claims, m.holds, m.takeovers, m.streamClaims, m.streamLost}
+	return []prometheus.Collector{m.taken, m.droppedVec, m.expired, m.rowErrors, m.requests, m.redisUp, m.redisFails, m.claims, m.unburied, m.holds, m.takeovers, m.streamClaims, m.streamLost}
 }
 
 var (

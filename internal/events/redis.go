@@ -39,8 +39,6 @@ const (
 	// that they keep.
 	targetPageBytes = 1 << 20
 	maxPageBytes    = 4 << 20
-	// deadLetters are kept.
-	deadLetters = 1000
 )
 
 // redisSource takes events from a list of a Redis server, each once, whatever happens to this process or to answers.
@@ -141,6 +139,7 @@ func (s *redisSource) sessions(ctx context.Context) {
 		worked, err := s.session(ctx)
 		s.metrics.redisUp.Set(0)
 		if ctx.Err() != nil {
+			s.buryLast(ctx)
 			return
 		}
 		if worked {
@@ -199,7 +198,7 @@ func (s *redisSource) at() position {
 
 // turn takes the next claim, if there is one.
 func (s *redisSource) turn(ctx context.Context, worked *bool) error {
-	if err := errors.Join(s.bury(), s.forget()); err != nil {
+	if err := errors.Join(s.bury(s.conn), s.forget()); err != nil {
 		return err
 	}
 	at := s.at()
@@ -385,8 +384,8 @@ func (s *redisSource) applyPage(p *page, at position, n uint64) {
 		for i := len(probes) - 1; i >= 0; i-- {
 			before := o.lost()
 			taken += s.applyProbe(&probes[i], s.limit, now, &o)
-			if s.config.DeadLetterKey != "" && o.lost() > before && len(s.dead) < deadLetters {
-				s.dead = append(s.dead, string(probes[i].payload))
+			if o.lost() > before {
+				s.keepDead(probes[i].payload)
 			}
 		}
 	}
@@ -400,21 +399,6 @@ func (s *redisSource) applyPage(p *page, at position, n uint64) {
 	if cap(p.data) > maxPageBytes {
 		p.data = nil
 	}
-}
-
-// bury pushes what could not be taken to the list of dead letters. What a crash leaves out, or the server has no memory for,
-// is not there.
-func (s *redisSource) bury() error {
-	if len(s.dead) == 0 {
-		return nil
-	}
-	args := append([]string{"LPUSH", s.config.DeadLetterKey}, s.dead...)
-	s.dead = nil
-	if _, err := s.conn.do(args...); err != nil && !isFull(err) {
-		return fmt.Errorf("push to %q: %w", s.config.DeadLetterKey, err)
-	}
-	_, err := s.conn.do("LTRIM", s.config.DeadLetterKey, "0", strconv.Itoa(deadLetters-1))
-	return err
 }
 
 // lost counts what was dropped because something is wrong with it.

@@ -75,6 +75,9 @@ func (c *RedisConfig) Validate() error {
 	if c.Key == "" {
 		errs = append(errs, errors.New("redis.key: is empty"))
 	}
+	if c.DeadLetterKey != "" && c.DeadLetterKey == c.Key {
+		errs = append(errs, errors.New("redis.dead_letter_key: is the key of the queue, where what cannot be taken would come again without end"))
+	}
 	if c.Workers < 1 || c.Workers > maxWorkers {
 		errs = append(errs, fmt.Errorf("redis.workers: %d is not between 1 and %d", c.Workers, maxWorkers))
 	}
