@@ -168,26 +168,41 @@ func (e *Exporter) build(targets []*target, readings []reading, labelled bool) (
 		}
 	}()
 	b := newBuilder(labelled, e.history, e.config.Compat, e.config.CompatPrefix)
-	ids := map[string]bool{}
+	left := e.addServers(b, targets, readings)
 	for i, t := range targets {
-		r := readings[i]
-		clashes := 0
-		for _, s := range r.servers {
-			if b.add(s) {
-				ids[s.ID] = true
-				b.addUp(s)
-			} else if !ids[s.ID] { // else it is one server, read in two ways
-				clashes++
-				e.log.Log(slog.LevelWarn, "name of "+s.ID, "two NATS servers have one name: metrics of one are left out",
-					slog.String("target", t.reader.Name()), slog.String("server", s.label()), slog.String("id", s.ID))
-			}
-		}
-		b.addReading(t.reader.Name(), r, clashes)
+		b.addReading(t.reader.Name(), readings[i], left[i])
 		if s, ok := t.reader.(*systemReader); ok && s.config.Expect > 0 {
 			b.addExpected(s.Name(), s.config.Expect)
 		}
 	}
 	return b.families(), nil
+}
+
+// addServers adds each server once, also if it is read in two ways, and returns how many of each target are left out because
+// another one has their name: the one that had it before keeps it.
+func (e *Exporter) addServers(b *builder, targets []*target, readings []reading) (left []int) {
+	left = make([]int, len(targets))
+	ids := map[string]bool{}
+	for _, again := range []bool{true, false} { // first those that have their names already
+		for i, t := range targets {
+			name := t.reader.Name()
+			for _, s := range readings[i].servers {
+				if ids[s.ID] || e.history.hasName(s) != again {
+					continue
+				}
+				if !b.servers[s.key()] && e.history.takeName(s, name) {
+					b.add(s)
+					ids[s.ID] = true
+					b.addUp(s)
+					continue
+				}
+				left[i]++
+				e.log.Log(slog.LevelWarn, "name of "+s.ID, "two NATS servers have one name: metrics of one are left out",
+					slog.String("target", name), slog.String("server", s.label()), slog.String("id", s.ID))
+			}
+		}
+	}
+	return left
 }
 
 // addUp adds whether a server answers, which one behind a system account may not.

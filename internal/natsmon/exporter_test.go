@@ -281,6 +281,63 @@ func TestServersOfOneName(t *testing.T) {
 		`nats_scrape_omitted_objects{kind="server",target="other"} 1`)
 }
 
+// TestNamesStayWithTheirServers has the first of two servers of one name go and come back as another one, which it is after a
+// restart. The second one does not take its place.
+func TestNamesStayWithTheirServers(t *testing.T) {
+	now := time.Unix(0, 0)
+	first := ""
+	read := func(id *string) readerFunc {
+		return func(context.Context) ([]*Server, error) {
+			if *id == "" {
+				return nil, errors.New("connection refused")
+			}
+			s := alive("a")
+			s.ID, s.Varz.ID, s.At = *id, *id, now
+			return []*Server{s}, nil
+		}
+	}
+	second := "N2"
+	e := exporterOf(t, named{read(&first), "first"}, named{read(&second), "second"})
+	expect := func(id string) {
+		t.Helper()
+		got := scrape(t, e.Handler())
+		if _, there := got[`nats_server_info{id="`+id+`",server="a"}`]; there != (id != "") {
+			t.Errorf("the name is not of %q", id)
+		}
+		if n := only(got, "nats_server_info"); (n == "1") != (id != "") {
+			t.Errorf("%s of that name", n)
+		}
+	}
+	expect("N2") // which is there alone
+	first = "N1"
+	expect("N2")
+	second = ""
+	expect("")
+	second = "N3" // a restart
+	expect("N3")
+	second = ""
+	now = now.Add(rememberPeer)
+	expect("N1")
+	second = "N3"
+	expect("N1")
+}
+
+// TestServersOfOneNameBehindOneTarget are heard in any order, and it is always the same one that has the name.
+func TestServersOfOneNameBehindOneTarget(t *testing.T) {
+	var order []string
+	e := exporterOf(t, readerFunc(func(context.Context) (servers []*Server, _ error) {
+		for _, id := range order {
+			s := alive("a")
+			s.ID, s.Varz.ID = id, id
+			servers = append(servers, s)
+		}
+		return servers, nil
+	}))
+	for _, order = range [][]string{{"N1", "N2"}, {"N2", "N1"}, {"N2", "N1"}, {"N1", "N2"}} {
+		expectLines(t, scrape(t, e.Handler()), `nats_server_info{id="N1",server="a"} 1`, `nats_scrape_omitted_objects{kind="server",target="told"} 1`)
+	}
+}
+
 // TestFormats of answers: OpenMetrics would lose the types of the basic counters.
 func TestFormats(t *testing.T) {
 	e := exporterOf(t, readerFunc(func(context.Context) ([]*Server, error) { return []*Server{alive("a")}, nil }))

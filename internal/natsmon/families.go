@@ -113,7 +113,7 @@ func newBuilder(labelled bool, history *history, compat, prefix string) *builder
 // add takes what a server says, which must not change until families has been called. It reports false, and takes
 // nothing, if it has a server of that name and cluster already, as when a server is read in two ways.
 func (b *builder) add(s *Server) bool {
-	key := [2]string{s.Cluster, s.label()}
+	key := s.key()
 	if b.servers[key] {
 		return false
 	}

@@ -55,9 +55,41 @@ type serverMemory struct {
 type history struct {
 	mu      sync.Mutex
 	servers map[string]*serverMemory // by ID, which is another one after a restart
+	names   map[[2]string]holder     // by cluster and name
 }
 
-func newHistory() *history { return &history{servers: map[string]*serverMemory{}} }
+func newHistory() *history {
+	return &history{servers: map[string]*serverMemory{}, names: map[[2]string]holder{}}
+}
+
+// holder is the server that has a name.
+type holder struct {
+	id, target string
+	seen       time.Time
+}
+
+// hasName reports whether the server is the one that has its name.
+func (h *history) hasName(s *Server) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.names[s.key()].id == s.ID
+}
+
+// takeName reports whether the server of a target may have its name, and gives it to it: if it has it, if nobody has, or if
+// it is the holder's successor, which is of the same target. A holder that is gone keeps the name for as long as a peer is
+// reported as down: else values of another server would follow on its own.
+func (h *history) takeName(s *Server, target string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	key := s.key()
+	if before, there := h.names[key]; there && before.id != s.ID && before.target != target && s.At.Sub(before.seen) < rememberPeer {
+		return false
+	} else if !there {
+		maps.DeleteFunc(h.names, func(_ [2]string, o holder) bool { return s.At.Sub(o.seen) >= rememberPeer })
+	}
+	h.names[key] = holder{s.ID, target, s.At}
+	return true
+}
 
 const (
 	// rememberPeer is how long a peer without connections is reported as down. Somebody should have noticed by then, or

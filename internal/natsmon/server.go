@@ -83,6 +83,9 @@ func (s *Server) label() string {
 	return cmp.Or(s.Name, s.ID)
 }
 
+// key is cluster and label, which no two servers share that have metrics.
+func (s *Server) key() [2]string { return [2]string{s.Cluster, s.label()} }
+
 // Connections sums up all pages of Connz: Thalweg's own are left out.
 type Connections struct {
 	// ByKind counts them by Kind.
