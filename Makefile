@@ -44,7 +44,7 @@ test-integration: tools
 	$(GO) test -count=1 -timeout=15m -v ./cmd/...
 
 # All promises that hold inside of one process, in less than ten minutes. docs/performance.md says what they mean.
-bench:
+bench: tools
 	$(GO) test -run='^$$' -bench=. -skip='^Benchmark(Process|Peers)$$' -timeout=30m ./internal/bench
 
 # The real program between real targets and a real server, in about eleven minutes.
