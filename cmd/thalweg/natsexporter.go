@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	promconfig "github.com/prometheus/common/config"
@@ -113,8 +114,13 @@ func (t *natsTargetFlags) complete(f *pflag.FlagSet, urls []string) (err error) 
 			err = usage("--%s is given without --system.url", flag.Name)
 		case group == "basic-auth" && len(urls) == 0, group == "tls" && len(urls)+len(t.system.URLs) == 0:
 			err = usage("--%s is for the URLs of the command line, where none is", flag.Name)
+		case group == "tls" && len(t.system.URLs) == 0 && !slices.ContainsFunc(urls, isHTTPS):
+			err = usage("--%s is for https:// URLs, of which there is none", flag.Name)
 		}
 	})
+	if (t.basicAuth.Username == "") != (t.basicAuth.PasswordFile == "") {
+		err = usage("--basic-auth.username and --basic-auth.password-file belong together")
+	}
 	if err != nil {
 		return err
 	}
@@ -132,6 +138,8 @@ func (t *natsTargetFlags) complete(f *pflag.FlagSet, urls []string) (err error) 
 	return nil
 }
 
+func isHTTPS(u string) bool { return strings.HasPrefix(strings.ToLower(u), "https://") }
+
 // apply adds what the command line names to what a section says.
 func (t *natsTargetFlags) apply(f *pflag.FlagSet, urls []string, e *natsmon.Config) {
 	for _, u := range urls {
@@ -140,7 +148,7 @@ func (t *natsTargetFlags) apply(f *pflag.FlagSet, urls []string, e *natsmon.Conf
 			auth := t.basicAuth
 			s.BasicAuth = &auth
 		}
-		if strings.HasPrefix(u, "https://") {
+		if isHTTPS(u) {
 			s.TLSConfig = t.tls
 		}
 		e.Servers = append(e.Servers, s)

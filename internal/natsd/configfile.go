@@ -91,6 +91,14 @@ type token interface {
 // place is where the key of a value stands, as nats-server writes it.
 func place(t token) string { return fmt.Sprintf("%s:%d:%d", t.SourceFile(), t.Line(), t.Position()) }
 
+// written is a value so that one sees whether it is a text.
+func written(t token) string {
+	if s, ok := t.Value().(string); ok {
+		return strconv.Quote(s)
+	}
+	return fmt.Sprint(t.Value())
+}
+
 // metricsAddress reads the block metrics: HOST:PORT, where no host means all addresses, as nats-server has it.
 func metricsAddress(t token) (string, error) {
 	block, ok := t.Value().(map[string]any)
@@ -110,11 +118,11 @@ func metricsAddress(t token) (string, error) {
 		switch strings.ToLower(key) {
 		case "host":
 			if host, ok = t.Value().(string); !ok {
-				errs = append(errs, fmt.Errorf("%s: metrics.host: %v is not a host", place(t), t.Value()))
+				errs = append(errs, fmt.Errorf("%s: metrics.host: %s is not a host", place(t), written(t)))
 			}
 		case "port":
 			if port, ok = t.Value().(int64); !ok || port != server.RANDOM_PORT && (port < 1 || port >= 1<<16) {
-				errs = append(errs, fmt.Errorf("%s: metrics.port: %v is not a port", place(t), t.Value()))
+				errs = append(errs, fmt.Errorf("%s: metrics.port: %s is not a port", place(t), written(t)))
 			}
 		default:
 			if !t.IsUsedVariable() {

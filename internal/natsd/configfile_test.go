@@ -65,7 +65,7 @@ func TestMetricsBlock(t *testing.T) {
 	f("metrics: 9100", "", "DIR/nats.conf:1:0: metrics is no block; write metrics { port: 9100 }")
 	f("metrics {}", "", "DIR/nats.conf:1:0: metrics has no port")
 	f("metrics { port: 70000, host: 5 }", "", "DIR/nats.conf:1:23: metrics.host: 5 is not a host\nDIR/nats.conf:1:10: metrics.port: 70000 is not a port")
-	f("metrics { port: \"9100\" }", "", "DIR/nats.conf:1:10: metrics.port: 9100 is not a port")
+	f("metrics { port: \"9100\" }", "", "DIR/nats.conf:1:10: metrics.port: \"9100\" is not a port")
 	f("metrics { port: 0 }", "", "DIR/nats.conf:1:10: metrics.port: 0 is not a port")
 	f("metrics { port: 1 }\nMetrics { port: 2 }", "", "DIR/nats.conf:1:0: metrics is there twice")
 	f("metrics { port: 9100 }\nmax_conections: 5", "", `DIR/nats.conf:2:1: unknown field "max_conections"`)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/prometheus/common/config"
@@ -133,6 +134,9 @@ func (c *Config) validateServers() error {
 		if u.Scheme == "http" && s.TLSConfig != (config.TLSConfig{}) {
 			fail("tls_config", fmt.Errorf("is set, but %s is not https://", s.URL))
 		}
+		for _, ref := range references(s.BasicAuth, s.TLSConfig) {
+			fail(ref, errNoSecrets)
+		}
 		if s.BasicAuth != nil {
 			client := config.HTTPClientConfig{BasicAuth: s.BasicAuth}
 			if err := client.Validate(); err != nil {
@@ -143,13 +147,38 @@ func (c *Config) validateServers() error {
 	return errors.Join(errs...)
 }
 
+// errNoSecrets is of keys that are Prometheus' own.
+var errNoSecrets = errors.New("there is no secret manager; give a file")
+
+// references are the keys that are set and name secrets of a secret manager.
+func references(auth *config.BasicAuth, tls config.TLSConfig) (keys []string) {
+	if auth == nil {
+		auth = &config.BasicAuth{}
+	}
+	for _, k := range []struct{ key, value string }{
+		{"basic_auth.username_ref", auth.UsernameRef}, {"basic_auth.password_ref", auth.PasswordRef},
+		{"tls_config.ca_ref", tls.CARef}, {"tls_config.cert_ref", tls.CertRef}, {"tls_config.key_ref", tls.KeyRef},
+	} {
+		if k.value != "" {
+			keys = append(keys, k.key)
+		}
+	}
+	return keys
+}
+
+// isPort reports whether the port of a URL, which may be left out, is one.
+func isPort(s string) bool {
+	n, err := strconv.Atoi(s)
+	return s == "" || err == nil && n > 0 && n < 1<<16
+}
+
 // monitoringURL says what is wrong with the URL of a monitoring port, without quoting what may be a password.
 func monitoringURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	switch {
 	case s == "":
 		return nil, errors.New("is empty; give http://HOST:8222, where 8222 is the http_port of the server")
-	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || !isPort(u.Port()):
 		if err == nil && clientScheme(u.Scheme) {
 			return nil, fmt.Errorf("%s:// is where clients connect; give the monitoring port, http://HOST:8222, or list the server under system", u.Scheme)
 		}
@@ -177,7 +206,7 @@ func (c *Config) validateSystem() error {
 			key := fmt.Sprintf("urls[%d]", j)
 			u, err := url.Parse(text)
 			switch {
-			case err != nil || u.Host == "" || !clientScheme(u.Scheme):
+			case err != nil || u.Hostname() == "" || !isPort(u.Port()) || !clientScheme(u.Scheme):
 				fail(key, "%q is not HOST:PORT after nats://, tls://, ws:// or wss://", redacted(text))
 				continue
 			case u.User != nil:
@@ -188,6 +217,9 @@ func (c *Config) validateSystem() error {
 				fail(key, "%s is %s already", u.Host, first)
 			}
 			seen[strings.ToLower(u.Host)] = fmt.Sprintf("system[%d].%s", i, key)
+		}
+		for _, ref := range references(nil, s.TLSConfig) {
+			fail(ref, "%w", errNoSecrets)
 		}
 		var set []string
 		for _, k := range []struct{ key, value string }{

@@ -37,6 +37,20 @@ func TestConfigIsValidated(t *testing.T) {
 	f(servers("localhost:8222", "http://"),
 		`servers[0].url: "localhost:8222" is not http://HOST:PORT or https://HOST:PORT`,
 		`servers[1].url: "http://" is not http://HOST:PORT or https://HOST:PORT`)
+	f(servers("http://:8222", "http://a:99999"), `servers[0].url: "http://:8222" is not http://HOST:PORT or https://HOST:PORT`,
+		`servers[1].url: "http://a:99999" is not http://HOST:PORT or https://HOST:PORT`)
+	f(func(c *Config) {
+		c.Servers = []ServerConfig{{
+			URL: "https://a:8222", TLSConfig: config.TLSConfig{CARef: "ca", CertRef: "cert", KeyRef: "key"},
+			BasicAuth: &config.BasicAuth{UsernameRef: "u", PasswordRef: "p"},
+		}}
+		c.System = []SystemConfig{{URLs: []string{"tls://a:4222"}, TLSConfig: config.TLSConfig{CARef: "ca"}}}
+	}, "servers[0].basic_auth.username_ref: there is no secret manager; give a file",
+		"servers[0].basic_auth.password_ref: there is no secret manager; give a file",
+		"servers[0].tls_config.ca_ref: there is no secret manager; give a file",
+		"servers[0].tls_config.cert_ref: there is no secret manager; give a file",
+		"servers[0].tls_config.key_ref: there is no secret manager; give a file",
+		"system[0].tls_config.ca_ref: there is no secret manager; give a file")
 	f(servers("nats://a:4222"),
 		"servers[0].url: nats:// is where clients connect; give the monitoring port, http://HOST:8222, or list the server under system")
 	f(servers("http://me:hunter2@a:8222", "http://me:hunter2@%zz", "ftp://me:hunter2@a"),

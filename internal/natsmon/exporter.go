@@ -168,6 +168,7 @@ func (e *Exporter) build(targets []*target, readings []reading, labelled bool) (
 		}
 	}()
 	b := newBuilder(labelled, e.history, e.config.Compat, e.config.CompatPrefix)
+	e.warnOfClusters(targets, readings)
 	left := e.addServers(b, targets, readings)
 	for i, t := range targets {
 		b.addReading(t.reader.Name(), readings[i], left[i])
@@ -203,6 +204,37 @@ func (e *Exporter) addServers(b *builder, targets []*target, readings []reading)
 		}
 	}
 	return left
+}
+
+// warnOfClusters looks for clusters that have one name: servers of different targets that have no route to each other. Their
+// streams cannot be told apart.
+func (e *Exporter) warnOfClusters(targets []*target, readings []reading) {
+	type member struct {
+		*Server
+		target int
+	}
+	first := map[string]member{}
+	for i, t := range targets {
+		for _, s := range readings[i].servers {
+			if s.Cluster == "" || s.Routes == nil {
+				continue
+			}
+			one, there := first[s.Cluster]
+			if !there {
+				first[s.Cluster] = member{s, i}
+			} else if one.target != i && one.ID != s.ID && !one.hasRoute(s) && !s.hasRoute(one.Server) {
+				e.log.Log(slog.LevelWarn, "cluster "+s.Cluster,
+					"NATS servers of one cluster name have no route to each other: two clusters need two names, or their streams are mixed up",
+					slog.String("cluster", s.Cluster), slog.String("target", t.reader.Name()), slog.String("server", s.label()),
+					slog.String("other_target", targets[one.target].reader.Name()), slog.String("other_server", one.label()))
+			}
+		}
+	}
+}
+
+// hasRoute reports whether the server has a connection to the other one.
+func (s *Server) hasRoute(other *Server) bool {
+	return slices.ContainsFunc(s.Routes.Routes, func(r *server.RouteInfo) bool { return r.RemoteID == other.ID })
 }
 
 // addUp adds whether a server answers, which one behind a system account may not.

@@ -338,6 +338,26 @@ func TestServersOfOneNameBehindOneTarget(t *testing.T) {
 	}
 }
 
+// TestClustersOfOneName are noticed by what their servers do not have: routes to each other.
+func TestClustersOfOneName(t *testing.T) {
+	read := func(name, routed string) readerFunc {
+		return func(context.Context) ([]*Server, error) {
+			s := alive(name)
+			s.Cluster, s.Routes = "east", &server.Routez{Routes: []*server.RouteInfo{{RemoteID: "N" + routed, RemoteName: routed}}}
+			return []*Server{s}, nil
+		}
+	}
+	for other, want := range map[string]bool{"a": false, "d": true} {
+		var log strings.Builder
+		e := exporterOf(t, named{read("a", "b"), "first"}, named{read("c", other), "second"})
+		e.log = telemetry.NewRepeats(slog.New(slog.NewTextHandler(&log, nil)), repeatEvery)
+		scrape(t, e.Handler())
+		if got := strings.Contains(log.String(), "no route to each other"); got != want {
+			t.Errorf("a route from c to %s: %s", other, log.String())
+		}
+	}
+}
+
 // TestFormats of answers: OpenMetrics would lose the types of the basic counters.
 func TestFormats(t *testing.T) {
 	e := exporterOf(t, readerFunc(func(context.Context) ([]*Server, error) { return []*Server{alive("a")}, nil }))

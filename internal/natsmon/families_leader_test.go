@@ -290,6 +290,15 @@ func TestClientCountersOfOldServersAreAbsent(t *testing.T) {
 	if v, there := values(build(t, []*Server{s}))[name]; there {
 		t.Errorf("%s is %v", name, v)
 	}
+	s.Varz.Version = "2.12.8"
+	if v, there := values(build(t, []*Server{s}))[name]; there {
+		t.Errorf("%s of %s is %v", name, s.Varz.Version, v)
+	}
+	for _, version := range []string{"2.12.9", "2.15.2-dev"} { // which knows that all there was came from other servers
+		s.Varz.Version = version
+		want(t, values(build(t, []*Server{s})), name, 0)
+	}
+	s.Varz.Version = ""
 	s.Varz.OutClientMsgs = 1
 	want(t, values(build(t, []*Server{s})), name, 0)
 	s.Varz = &server.Varz{} // has not counted anything yet

@@ -1,6 +1,7 @@
 package natsmon
 
 import (
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -220,10 +221,19 @@ func messages[T any](name, help, direction string, value func(T) float64) metric
 
 // ofClients is n, unless the server is of a version that has no counters of clients.
 func ofClients(v *server.Varz, n int64) float64 {
-	if v.InClientMsgs == 0 && v.OutClientMsgs == 0 && v.InMsgs+v.OutMsgs > 0 {
+	if v.InClientMsgs == 0 && v.OutClientMsgs == 0 && v.InMsgs+v.OutMsgs > 0 && !countsClients(v.Version) {
 		return absent
 	}
 	return float64(n)
+}
+
+// countsClients reports whether servers of a version have counters of clients.
+func countsClients(version string) bool {
+	var v [3]int
+	if n, _ := fmt.Sscanf(version, "%d.%d.%d", &v[0], &v[1], &v[2]); n < len(v) {
+		return false
+	}
+	return slices.Compare(v[:], []int{2, 12, 9}) >= 0
 }
 
 var eventMetrics = slices.Concat(

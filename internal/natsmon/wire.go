@@ -65,15 +65,23 @@ func newWireCounter(log *slog.Logger) (*wireCounter, error) {
 		retry:   wireRetry,
 		ledger:  newWireLedger(),
 		servers: map[string]*wireServer{},
-		overflows: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "thalweg_natsmon_wire_overflows_total",
-			Help: "Times that closed connections were lost, because the kernel keeps no more of them; their last bytes are missing in bytes on the wire.",
-		}),
-		failures: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "thalweg_natsmon_wire_failures_total",
-			Help: "Readings of the kernel's table of connections that failed; bytes on the wire stay what they were.",
-		}),
 	}
+	c.makeMetrics()
+	if err := c.connect(wireFeedBytes); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *wireCounter) makeMetrics() {
+	c.overflows = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "thalweg_natsmon_wire_overflows_total",
+		Help: "Times that closed connections were lost, because the kernel keeps no more of them; their last bytes are missing in bytes on the wire.",
+	})
+	c.failures = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "thalweg_natsmon_wire_failures_total",
+		Help: "Readings of the kernel's table of connections that failed; bytes on the wire stay what they were.",
+	})
 	c.tracked = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "thalweg_natsmon_wire_sockets",
 		Help: fmt.Sprintf("Connections whose bytes are being counted; beyond %d they are counted when they close.", maxWireSockets),
@@ -82,10 +90,6 @@ func newWireCounter(log *slog.Logger) (*wireCounter, error) {
 		defer c.mu.Unlock()
 		return float64(len(c.ledger.sockets))
 	})
-	if err := c.connect(wireFeedBytes); err != nil {
-		return nil, err
-	}
-	return c, nil
 }
 
 // connect begins to have destroyed sockets kept.
@@ -103,10 +107,11 @@ func (c *wireCounter) connect(buffer int) error {
 	return nil
 }
 
-// metrics of the counter itself.
+// metrics of the counter itself. They are there, and stay 0, where the kernel does not count.
 func (c *wireCounter) metrics() []prometheus.Collector {
 	if c == nil {
-		return nil
+		c = &wireCounter{}
+		c.makeMetrics()
 	}
 	return []prometheus.Collector{c.overflows, c.failures, c.tracked}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // byteProxy forwards connections, and counts what it reads of either side.
@@ -434,5 +435,15 @@ func TestOutgoingOf(t *testing.T) {
 	}
 	if !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// TestWireMetricsAreThereWithoutCounter, also where the kernel does not count.
+func TestWireMetricsAreThereWithoutCounter(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister((&Exporter{}).Metrics()...)
+	families, err := registry.Gather()
+	if err != nil || len(families) != 3 {
+		t.Errorf("%d metrics, %v", len(families), err)
 	}
 }

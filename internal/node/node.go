@@ -300,7 +300,11 @@ func (n *Node) Run(ctx context.Context) error {
 			before(stage("listener of the NATS exporter", l.Run))
 		}
 	}
-	n.log.Info("running", "site", n.options.Config.Site, "roles", strings.Join(n.roles(), ", "), "url", n.URL())
+	log := n.log.With("site", n.options.Config.Site, "roles", strings.Join(n.roles(), ", "))
+	if url := n.URL(); url != "" {
+		log = log.With("url", url)
+	}
+	log.Info("running")
 	var err error
 	select {
 	case <-ctx.Done():
