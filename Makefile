@@ -46,6 +46,7 @@ test-integration: tools
 # All promises that hold inside of one process, in less than ten minutes. docs/performance.md says what they mean.
 bench: tools
 	$(GO) test -run='^$$' -bench=. -skip='^Benchmark(Process|Peers)$$' -timeout=30m ./internal/bench
+	$(GO) test -run='^$$' -bench='^BenchmarkNATSMetrics$$' ./internal/natsmon
 
 # The real program between real targets and a real server, in about eleven minutes.
 bench-process: build
