@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -452,5 +453,36 @@ func TestWireBytesOfServersElsewhereAreEstimated(t *testing.T) {
 				t.Errorf("counted later: %+v", w)
 			}
 		})
+	}
+}
+
+// TestWireBytesOfMultipathTCP counts what such a client carries as long as it is connected. The kernel does not say what it
+// was in the end; what was counted stays.
+func TestWireBytesOfMultipathTCP(t *testing.T) {
+	s := runServer(t, &server.Options{})
+	read := startReading(t, s, &embeddedReader{server: s})
+	var dialer net.Dialer
+	dialer.SetMultipathTCP(true)
+	nc, err := nats.Connect(s.ClientURL(), nats.SetCustomDialer(&dialer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const bytes = 100 << 10
+	if err := errors.Join(nc.Publish("a", make([]byte, bytes)), nc.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	open := read(says(t, s)).Received[Client]
+	if open < bytes || open > bytes+1000 {
+		t.Errorf("%d bytes of a client that has sent %d", open, bytes)
+	}
+	nc.Close()
+	comesTrue(t, func() error {
+		if n := s.NumClients(); n != 0 {
+			return fmt.Errorf("%d clients", n)
+		}
+		return nil
+	})
+	if closed := read(says(t, s)).Received[Client]; closed < open || closed > bytes+1000 {
+		t.Errorf("%d bytes when it is closed, %d before", closed, open)
 	}
 }
