@@ -1,6 +1,7 @@
 package natsmon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -182,26 +183,35 @@ func (e *Exporter) build(targets []*target, readings []reading, labelled bool) (
 // addServers adds each server once, also if it is read in two ways, and returns how many of each target are left out because
 // another one has their name: the one that had it before keeps it.
 func (e *Exporter) addServers(b *builder, targets []*target, readings []reading) (left []int) {
+	type claim struct {
+		*Server
+		target int
+		first  bool // it has its name already
+	}
+	var claims []claim
+	for i := range targets {
+		for _, s := range readings[i].servers {
+			claims = append(claims, claim{s, i, e.history.hasName(s)})
+		}
+	}
+	slices.SortStableFunc(claims, func(x, y claim) int { return cmp.Compare(truth(y.first), truth(x.first)) })
+
 	left = make([]int, len(targets))
 	ids := map[string]bool{}
-	for _, again := range []bool{true, false} { // first those that have their names already
-		for i, t := range targets {
-			name := t.reader.Name()
-			for _, s := range readings[i].servers {
-				if ids[s.ID] || e.history.hasName(s) != again {
-					continue
-				}
-				if !b.servers[s.key()] && e.history.takeName(s, name) {
-					b.add(s)
-					ids[s.ID] = true
-					b.addUp(s)
-					continue
-				}
-				left[i]++
-				e.log.Log(slog.LevelWarn, "name of "+s.ID, "two NATS servers have one name: metrics of one are left out",
-					slog.String("target", name), slog.String("server", s.label()), slog.String("id", s.ID))
-			}
+	for _, c := range claims {
+		if ids[c.ID] {
+			continue
 		}
+		target := targets[c.target].reader.Name()
+		if !b.servers[c.key()] && e.history.takeName(c.Server, target) {
+			b.add(c.Server)
+			ids[c.ID] = true
+			b.addUp(c.Server)
+			continue
+		}
+		left[c.target]++
+		e.log.Log(slog.LevelWarn, "name of "+c.ID, "two NATS servers have one name: metrics of one are left out",
+			slog.String("target", target), slog.String("server", c.label()), slog.String("id", c.ID))
 	}
 	return left
 }
