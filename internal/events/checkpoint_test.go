@@ -12,9 +12,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/common/model"
 )
 
@@ -261,6 +264,36 @@ func TestCheckpointDiskFails(t *testing.T) {
 		t.Errorf("there is %s", x.dump())
 	}
 	x.crash()
+}
+
+// As long as the state cannot be written, it is not made again and again, however many want to know that it is.
+func TestCheckpointDiskFailsForLong(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		x := open(t, dir, nil)
+		defer x.crash()
+		x.checkpoints.dir = filepath.Join(dir, "gone")
+		ctx, cancel := context.WithCancel(t.Context())
+		var tasks sync.WaitGroup
+		tasks.Go(func() { x.write(ctx) })
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(claimPause) { // of the bubble
+			if x.await(ctx) == nil {
+				t.Fatal("written to a directory that is not there")
+			}
+		}
+		if n := testutil.ToFloat64(x.checkpoints.metrics.errors); n < 10 || n > 20 {
+			t.Errorf("tried %g times in a minute", n)
+		}
+		x.mu.Lock() // which who writes looks at first
+		x.checkpoints.dir = dir
+		x.mu.Unlock()
+		time.Sleep(failedAtMost + time.Second)
+		if err := x.await(ctx); err != nil {
+			t.Errorf("behind that: %v", err)
+		}
+		cancel()
+		tasks.Wait()
+	})
 }
 
 func TestOpenTwice(t *testing.T) {

@@ -41,6 +41,9 @@ const (
 	// checkpointEvery is how often what has changed is written to disk, commitEvery how often when somebody waits for it.
 	checkpointEvery = 500 * time.Millisecond
 	commitEvery     = 20 * time.Millisecond
+	// failedAtMost bounds how long it is waited after a record that could not be written: the next one holds everything, and
+	// whoever wants the aggregate waits while it is made.
+	failedAtMost = 5 * time.Second
 	// repeatEvery bounds how often the same trouble is logged.
 	repeatEvery = time.Minute
 	// maxShown is how much of an event stands in the log.
@@ -272,19 +275,29 @@ func (g *Gateway) sample(ctx context.Context, now time.Time) time.Time {
 	return at.Add(interval)
 }
 
-// write writes checkpoints: soon if somebody waits, else every now and then.
+// write writes checkpoints: soon if somebody waits, else every now and then, and more seldom as long as that fails.
 func (g *Gateway) write(ctx context.Context) {
+	every, wake := checkpointEvery, g.wake
 	for {
-		wait := time.NewTimer(checkpointEvery)
+		wait := time.NewTimer(every)
 		select {
 		case <-wait.C:
-		case <-g.wake:
+		case <-wake:
 		case <-ctx.Done():
 			wait.Stop()
 			return
 		}
 		wait.Stop()
-		if err := g.checkpoint(); err != nil && !errors.Is(err, errLost) { // which is said already
+		err := g.checkpoint()
+		switch {
+		case err == nil:
+			every, wake = checkpointEvery, g.wake
+		case errors.Is(err, errAway): // which took nothing
+			wake = nil
+		default:
+			every, wake = min(2*every, failedAtMost), nil
+		}
+		if err != nil && !errors.Is(err, errLost) { // which is said already
 			g.repeats.Log(slog.LevelError, "checkpoint", "state of the event gateway cannot be written; a crash would cost it", slog.Any("err", err))
 		}
 		select {
@@ -297,11 +310,31 @@ func (g *Gateway) write(ctx context.Context) {
 
 // checkpoint makes everything durable that has been taken, and tells those who wait for it.
 func (g *Gateway) checkpoint() error {
+	if err := g.away(); err != nil {
+		return err
+	}
 	err := g.record(false)
 	if errors.Is(err, errForgotten) { // nobody has to wait for the whole of it
 		err = g.record(true)
 	}
 	return err
+}
+
+// errAway is why no record is made.
+var errAway = errors.New("redis, which has to have it, too, cannot be reached")
+
+// away returns an error if the last record could not be written, and the next one cannot be either.
+func (g *Gateway) away() error {
+	g.mu.Lock()
+	failing, stopped := g.failing, g.stopped
+	g.mu.Unlock()
+	if g.replica == nil || failing == nil || stopped {
+		return nil
+	}
+	if err := g.replica.lease.reach(context.Background()); err != nil { // which has timeouts
+		return fmt.Errorf("%w: %w", errAway, err)
+	}
+	return nil
 }
 
 // record is checkpoint; again if the journal was found to lack what it had.
@@ -358,8 +391,11 @@ func (g *Gateway) await(ctx context.Context) error {
 	return c.wait(ctx)
 }
 
-// want asks for the next record soon. It is called with mu.
+// want asks for the next record soon. As long as none can be written, nobody has to wait to be told so. It is called with mu.
 func (g *Gateway) want() *commit {
+	if g.failing != nil {
+		return settled(g.failing)
+	}
 	g.pending.waited = true
 	select {
 	case g.wake <- struct{}{}:

@@ -390,6 +390,12 @@ func (l *lease) do(ctx context.Context, what func(c *redisConn) (answer, error))
 	return a, err
 }
 
+// reach returns an error if there is no connection and none can be made.
+func (l *lease) reach(ctx context.Context) error {
+	_, err := l.do(ctx, func(*redisConn) (answer, error) { return answer{}, nil })
+	return err
+}
+
 // drop closes the connection.
 func (l *lease) drop() {
 	l.talking.Lock()
