@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 const (
@@ -12,6 +13,9 @@ const (
 	maxOwnClaims = 64
 	// maxClaims bounds those of all gateways. The oldest is forgotten then, which is of one that has been gone for long.
 	maxClaims = 1000
+	// claimAge is how old a claim may become, in nanoseconds between when its messages and the newest were stored. That is twice
+	// as long as the stream keeps messages, so that nobody comes back for it.
+	claimAge = int64(14 * 24 * time.Hour)
 )
 
 // claims say which gateway each message of a stream belongs to. They are the value that gateways share.
@@ -125,10 +129,12 @@ func (c *claims) before(p StreamPosition) claims {
 }
 
 // add returns claims in which all up to a message, of which the last was stored at until, belongs to a gateway that belonged
-// to nobody, without those of its claims that are done.
+// to nobody, without those of its claims that are done, and those of anybody that are too old to be read.
 func (c *claims) add(gateway string, last uint64, until int64, durable StreamPosition) claims {
 	changed := *c
-	changed.Open = slices.DeleteFunc(slices.Clone(c.Open), func(o claim) bool { return o.Gateway == gateway && c.done(&o, durable) })
+	changed.Open = slices.DeleteFunc(slices.Clone(c.Open), func(o claim) bool {
+		return o.Gateway == gateway && c.done(&o, durable) || until-o.Until > claimAge
+	})
 	added := claim{Gateway: gateway, From: c.Next, To: last, Until: max(c.Until, until)}
 	if n := len(changed.Open); n > 0 && changed.Open[n-1].Gateway == gateway && changed.Open[n-1].To == c.Next-1 {
 		added.From = changed.Open[n-1].From

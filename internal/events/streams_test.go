@@ -343,6 +343,15 @@ func TestClaims(t *testing.T) {
 	if len(c.Open) != maxClaims || c.open("a", at(0)) != maxClaims/2 {
 		t.Errorf("%d are open", len(c.Open))
 	}
+	// What nobody comes back for is not kept.
+	c = c.add("d", c.Next, 32+claimAge, at(0))
+	if c.open("a", at(0)) != maxClaims/2-1 || c.open("d", at(0)) != 1 { // the oldest had to make room
+		t.Errorf("of a %d and of d %d are open", c.open("a", at(0)), c.open("d", at(0)))
+	}
+	c = c.add("e", c.Next, 33+claimAge, at(0))
+	if len(c.Open) != 2 || !c.of("d", at(c.Open[0].To)) {
+		t.Errorf("%d are open, %+v", len(c.Open), c.Open[0])
+	}
 	for _, bad := range []string{`x`, `{"open":[{"from":2,"to":1}],"next":9}`, `{"open":[{"from":1,"to":9}],"next":9}`, `{"open":[{"from":0,"to":1}],"next":9}`} {
 		if c, err := parseClaims([]byte(bad)); err == nil || c.Next != 0 || !strings.HasPrefix(err.Error(), "parse claims: ") {
 			t.Errorf("%s: %+v, %v", bad, c, err)
