@@ -503,6 +503,7 @@ func (a *aggregate) remove(m *member) {
 	m.dead, m.next = true, nil
 	a.size--
 	a.bytes -= m.bytes()
+	m.parts, m.exemplar = nil, nil // what remembers payloads may know the series for long
 	if m.id != 0 {
 		a.removed = append(a.removed, m.id)
 	}

@@ -30,6 +30,7 @@ type state struct {
 	position position
 	ids      window
 	clean    bool      // the process ended as it should
+	number   uint64    // of the record in the journal of replicas; 0: there is none
 	nextID   uint32    // of a series in the file
 	byID     []*member // while records are read
 }
@@ -37,6 +38,7 @@ type state struct {
 const (
 	recordClean = 1 << iota
 	recordWhole
+	recordNumbered
 )
 
 // appendRecord appends a record with everything, or with what has changed since the last one.
@@ -50,7 +52,13 @@ func (s *state) appendRecord(dst []byte, whole bool) []byte {
 	if whole {
 		flags |= recordWhole
 	}
+	if s.number > 0 {
+		flags |= recordNumbered
+	}
 	dst = append(dst, stateVersion, flags)
+	if s.number > 0 {
+		dst = binary.AppendUvarint(dst, s.number)
+	}
 	dst = binary.AppendVarint(dst, s.started)
 	dst = s.position.append(dst)
 	dst = s.ids.append(dst, whole)
@@ -211,6 +219,9 @@ func (s *state) restore(content []byte) error {
 	}
 	flags := d.byte()
 	s.clean = flags&recordClean != 0
+	if s.number = 0; flags&recordNumbered != 0 {
+		s.number = d.uvarint()
+	}
 	s.started = d.varint()
 	s.position.decode(d)
 	s.ids.decode(d)

@@ -349,13 +349,14 @@ func (g *Gateway) record(again bool) error {
 	if whole {
 		record = make([]byte, 0, g.checkpoints.first*9/8)
 	}
+	if g.replica != nil {
+		g.state.number = g.replica.journal.number + 1
+	}
 	record = g.state.appendRecord(record, whole)
 	at := g.state.position.clone()
 	waiting := g.pending
 	g.pending, g.changed = newCommit(), false
-	if waiting.waited {
-		g.writing = waiting
-	}
+	g.writing = waiting
 	stopped := g.stopped
 	g.mu.Unlock()
 
@@ -413,13 +414,19 @@ func (c *commit) wait(ctx context.Context) error {
 	}
 }
 
-// settle returns when what was posted, and may be shown, is durable: after a crash it would not come again by itself, and
-// less would look like counters that began anew.
+// settle returns when what may be shown is durable: after a crash it might not come again by itself, for Redis may have
+// nothing of it either, and less would look like counters that began anew. As long as nothing can be written, it may be shown
+// all the same.
 func (g *Gateway) settle(ctx context.Context) error {
 	g.mu.Lock()
 	c := g.writing
-	if g.pending.waited {
-		c = g.pending
+	switch {
+	case g.standby: // it has nothing to show
+		c = nil
+	case g.pending.waited, g.changed && g.failing == nil:
+		c = g.want()
+	case c != nil && !c.waited && g.failing != nil:
+		c = nil
 	}
 	g.mu.Unlock()
 	if c == nil {

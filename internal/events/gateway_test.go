@@ -28,8 +28,10 @@ import (
 	"github.com/thalweg/thalweg/internal/telemetry"
 )
 
+// page is that of a gateway that does not run.
 func (x *opened) page(accept string) (body, contentType string) {
 	x.t.Helper()
+	x.save() // or it would wait for that
 	r := httptest.NewRequest(http.MethodGet, "/gateway/metrics", nil)
 	r.Header.Set("Accept", accept)
 	w := httptest.NewRecorder()
@@ -272,6 +274,7 @@ func TestRowsAfterReload(t *testing.T) {
 		}
 	})
 	defer x.crash()
+	x.save() // or rows would wait for that
 	now := time.UnixMilli(1_234_567)
 	first := x.sample(t.Context(), now)
 	x.Reload(x.options.Config, 10*time.Second)
@@ -646,6 +649,53 @@ func TestPageOfPosts(t *testing.T) {
 	x.pending = newCommit()
 	x.mu.Unlock()
 	x.crash()
+}
+
+// A page with what came out of the queue is whole only when that is durable, too; but not as long as nothing can be written.
+func TestPageOfQueue(t *testing.T) {
+	x := open(t, t.TempDir(), nil)
+	defer x.crash()
+	x.save()
+	x.feed(`{"name":"a","value":1}`)
+	whole := make(chan bool, 1)
+	go func() {
+		defer func() { whole <- recover() == nil }()
+		x.ServeMetrics(httptest.NewRecorder(), httptest.NewRequest("GET", "/metrics", nil))
+	}()
+	until(t, func() string {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if !x.pending.waited {
+			return "the page does not wait"
+		}
+		return ""
+	})
+	x.save()
+	if !<-whole {
+		t.Error("a page with what is durable has no end")
+	}
+	x.feed(`{"name":"a","value":1}`)
+	x.mu.Lock()
+	x.failing = errNotDurable
+	x.mu.Unlock()
+	w := httptest.NewRecorder()
+	x.ServeMetrics(w, httptest.NewRequest("GET", "/metrics", nil))
+	if got := pageValue(t, w, "a"); got != 2 {
+		t.Errorf("while nothing can be written the page has %g", got)
+	}
+}
+
+// A series that has ended is not kept in memory by what remembers its payload.
+func TestMemoHoldsNothing(t *testing.T) {
+	x := open(t, t.TempDir(), func(o *Options) { o.Config.TTL = model.Duration(time.Second) })
+	defer x.crash()
+	x.feed(`{"name":"s","type":"summary","value":1,"quantiles":[0.5],"epsilons":[0.01]}`)
+	m := x.state.families["s"].members[0]
+	x.now = x.now.Add(10 * time.Second)
+	x.expire(x.now)
+	if !m.dead || m.parts != nil {
+		t.Errorf("dead: %t, parts %v", m.dead, m.parts)
+	}
 }
 
 // The time in which events cannot come does not count for the life of a series.

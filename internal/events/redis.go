@@ -17,8 +17,9 @@ import (
 )
 
 const (
-	// pageElements is how many elements are read at a time, if pop_count is not more.
+	// pageElements is how many elements are read at a time, if pop_count is not more; firstPage with how many it begins.
 	pageElements = 1000
+	firstPage    = 32
 	// pagesAhead are read while one is applied.
 	pagesAhead = 2
 	// idleWait is how long the server waits for an event before it says that there is none; firstWait what it is as long as
@@ -59,12 +60,13 @@ type redisSource struct {
 	limit int // of an element, in bytes; a reload does not change it
 	conn  *redisConn
 	pages chan *page
+	size  uint64   // of the next page, in elements
 	dead  []string // to be pushed to dead_letter_key
 }
 
 // newRedisSource takes claims under a lease.
 func newRedisSource(g *Gateway, c *RedisConfig, l *lease) *redisSource {
-	s := &redisSource{Gateway: g, config: c, lease: l, pages: make(chan *page, pagesAhead+1)}
+	s := &redisSource{Gateway: g, config: c, lease: l, pages: make(chan *page, pagesAhead+1), size: firstPage}
 	for range cap(s.pages) {
 		s.pages <- &page{}
 	}
@@ -171,7 +173,11 @@ func (s *redisSource) session(ctx context.Context) (worked bool, err error) {
 		return false, err
 	}
 	for ctx.Err() == nil {
-		if err = s.turn(ctx, &worked); err != nil {
+		err = s.turn(ctx, &worked)
+		if errors.Is(err, errHolder) { // which it is told, if nobody else is
+			err = errors.Join(err, s.lease.renew(ctx))
+		}
+		if err != nil {
 			s.lease.servers.failed(err)
 			return worked, err
 		}
@@ -208,8 +214,7 @@ func (s *redisSource) turn(ctx context.Context, worked *bool) error {
 	}
 	switch {
 	case uint64(n.n) > at.offset:
-		s.working(worked)
-		return s.take(ctx, at, uint64(n.n))
+		return s.take(ctx, at, uint64(n.n), worked)
 	case at.offset > 0: // there is less than was read already
 		s.vanished(at)
 		return nil
@@ -226,10 +231,7 @@ func (s *redisSource) turn(ctx context.Context, worked *bool) error {
 	case claimed.text != nil:
 		return fmt.Errorf("key %q is a %s, not a list", s.config.Key, claimed.text)
 	case claimed.n < 0:
-		if err := s.lease.renew(ctx); err != nil {
-			return err
-		}
-		return errors.New("the server did not know who takes the events")
+		return errHolder
 	}
 	s.working(worked)
 	if claimed.n == 0 {
@@ -288,7 +290,7 @@ func (s *redisSource) idle(ctx context.Context) error {
 }
 
 // take reads a claim of n elements from where it has been read to.
-func (s *redisSource) take(ctx context.Context, at position, n uint64) error {
+func (s *redisSource) take(ctx context.Context, at position, n uint64, worked *bool) error {
 	s.setClaimed(n - at.offset)
 	if n-at.offset >= fewEvents {
 		s.claimed = time.Time{} // there may be more at once
@@ -310,6 +312,8 @@ func (s *redisSource) take(ctx context.Context, at position, n uint64) error {
 			}
 			if err != nil {
 				cancel()
+			} else {
+				s.working(worked)
 			}
 		}
 		s.pages <- r.page
@@ -332,9 +336,8 @@ type read struct {
 // read reads pages of a claim of n elements from a position on, until ctx ends or after an error.
 func (s *redisSource) read(ctx context.Context, at position, n uint64, full chan<- read) {
 	key, most := s.lease.claim(at.seq), uint64(max(pageElements, s.config.PopCount))
-	size := most
 	for o := at.offset; o < n; {
-		r := read{size: min(size, n-o)}
+		r := read{size: min(s.size, n-o)}
 		select {
 		case r.page = <-s.pages:
 		case <-ctx.Done():
@@ -346,8 +349,10 @@ func (s *redisSource) read(ctx context.Context, at position, n uint64, full chan
 			r.err = s.conn.receivePage(r.page, s.limit)
 		}
 		o += r.size
-		if length := len(r.page.data); length > 0 { // of long elements there are fewer in a page
-			size = min(most, max(1, size*targetPageBytes/uint64(length)))
+		if sent := uint64(r.page.sent); sent > targetPageBytes { // of long elements there are fewer in a page
+			s.size = max(1, r.size*targetPageBytes/sent)
+		} else if r.size == s.size {
+			s.size = min(most, 2*s.size)
 		}
 		failed := r.err != nil
 		select {
@@ -429,7 +434,7 @@ func (s *redisSource) forget() error {
 		return s.count()
 	}
 	seq = min(seq, low+unlinkAtOnce)
-	if _, err := s.conn.do(s.lease.unlink(low, seq)...); err != nil {
+	if err := s.lease.unlink(s.conn, low, seq); err != nil {
 		return err
 	}
 	s.mu.Lock()

@@ -24,6 +24,7 @@ type redisConn struct {
 	in      *bufio.Reader
 	out     []byte
 	timeout time.Duration
+	wait    time.Duration // what the server may wait before it answers
 }
 
 // redisError is what a server answers to a command that it does not carry out.
@@ -117,7 +118,19 @@ func dialRedis(ctx context.Context, o *connection, endpoint string, tlsConfig *c
 }
 
 func newRedisConn(conn net.Conn, timeout time.Duration) *redisConn {
-	return &redisConn{conn: conn, in: bufio.NewReaderSize(conn, 256<<10), timeout: timeout}
+	c := &redisConn{conn: conn, timeout: timeout}
+	c.in = bufio.NewReaderSize(progress{c}, 256<<10)
+	return c
+}
+
+// progress reads what the server sends. The timeout is that of each piece: an answer may be long, and the link slow.
+type progress struct{ *redisConn }
+
+func (p progress) Read(b []byte) (int, error) {
+	if err := p.conn.SetReadDeadline(time.Now().Add(p.timeout + p.wait)); err != nil {
+		return 0, err
+	}
+	return p.conn.Read(b)
 }
 
 func startTLS(ctx context.Context, conn net.Conn, o *connection, endpoint string, c *config.TLSConfig) (net.Conn, error) {
@@ -165,9 +178,11 @@ func (c *redisConn) send(args ...string) {
 	}
 }
 
-// flush sends commands. Their answers have to come within the timeout, and what the server may wait in addition.
+// flush sends commands. Their answers have to begin, and to go on, within the timeout and what the server may wait in
+// addition.
 func (c *redisConn) flush(wait time.Duration) error {
-	if err := c.conn.SetDeadline(time.Now().Add(c.timeout + wait)); err != nil {
+	c.wait = wait
+	if err := c.conn.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
 		return err
 	}
 	_, err := c.conn.Write(c.out)
@@ -276,6 +291,7 @@ func (c *redisConn) head(dst []byte, first int, n int64) ([]byte, error) {
 type page struct {
 	data []byte
 	ends []int
+	sent int64 // how many bytes the server sent for it
 }
 
 func (p *page) len() int { return len(p.ends) }
@@ -290,7 +306,7 @@ func (p *page) at(i int) []byte {
 
 // receivePage reads a list of strings, which is what LRANGE answers. Of those longer than limit it keeps one byte more.
 func (c *redisConn) receivePage(p *page, limit int) error {
-	p.data, p.ends = p.data[:0], p.ends[:0]
+	p.data, p.ends, p.sent = p.data[:0], p.ends[:0], 0
 	kind, line, err := c.line()
 	if err != nil {
 		return err
@@ -311,6 +327,7 @@ func (c *redisConn) receivePage(p *page, limit int) error {
 		if !ok || kind != '$' {
 			return errRESP
 		}
+		p.sent += size
 		if size > int64(limit) {
 			p.data, err = c.head(p.data, limit+1, size)
 		} else {

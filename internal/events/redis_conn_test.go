@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -70,5 +71,34 @@ func TestRedisProtocol(t *testing.T) {
 	}
 	if !errors.Is(f("*1\r\n$2\r\nabcd"), errRESP) {
 		t.Error("a string without an end is taken")
+	}
+}
+
+// An answer that takes longer than the timeout is read as long as more of it comes; one that stands still is not.
+func TestRedisSlowAnswer(t *testing.T) {
+	f := func(pieces int, end bool) error {
+		a, b := net.Pipe()
+		defer a.Close()
+		go func() {
+			defer b.Close()
+			_, _ = io.WriteString(b, fmt.Sprintf("*1\r\n$%d\r\n", pieces))
+			tick := time.NewTicker(20 * time.Millisecond)
+			defer tick.Stop()
+			for range pieces {
+				<-tick.C
+				_, _ = io.WriteString(b, "x")
+			}
+			if end {
+				_, _ = io.WriteString(b, "\r\n")
+			}
+			_, _ = b.Read(make([]byte, 1)) // until the other side has had enough
+		}()
+		return newRedisConn(a, 500*time.Millisecond).receivePage(&page{}, 1000)
+	}
+	if err := f(40, true); err != nil {
+		t.Errorf("an answer that comes slowly: %v", err)
+	}
+	if err := f(1, false); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("an answer without an end: %v", err)
 	}
 }

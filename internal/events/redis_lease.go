@@ -343,7 +343,7 @@ func (l *lease) release(ctx context.Context) {
 	_, err := l.do(context.WithoutCancel(ctx), func(c *redisConn) (answer, error) {
 		for low < seq {
 			last := min(seq, low+unlinkAtOnce)
-			if _, err := c.do(l.unlink(low, last)...); err != nil {
+			if err := l.unlink(c, low, last); err != nil {
 				return answer{}, err
 			}
 			low = last
@@ -358,17 +358,24 @@ func (l *lease) release(ctx context.Context) {
 // claim is the key of a claim.
 func (l *lease) claim(seq uint64) string { return l.prefix + strconv.FormatUint(seq, 10) }
 
-// unlinkAtOnce is how many claims are deleted by one command.
+// unlinkAtOnce is how many claims are deleted by one script.
 const unlinkAtOnce = 100
 
-// unlink is the command that deletes claims, from first up to, but not including, last.
-func (l *lease) unlink(first, last uint64) []string {
-	args := []string{"UNLINK"}
+// unlink deletes claims, from first up to, but not including, last, unless somebody else holds the lease: they may be his.
+func (l *lease) unlink(c *redisConn, first, last uint64) error {
+	keys := []string{l.key("head")}
 	for n := first; n < last; n++ {
-		args = append(args, l.claim(n))
+		keys = append(keys, l.claim(n))
 	}
-	return args
+	a, err := unlinkScript.run(c, keys, l.token)
+	if err == nil && a.n < 0 {
+		err = errHolder
+	}
+	return err
 }
+
+// errHolder is the answer of a server to somebody who holds no lease that it knows of.
+var errHolder = errors.New("the server did not know who takes the events")
 
 // do has the server do something, over a connection that is made if there is none.
 func (l *lease) do(ctx context.Context, what func(c *redisConn) (answer, error)) (answer, error) {

@@ -100,10 +100,7 @@ func (r *replica) watch(h head, mine bool) error {
 // knowsMore reports whether the state goes further than the journal: this gateway wrote it, and the server lost its end. It
 // is called with mu.
 func (r *replica) knowsMore(before head) bool {
-	var at position
-	_, err := fmt.Sscanf(before.at, "%d:%d", &at.seq, &at.offset)
-	own := r.state.position
-	return err == nil && r.lease.wasOwn(before) && (own.seq > at.seq || own.seq == at.seq && own.offset > at.offset)
+	return r.lease.wasOwn(before) && r.state.number > r.journal.number
 }
 
 // ownID reports whether the directory is one of a gateway that was no replica.

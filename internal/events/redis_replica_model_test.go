@@ -134,6 +134,9 @@ func (m *replicaModel) step() {
 	default:
 		name, err = "stop", m.stop(a)
 	}
+	if errors.Is(err, errHolder) {
+		err = errors.Join(err, a.source.lease.renew(m.t.Context()))
+	}
 	switch {
 	case errors.Is(err, errLost):
 		name += " too late"

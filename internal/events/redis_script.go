@@ -64,6 +64,10 @@ if found == 'none' then return 0 end
 if found ~= 'list' then return found end
 return redis.call('RENAMENX', KEYS[2], KEYS[3])`)
 
+	// unlinkScript deletes all keys but KEYS[1] for the holder ARGV[1]. It returns -1 if somebody else holds the lease.
+	unlinkScript = newScript(`if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return -1 end
+return redis.call('UNLINK', unpack(KEYS, 2))`)
+
 	// writeScript appends the part ARGV[7] of a record for the holder ARGV[1]: to the journal KEYS[2] if its last record is
 	// number ARGV[2], or, if ARGV[4] says whole, to KEYS[3], which takes its place in the end. With the last part (ARGV[6]),
 	// the record is number ARGV[3] and tells the position ARGV[8]. It returns ok, lost or gap. KEYS[4] is never there: a server
