@@ -2,6 +2,7 @@ package natsd_test
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -104,5 +105,29 @@ func TestMQTT(t *testing.T) {
 	const subject = "thalweg.v1.events.ams-1 "
 	if got, want := strings.Join(read, ", "), subject+"qos 0, "+subject+"qos 1, "+subject+"qos 2, "+subject+"end"; got != want {
 		t.Errorf("the stream has %s", got)
+	}
+}
+
+// TestMQTTWithoutTokens: where no device can log in, the log says why.
+func TestMQTTWithoutTokens(t *testing.T) {
+	for tokens, want := range map[string]bool{"": true, filepath.Join(t.TempDir(), "tokens"): false} {
+		if tokens != "" {
+			if err := os.WriteFile(tokens, []byte("ams-1 secret\n@hub core\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		log := &lines{}
+		var address string
+		bustest.NewServer(t, func(o *natsd.Options) {
+			address = withMQTT(t, o)
+			o.Config.Auth.TokensFile = tokens
+			o.Logger = slog.New(slog.NewTextHandler(log, nil))
+		})
+		if _, err := device(t, address, "x", "ams-1", "secret"); (err != nil) != want {
+			t.Errorf("with tokens %q: %v", tokens, err)
+		}
+		if said := strings.Contains(log.String(), "no MQTT client can log in"); said != want {
+			t.Errorf("with tokens %q the log is %s", tokens, log)
+		}
 	}
 }

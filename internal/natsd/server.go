@@ -108,6 +108,9 @@ func start(o Options, jetStream bool) (*Server, error) {
 	auth.permissions = func(site string) *server.Permissions {
 		return sitePermissions(o.Root, o.Stream.Name, options.JetStreamDomain, site)
 	}
+	if c := &o.Config.Auth; options.MQTT.Port != 0 && c.TokensFile == "" && c.OIDC.Issuer == "" && !c.MTLS {
+		o.Logger.Warn("no MQTT client can log in: sites have tokens only with nats.embedded.auth.tokens_file or auth.oidc")
+	}
 	auth.mqttPermissions = func(site string) *server.Permissions { return mqttPermissions(o.Root, site) }
 	auth.joinPermissions = func(site string) *server.Permissions { return joinPermissions(o.Root, site) }
 	options.CustomClientAuthentication = auth
