@@ -20,7 +20,8 @@ const (
 )
 
 // mqttStore bounds what the server keeps of MQTT clients: sessions, retained messages, and what QoS 2 holds back. It is no
-// more than one mqttPart-th of what JetStream may have.
+// more than one mqttPart-th of what JetStream may have. The server reserves it, and does not start where streams have reserved
+// everything; so it is there only if MQTT is.
 const (
 	mqttStore = 256 << 20
 	mqttPart  = 8
@@ -31,7 +32,11 @@ const responseTime = 5 * time.Second
 
 // accounts builds the accounts from the text that the operator of an external server would write. All that sites
 // may reach in CORE is imported by wildcards from one export; doc.go says why. JetStream has store bytes.
-func accounts(root bus.Root, stream, domain string, store int64) ([]*server.Account, error) {
+func accounts(root bus.Root, stream, domain string, store int64, mqtt bool) ([]*server.Account, error) {
+	devices := ""
+	if mqtt {
+		devices = fmt.Sprintf("jetstream: {max_memory: 0, max_file: %d}", min(mqttStore, store/mqttPart))
+	}
 	text := fmt.Sprintf(`
 		accounts {
 			%[1]s {
@@ -40,13 +45,13 @@ func accounts(root bus.Root, stream, domain string, store int64) ([]*server.Acco
 				imports: [{service: {account: %[2]s, subject: %[4]q}}]
 			}
 			%[5]s {
-				jetstream: {max_memory: 0, max_file: %[7]d}
+				%[7]s
 				imports: [{service: {account: %[1]s, subject: %[6]q}}]
 			}
 			%[2]s {
 				exports: [{service: %[4]q, accounts: [%[1]s]}]
 				imports: [`,
-		accountCore, accountSites, accountSystem, root.AllControls(), accountMQTT, root.AllEvents(), min(mqttStore, store/mqttPart))
+		accountCore, accountSites, accountSystem, root.AllControls(), accountMQTT, root.AllEvents(), devices)
 	direct := bus.DirectGetSubject("", stream, root.AllLanes())
 	for _, subject := range []string{root.AllLanes(), root.Hellos(), root.AllEvents(), root.Enrols(), direct} {
 		text += fmt.Sprintf("{service: {account: %s, subject: %q}}\n", accountCore, subject)

@@ -108,6 +108,23 @@ func TestMQTT(t *testing.T) {
 	}
 }
 
+// A server whose streams have reserved more than a smaller limit has starts all the same, if it has no MQTT.
+func TestMQTTReservesNothing(t *testing.T) {
+	dir := t.TempDir()
+	s := bustest.NewServer(t, func(o *natsd.Options) { o.StoreDir = dir })
+	hub := bustest.Connected(t, bus.Options{Config: bustest.Config(s.URL()), Events: "THALWEG_EVENTS"})
+	bustest.EnsureStream(t, hub)
+	hub.Close()
+	s.Stop()
+	bustest.NewServer(t, func(o *natsd.Options) {
+		o.StoreDir = dir
+		o.Config.ConfigFile = filepath.Join(t.TempDir(), "nats.conf")
+		if err := os.WriteFile(o.Config.ConfigFile, []byte("jetstream {max_file: 1GB}\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // TestMQTTWithoutTokens: where no device can log in, the log says why.
 func TestMQTTWithoutTokens(t *testing.T) {
 	for tokens, want := range map[string]bool{"": true, filepath.Join(t.TempDir(), "tokens"): false} {

@@ -248,7 +248,7 @@ func override(options *server.Options, o *Options) error {
 	if options.JetStreamMaxStore <= 0 {
 		options.JetStreamMaxStore = storeLimit
 	}
-	if options.Accounts, err = accounts(o.Root, o.Stream.Name, options.JetStreamDomain, options.JetStreamMaxStore); err != nil {
+	if options.Accounts, err = accounts(o.Root, o.Stream.Name, options.JetStreamDomain, options.JetStreamMaxStore, options.MQTT.Port != 0); err != nil {
 		return err
 	}
 	if options.JetStreamLimits.DefaultMaxConsumers == 0 {
