@@ -154,7 +154,9 @@ func (r *Reader) Run(ctx context.Context) error {
 			failures = 1
 		}
 		if !errors.Is(err, errConnectionLost) && !errors.Is(err, ErrNotConnected) { // that has been said already
-			r.conn.logRarely("reader subscribes again", "reader "+r.options.Name+err.Error(), "reader", r.options.Name, "err", err)
+			if failures > madeSoon || !r.conn.options.Config.Stream.Manage || !errors.Is(err, ErrNoStream) {
+				r.conn.logRarely("reader subscribes again", "reader "+r.options.Name+err.Error(), "reader", r.options.Name, "err", err)
+			}
 			if !r.reading {
 				r.troubled = true
 				r.options.Trouble(err)
@@ -289,6 +291,9 @@ const (
 	// more. They come behind the messages, over the same connection, so a slow link is no stall; the first may have been
 	// sent before the consumer's server had the message.
 	stallBeats = 2
+	// madeSoon is how often in a row a stream may be missing, which this program makes itself, before there is a warning. At a
+	// first start readers are faster than KeepStream.
+	madeSoon = 4
 	// placements is how many consumers are made to get one on another server than the one where a consumer stalled.
 	placements = 4
 )

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -447,48 +446,6 @@ func TestReaderOfRecreatedStream(t *testing.T) {
 	again.expect("reset: recreated", caughtUp)
 }
 
-// TestReaderTellsTrouble: a stream that is gone is trouble until there is one again, a connection that is gone is not.
-func TestReaderTellsTrouble(t *testing.T) {
-	server := bustest.NewServer(t)
-	hub := bustest.Hub(t, server)
-	proxy := bustest.NewProxy(t, server.Addr())
-	trouble := make(chan error, 1000)
-	r := read(t, bustest.Connected(t, bus.Options{Config: bustest.Config(proxy.URL())}),
-		bus.ReaderOptions{Trouble: func(err error) { trouble <- err }})
-	r.expect(caughtUp)
-	proxy.Cut()
-	r.expect(caughtUp, caughtUp)
-	if len(trouble) > 0 {
-		t.Errorf("lost connection is told as %v", <-trouble)
-	}
-	js, err := jetstream.New(rawHub(t, server))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := js.DeleteStream(t.Context(), "THALWEG"); err != nil {
-		t.Fatal(err)
-	}
-	next := func() error {
-		t.Helper()
-		select {
-		case err := <-trouble:
-			return err
-		case <-time.After(30 * time.Second):
-			t.Fatal("nothing is told")
-			return nil
-		}
-	}
-	for err := next(); !errors.Is(err, bus.ErrNoStream); err = next() {
-		if err == nil {
-			t.Fatal("trouble is over without a stream")
-		}
-	}
-	bustest.EnsureStream(t, hub)
-	for next() != nil {
-	}
-	r.expect(caughtUp, caughtUp, caughtUp)
-}
-
 // TestReaderOfOlderCopy restores the store directory as it was before some messages, as a power loss or a backup does.
 func TestReaderOfOlderCopy(t *testing.T) {
 	for _, test := range []struct {
@@ -569,20 +526,4 @@ func TestReaderPurges(t *testing.T) {
 		t.Fatal(err)
 	}
 	read(t, hub, bus.ReaderOptions{Start: bus.Start{Position: third}}).expect(caughtUp)
-}
-
-func TestReaderBeforeServerAndStream(t *testing.T) {
-	server := bustest.NewServer(t)
-	server.Stop()
-	hub := bustest.Connect(t, bus.Options{Config: bustest.Config(server.URL())})
-	r := read(t, hub, bus.ReaderOptions{})
-	bustest.WaitFor(t, "failed attempt", func() bool { return strings.Contains(hub.State().Reason, "refused") })
-	server.Start()
-	bustest.WaitFor(t, "connection", func() bool { return hub.State().Connected })
-	bustest.EnsureStream(t, hub)
-	newPublisher(t, hub, "a", bus.Live).send("1")
-	bustest.WaitFor(t, "message", func() bool { return slices.Equal(r.payloadsOnly(), []string{"1"}) })
-	if _, err := os.Stat(server.Options.StoreDir); err != nil {
-		t.Error(err)
-	}
 }
