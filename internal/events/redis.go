@@ -102,18 +102,23 @@ func readID(name string) (string, error) {
 	id := make([]byte, 8)
 	rand.Read(id)
 	text := hex.EncodeToString(id)
+	return text, writeFile(name, text)
+}
+
+// writeFile makes a file durable that holds a line of text.
+func writeFile(name, text string) error {
 	f, err := os.OpenFile(name+newSuffix, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return "", err
+		return err
 	}
 	_, err = f.WriteString(text + "\n")
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return "", err
+		return err
 	}
 	if err := os.Rename(name+newSuffix, name); err != nil {
-		return "", err
+		return err
 	}
-	return text, syncDir(filepath.Dir(name))
+	return syncDir(filepath.Dir(name))
 }
 
 // run takes events whenever this gateway has the lease, until ctx ends.
@@ -169,6 +174,11 @@ func (s *redisSource) session(ctx context.Context) (worked bool, err error) {
 			err = errors.Join(err, conn.close())
 		}
 	}()
+	if !s.lease.replicas { // which have theirs brought before any is read
+		if err := s.lease.bringClaims(conn); err != nil {
+			return false, err
+		}
+	}
 	if err := s.adoptClaims(); err != nil {
 		return false, err
 	}
@@ -196,10 +206,10 @@ func (s *redisSource) working(worked *bool) {
 }
 
 // at is the position of the events that have been applied.
-func (s *redisSource) at() position {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.state.position
+func (g *Gateway) at() position {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.state.position
 }
 
 // turn takes the next claim, if there is one.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io/fs"
 	"log/slog"
 	mathrand "math/rand/v2"
 	"os"
@@ -413,10 +414,22 @@ func (l *lease) drop() {
 	}
 }
 
-// fail says that nothing can be had from Redis for now.
+// fail says that nothing can be had from Redis for now, or cannot be taken for want of a file.
 func (g *Gateway) fail(err error, address string) {
+	if isFileError(err) {
+		g.setSource("no events can be taken: " + err.Error())
+		g.repeats.Log(slog.LevelError, "file", "no events can be taken, for a file cannot be read or written; trying again", slog.Any("err", err))
+		return
+	}
 	g.metrics.redisFails.Inc()
 	g.metrics.redisUp.Set(0)
 	g.setSource("no events can be taken from Redis: " + err.Error())
 	g.repeats.Log(slog.LevelError, "redis", "no events can be taken from redis; trying again", slog.String("address", address), slog.Any("err", err))
+}
+
+// isFileError reports whether an error is about a file: of the state, or of a secret.
+func isFileError(err error) bool {
+	_, path := errors.AsType[*fs.PathError](err)
+	_, link := errors.AsType[*os.LinkError](err)
+	return path || link
 }

@@ -118,10 +118,12 @@ func (r *replica) idFile() string { return filepath.Join(r.options.Dir, "id") }
 func (r *replica) inherit(ctx context.Context, before head) error {
 	r.journal.number, _ = strconv.ParseUint(before.number, 10, 64) // none: it begins
 	r.journal.whole = true
+	bring := r.lease.noteClaims
 	if before.number == "" {
-		if err := r.bringClaims(ctx); err != nil {
-			return err
-		}
+		bring = func() error { return r.bringClaims(ctx) }
+	}
+	if err := bring(); err != nil {
+		return err
 	}
 	data, err := r.journal.read(ctx)
 	if err != nil {
@@ -180,30 +182,16 @@ func (r *replica) putAside(ctx context.Context, at int, cause error) error {
 	return fmt.Errorf("read journal: %w", cause)
 }
 
-// bringClaims makes the claims of a gateway that becomes the first replica theirs, under the same numbers.
+// bringClaims makes the claims of a gateway that becomes the first replica theirs.
 func (r *replica) bringClaims(ctx context.Context) error {
-	own, err := r.ownID()
-	if err != nil || !own {
-		return err
-	}
-	id, err := readID(r.idFile())
+	_, err := r.lease.do(ctx, func(c *redisConn) (answer, error) { return answer{}, r.lease.bringClaims(c) })
 	if err != nil {
 		return err
 	}
-	prefix := r.config.claimPrefix(id)
-	_, err = r.lease.do(ctx, func(c *redisConn) (answer, error) {
-		numbers, err := findClaims(c, prefix)
-		for _, n := range numbers {
-			if _, err := c.do("RENAME", prefix+strconv.FormatUint(n, 10), r.lease.claim(n)); err != nil {
-				return answer{}, err
-			}
-		}
-		return answer{}, err
-	})
-	if err != nil {
+	if err := os.Remove(r.idFile()); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return os.Remove(r.idFile())
+	return nil
 }
 
 // resign forgets everything, for another replica counts on. It is called when nothing uses the state any more.

@@ -133,6 +133,7 @@ type running struct {
 	cancel  context.CancelFunc
 	stopped chan error
 	health  *telemetry.Health
+	log     bytes.Buffer // to be read behind stop
 }
 
 // quickTerms are those of replicas in tests.
@@ -151,7 +152,9 @@ func runGateway(t testing.TB, dir, address string, change func(*Config)) *runnin
 		t.Fatal(err)
 	}
 	health := telemetry.NewHealth()
-	g, err := Open(Options{Config: c, Dir: dir, Site: "s", Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Condition: health.Condition("redis")})
+	r := &running{t: t, stopped: make(chan error, 1), health: health}
+	logger := slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), &r.log), nil))
+	g, err := Open(Options{Config: c, Dir: dir, Site: "s", Logger: logger, Condition: health.Condition("redis")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +162,7 @@ func runGateway(t testing.TB, dir, address string, change func(*Config)) *runnin
 		g.terms = quickTerms
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &running{Gateway: g, t: t, cancel: cancel, stopped: make(chan error, 1), health: health}
+	r.Gateway, r.cancel = g, cancel
 	go func() { r.stopped <- g.Run(ctx) }()
 	t.Cleanup(r.stop)
 	return r
